@@ -1,0 +1,122 @@
+//! Everything that can reach the core.
+
+use serde::{Deserialize, Serialize};
+
+use crate::memo::Memo;
+use crate::model::{End, Incarnation, RequestId, ServiceName, ServiceSpec, Signal, StartFailure, Tick};
+
+/// One thing that the core is told. Whatever can come late names the life that it is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Input {
+    /// The services to supervise, once, before everything else.
+    Configure(Vec<ServiceSpec>),
+    /// What an earlier daemon remembered of a service. What the keeper knows of its process follows as the
+    /// ordinary reports `Spawned`, `SpawnFailed`, `Ended`, `Cleared`.
+    Resume {
+        /// The service.
+        service: ServiceName,
+        /// What was remembered.
+        memo: Memo,
+    },
+    /// All of the past has been told: start what is to start.
+    Begin,
+    /// A client asks for something.
+    Request {
+        /// Names the reply.
+        id: RequestId,
+        /// The service it is about.
+        service: ServiceName,
+        /// What is asked.
+        verb: Verb,
+    },
+    /// The planner has made the plan of a life, or could not.
+    Prepared {
+        /// The service.
+        service: ServiceName,
+        /// The life that the plan is for.
+        incarnation: Incarnation,
+        /// The obstacle, if there was one.
+        failure: Option<StartFailure>,
+    },
+    /// The program of a life has been executed.
+    Spawned {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+        /// Its main process.
+        pid: u32,
+        /// When the keeper made it.
+        at: Tick,
+    },
+    /// The keeper could not start a life.
+    SpawnFailed {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+        /// The obstacle.
+        failure: StartFailure,
+    },
+    /// The main process of a life has ended and been reaped.
+    Ended {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+        /// The process that ended.
+        pid: u32,
+        /// When the keeper made it.
+        started: Tick,
+        /// How it ended.
+        end: End,
+    },
+    /// Nothing is left of the tree of a life that has ended.
+    Cleared {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+    },
+    /// A deadline may have passed.
+    Deadline,
+    /// End every service, then leave.
+    Shutdown,
+    /// The same, without waiting for anybody.
+    Hurry,
+}
+
+/// What a client can ask of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// Start it, and answer when it runs.
+    Start,
+    /// End it, and answer when nothing of it is left.
+    Stop,
+    /// Prepare a new life, then end the old one and begin the new.
+    Restart,
+    /// Forget its failures: a series of restarts begins anew, `failed` becomes `stopped`.
+    Reset,
+    /// Refuse starts again no longer.
+    Enable,
+    /// End it and refuse every start.
+    Disable,
+    /// Send a signal to the main process. Its end, if it ends of it, is a crash like any other.
+    Kill(Signal),
+}
+
+impl Verb {
+    /// The word for it in the CLI, the API and the logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Reset => "reset",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Kill(_) => "kill",
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What the next daemon must know of a service, held by the keeper while no daemon lives.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Ending, Incarnation};
+use crate::phase::Phase;
+use crate::series::Series;
+
+/// The whole memory of a service besides its specification. Opaque outside the core; a daemon that comes back
+/// hands it in again with [`Input::Resume`](crate::Input::Resume) and goes on where its predecessor was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memo {
+    pub(crate) phase: Phase,
+    /// The latest life that was begun or is being prepared.
+    pub(crate) incarnation: Incarnation,
+    pub(crate) series: Series,
+    /// All restarts, by whatever cause.
+    pub(crate) restarts: u64,
+    pub(crate) last_exit: Option<Ending>,
+}
+
+impl Memo {
+    /// A service that has never been started.
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: Phase::Stopped,
+            incarnation: Incarnation::default(),
+            series: Series::default(),
+            restarts: 0,
+            last_exit: None,
+        }
+    }
+}

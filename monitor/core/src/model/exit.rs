@@ -1,0 +1,188 @@
+//! How a process ended, and why one could not be started.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Signal, Tick};
+
+/// The status that wait(2) reports, kept raw: shifting it would lose the signal or the core flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WaitStatus(pub i32);
+
+impl WaitStatus {
+    /// The exit code of a process that exited by itself.
+    pub fn code(self) -> Option<u8> {
+        (self.0 & 0x7f == 0).then_some((self.0 >> 8 & 0xff) as u8)
+    }
+
+    /// The signal that ended the process.
+    pub fn signal(self) -> Option<Signal> {
+        match self.0 & 0x7f {
+            0 => None,
+            number => Some(Signal(number)),
+        }
+    }
+
+    /// Whether a core was dumped.
+    pub fn core(self) -> bool {
+        self.0 & 0x80 != 0 && self.signal().is_some()
+    }
+}
+
+/// What ended a process, from the kernel's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It called exit, or its `main` returned.
+    Exit,
+    /// A signal ended it.
+    Signal,
+    /// A signal ended it and a core was dumped.
+    Core,
+    /// The kernel's out-of-memory killer chose it.
+    Oom,
+}
+
+impl Cause {
+    /// The word for it in JSON, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::Core => "core",
+            Self::Oom => "oom",
+        }
+    }
+}
+
+/// Who at defib asked for an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// Nobody: the process ended by itself or by somebody else's signal.
+    #[serde(rename = "self")]
+    Itself,
+    /// An operator's `stop`, `restart` or `disable`.
+    Stop,
+    /// The end of the whole daemon.
+    Shutdown,
+}
+
+impl By {
+    /// The word for it in JSON, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Itself => "self",
+            Self::Stop => "stop",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What a process used in its life, from the rusage that wait4(2) returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in user mode, in microseconds, with that of children it waited for.
+    pub user_us: u64,
+    /// CPU time in the kernel, in microseconds, with that of children it waited for.
+    pub system_us: u64,
+    /// The largest resident size in KiB.
+    pub max_rss_kib: u64,
+}
+
+/// The end of a main process as the keeper reaped it, joined with what the event source knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The keeper's wait status: exact, from wait4(2).
+    pub status: WaitStatus,
+    /// When it died: the kernel's own stamp if a source has it, else when the keeper saw it.
+    pub at: Tick,
+    /// What it used.
+    pub usage: Usage,
+    /// Whether the out-of-memory killer ended it; `None` if no source could tell.
+    pub oom: Option<bool>,
+}
+
+impl End {
+    /// The cause in one word.
+    pub fn cause(&self) -> Cause {
+        match (self.status.signal(), self.oom, self.status.core()) {
+            (None, _, _) => Cause::Exit,
+            (Some(_), Some(true), _) => Cause::Oom,
+            (Some(_), _, true) => Cause::Core,
+            (Some(_), _, false) => Cause::Signal,
+        }
+    }
+
+    /// Whether it stays open that the out-of-memory killer did it: only SIGKILL can be its work.
+    pub fn oom_unknown(&self) -> bool {
+        self.oom.is_none() && self.status.signal() == Some(Signal::KILL)
+    }
+}
+
+/// The end of a life, as it is remembered and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// How it ended.
+    pub end: End,
+    /// Who asked for it.
+    pub by: By,
+}
+
+/// What kind of obstacle kept a process from starting; the `reason` label of start failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFailureKind {
+    /// No process could be made: out of pids, memory or rights.
+    Fork,
+    /// The program could not be executed.
+    Exec,
+    /// The user, the group or the environment file could not be had.
+    User,
+    /// The working directory could not be entered.
+    Directory,
+    /// A resource limit could not be set.
+    Limit,
+    /// The cgroup could not be made or entered.
+    Cgroup,
+    /// The output file could not be opened.
+    Output,
+}
+
+impl StartFailureKind {
+    /// The word for it in JSON, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fork => "fork",
+            Self::Exec => "exec",
+            Self::User => "user",
+            Self::Directory => "directory",
+            Self::Limit => "limit",
+            Self::Cgroup => "cgroup",
+            Self::Output => "output",
+        }
+    }
+}
+
+/// Why a start failed: what was tried, on what, the kernel's answer, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// What kind of obstacle it was.
+    pub kind: StartFailureKind,
+    /// The system call or the look-up that failed, with what it failed on: `execve /usr/bin/api`.
+    pub call: String,
+    /// The kernel's error number; `None` where no system call failed, as for an unknown user.
+    pub errno: Option<i32>,
+    /// The error in words, with its symbol: `No such file or directory (ENOENT)`.
+    pub error: String,
+    /// What the operator can do.
+    pub remedy: String,
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.call, self.error, self.remedy)
+    }
+}

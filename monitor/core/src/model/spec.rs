@@ -1,0 +1,169 @@
+//! What a service is to be: the validated form of `[service.NAME]`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ServiceName, Signal};
+
+/// Everything that the configuration says of one service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Its name.
+    pub name: ServiceName,
+    /// One line for people; empty if there is none.
+    pub description: String,
+    /// How a process of it is made.
+    pub launch: Launch,
+    /// Whether it starts with the daemon.
+    pub autostart: bool,
+    /// When and how often it is started again.
+    pub restart: RestartSpec,
+    /// How it is ended.
+    pub stop: StopSpec,
+    /// What happens to the rest of its tree when its main process ends.
+    pub leftovers: Leftovers,
+}
+
+/// A command line: never given to a shell.
+pub type Command = Vec<String>;
+
+/// What a process starts with. The core never looks inside; the planner turns it into a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The program and its arguments; never empty.
+    pub command: Command,
+    /// The working directory; `/` unless set.
+    pub cwd: PathBuf,
+    /// Variables set over all others.
+    pub env: BTreeMap<String, String>,
+    /// A file of `NAME=value` lines, read before every planned start.
+    pub env_file: Option<PathBuf>,
+    /// The user by name or number; `None`: the user that the daemon runs as.
+    pub user: Option<String>,
+    /// The unix group by name or number; `None`: the user's own.
+    pub group: Option<String>,
+    /// Supplementary groups; `None`: those that the system's group database gives the user.
+    pub groups: Option<Vec<String>>,
+}
+
+/// Which ends lead to another start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Every end but one that was asked for.
+    Always,
+    /// Every end but a success and one that was asked for.
+    OnFailure,
+    /// None.
+    Never,
+}
+
+/// `[service.X.restart]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestartSpec {
+    /// Which ends lead to another start.
+    pub policy: Policy,
+    /// Exit codes that mean success.
+    pub success_codes: BTreeSet<u8>,
+    /// Exit codes after which the service is not started again, whatever the policy.
+    pub never_codes: BTreeSet<u8>,
+    /// How many restarts of a series happen without any delay.
+    pub immediate: u32,
+    /// The delays after those.
+    pub delays: Delays,
+    /// How many restarts are allowed within the window; `None`: any number.
+    pub max_restarts: Option<u32>,
+    /// The window; `None`: the restarts of the present series are counted.
+    pub window: Option<Duration>,
+    /// What follows when there were more.
+    pub give_up: GiveUp,
+    /// A life at least this long ends the series.
+    pub reset_after: Duration,
+}
+
+impl RestartSpec {
+    /// The largest `max_restarts`: the core remembers the time of each of them.
+    pub const MAX_RESTARTS: u32 = 256;
+}
+
+impl Default for RestartSpec {
+    fn default() -> Self {
+        Self {
+            policy: Policy::OnFailure,
+            success_codes: BTreeSet::from([0]),
+            never_codes: BTreeSet::new(),
+            immediate: 1,
+            delays: Delays::Backoff(Backoff::default()),
+            max_restarts: Some(10),
+            window: Some(Duration::from_secs(300)),
+            give_up: GiveUp::Fail,
+            reset_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How long to wait before a restart that is not immediate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Delays {
+    /// Growing by a factor.
+    Backoff(Backoff),
+    /// One after the other; the last repeats. Never empty.
+    List(Vec<Duration>),
+}
+
+/// Exponential backoff: `min(initial × factor^n, max)`, spread by ± `jitter` of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// The first delay.
+    pub initial: Duration,
+    /// The growth, at least 1.
+    pub factor: f64,
+    /// The longest delay before the jitter.
+    pub max: Duration,
+    /// The spread as a share of the delay, 0 to 1.
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(60), jitter: 0.1 }
+    }
+}
+
+/// What follows when a service has been restarted too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GiveUp {
+    /// It stays down in state `failed`.
+    Fail,
+    /// One more try each time this has passed.
+    RetryEvery(Duration),
+}
+
+/// `[service.X.stop]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopSpec {
+    /// The signal that asks the main process to end.
+    pub signal: Signal,
+    /// How long it may take before the whole tree gets SIGKILL.
+    pub timeout: Duration,
+}
+
+impl Default for StopSpec {
+    fn default() -> Self {
+        Self { signal: Signal::TERM, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What happens to the rest of a tree when its main process ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leftovers {
+    /// It is ended before a new life begins.
+    #[default]
+    Kill,
+    /// It is left alone.
+    Keep,
+}

@@ -1,0 +1,189 @@
+//! The set of services: finds the one that an input is about, and keeps its memo, view and deadline true.
+
+use std::collections::BTreeMap;
+
+use crate::effect::{Effect, Effects, Reply};
+use crate::input::{Input, Verb};
+use crate::model::{RequestId, ServiceName, ServiceView, Tick};
+use crate::phase::{Life, Phase};
+use crate::series::Dice;
+use crate::service::{Report, Service, Turn};
+use crate::timers::Timers;
+
+/// All services of a daemon.
+#[derive(Debug)]
+pub struct Supervisor {
+    services: BTreeMap<ServiceName, Service>,
+    /// Services that nobody remembered: they autostart at `Begin`.
+    fresh: Vec<ServiceName>,
+    timers: Timers,
+    dice: Dice,
+    leaving: Leaving,
+    stale: u64,
+}
+
+/// Whether the daemon is to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// `Shutdown` or `Hurry` came; not every service has ended.
+    Asked,
+    /// `Leave` has been said.
+    Told,
+}
+
+impl Supervisor {
+    /// No services yet. `seed` is where the jitter comes from.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            fresh: Vec::new(),
+            timers: Timers::default(),
+            dice: Dice(seed),
+            leaving: Leaving::No,
+            stale: 0,
+        }
+    }
+
+    /// Takes one input at `now` and adds what is to be done to `fx`.
+    pub fn handle(&mut self, now: Tick, input: Input, fx: &mut Effects) {
+        match input {
+            Input::Configure(specs) => {
+                for spec in specs {
+                    self.fresh.push(spec.name.clone());
+                    self.services.insert(spec.name.clone(), Service::new(spec));
+                }
+            }
+            Input::Resume { service, memo } => {
+                self.fresh.retain(|name| *name != service);
+                self.with(now, &service, fx, |it, turn| {
+                    it.resume(turn, memo);
+                    Report::Fresh
+                });
+            }
+            Input::Begin => {
+                for name in std::mem::take(&mut self.fresh) {
+                    self.with(now, &name, fx, |it, turn| {
+                        if it.spec().autostart {
+                            it.autostart(turn);
+                        }
+                        Report::Fresh
+                    });
+                }
+            }
+            Input::Request { id, service, verb } => self.request(now, id, &service, verb, fx),
+            Input::Prepared { service, incarnation, failure } => {
+                self.with(now, &service, fx, |it, turn| it.prepared(turn, incarnation, failure));
+            }
+            Input::Spawned { service, incarnation, pid, at } => {
+                let life = Life { pid, started: at };
+                self.with(now, &service, fx, |it, turn| it.spawned(turn, incarnation, life));
+            }
+            Input::SpawnFailed { service, incarnation, failure } => {
+                self.with(now, &service, fx, |it, turn| it.spawn_failed(turn, incarnation, failure));
+            }
+            Input::Ended { service, incarnation, pid, started, end } => {
+                let life = Life { pid, started };
+                self.with(now, &service, fx, |it, turn| it.ended(turn, incarnation, life, end));
+            }
+            Input::Cleared { service, incarnation } => {
+                self.with(now, &service, fx, |it, turn| it.cleared(turn, incarnation));
+            }
+            Input::Deadline => {
+                while let Some(service) = self.timers.due(now) {
+                    self.with(now, &service, fx, |it, turn| {
+                        it.deadline(turn);
+                        Report::Fresh
+                    });
+                }
+            }
+            Input::Shutdown => self.shutdown(now, false, fx),
+            Input::Hurry => self.shutdown(now, true, fx),
+        }
+        self.leave_when_empty(fx);
+    }
+
+    /// When [`Input::Deadline`] is wanted next.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.timers.next()
+    }
+
+    /// The view of one service.
+    pub fn view(&self, service: &ServiceName) -> Option<ServiceView> {
+        self.services.get(service).map(Service::view)
+    }
+
+    /// The views of all services, by name.
+    pub fn views(&self) -> impl Iterator<Item = ServiceView> {
+        self.services.values().map(Service::view)
+    }
+
+    /// How many reports were dropped because they were about another life, or came twice.
+    pub fn stale_reports(&self) -> u64 {
+        self.stale
+    }
+
+    fn request(&mut self, now: Tick, id: RequestId, service: &ServiceName, verb: Verb, fx: &mut Effects) {
+        if !self.services.contains_key(service) {
+            return fx.push(Effect::Reply { id, reply: Reply::NotFound });
+        }
+        if self.leaving != Leaving::No && matches!(verb, Verb::Start | Verb::Restart) {
+            let reply = Reply::Failed("defib is shutting down".to_owned());
+            return fx.push(Effect::Reply { id, reply });
+        }
+        self.with(now, service, fx, |it, turn| {
+            it.request(turn, id, verb);
+            Report::Fresh
+        });
+    }
+
+    fn shutdown(&mut self, now: Tick, hurry: bool, fx: &mut Effects) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Asked;
+        }
+        self.fresh.clear();
+        let names: Vec<_> = self.services.keys().cloned().collect();
+        for name in names {
+            self.with(now, &name, fx, |it, turn| {
+                it.shutdown(turn, hurry);
+                Report::Fresh
+            });
+        }
+    }
+
+    /// Lets one service take an input.
+    fn with(
+        &mut self,
+        now: Tick,
+        service: &ServiceName,
+        fx: &mut Effects,
+        take: impl FnOnce(&mut Service, &mut Turn<'_>) -> Report,
+    ) {
+        let Some(it) = self.services.get_mut(service) else {
+            self.stale += 1;
+            return;
+        };
+        if take(it, &mut Turn { now, fx, dice: &mut self.dice }) == Report::Stale {
+            self.stale += 1;
+        }
+        self.settle(service, fx);
+    }
+
+    /// After every transition: the deadline, the memo and the view follow the phase.
+    fn settle(&mut self, service: &ServiceName, fx: &mut Effects) {
+        let Some(it) = self.services.get_mut(service) else { return };
+        if let Some(memo) = it.take_change() {
+            self.timers.set(service, it.phase().deadline());
+            fx.push(Effect::Remember { service: service.clone(), memo });
+            fx.push(Effect::Publish { service: service.clone() });
+        }
+    }
+
+    fn leave_when_empty(&mut self, fx: &mut Effects) {
+        let idle = |it: &Service| !it.phase().occupied() && *it.phase() != Phase::Preparing;
+        if self.leaving == Leaving::Asked && self.services.values().all(idle) {
+            self.leaving = Leaving::Told;
+            fx.push(Effect::Leave);
+        }
+    }
+}

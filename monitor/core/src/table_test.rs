@@ -1,0 +1,251 @@
+//! Walks every cell of the tables in `states.md`: the code does what the specification says, nothing is left out.
+
+use crate::model::{
+    Command, End, Incarnation, Launch, Leftovers, RequestId, RestartSpec, ServiceName, ServiceSpec, Signal,
+    StartFailure, StartFailureKind, StopSpec, Tick, Usage, WaitStatus,
+};
+use crate::phase::Phase;
+use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
+
+const STATES: &str = include_str!("states.md");
+
+/// The rows that name a life.
+const REPORTS: [&str; 7] =
+    ["prepared", "prepare failed", "spawned", "spawn failed", "ended well", "ended ill", "cleared"];
+
+#[test]
+fn every_cell_of_the_table_is_what_the_code_does() {
+    let (columns, rows) = table("| input |");
+    for (row, cells) in &rows {
+        for (column, cell) in columns.iter().zip(cells) {
+            let at = format!("row `{row}`, column `{column}`, cell `{cell}`");
+            let mut rig = Rig::brought_to(column);
+            let before = rig.memo.clone();
+            let effects = rig.take_row(row);
+            let expected = match cell.as_str() {
+                "=" | "refused" => column,
+                step => step,
+            };
+            assert_eq!(step(&rig.memo.phase), expected, "{at}");
+            if cell == "refused" {
+                assert!(
+                    matches!(&effects[..], [Effect::Reply { reply: Reply::Failed(_) | Reply::Disabled, .. }]),
+                    "{at}: {effects:?}"
+                );
+                assert_eq!(rig.memo, before, "{at}");
+            }
+
+            let mut twin = Rig::brought_to(column);
+            assert_eq!(twin.take_row(row), effects, "{at}: another run had other effects");
+        }
+    }
+}
+
+#[test]
+fn a_report_of_another_life_changes_nothing() {
+    let (columns, rows) = table("| input |");
+    let rows: Vec<_> = rows.iter().map(|(row, _)| row.as_str()).filter(|row| REPORTS.contains(row)).collect();
+    assert_eq!(rows, REPORTS);
+    for row in rows {
+        for column in &columns {
+            let life = Rig::brought_to(column).life_of(row).0;
+            for other in [life.checked_sub(1), life.checked_add(1), life.checked_add(7)].into_iter().flatten()
+            {
+                let at = format!("row `{row}`, column `{column}`, of life {other} instead of {life}");
+                let mut rig = Rig::brought_to(column);
+                let (before, stale) = (rig.memo.clone(), rig.supervisor.stale_reports());
+                let input = rig.input(row, Incarnation(other));
+                let effects = rig.take(input);
+                // The keeper may forget what is of no use to anybody.
+                let (service, incarnation) = (name(), Incarnation(other));
+                let expected = match row {
+                    "spawn failed" | "ended well" | "ended ill" => {
+                        vec![Effect::Acknowledge { service, incarnation }]
+                    }
+                    _ => Vec::new(),
+                };
+                assert_eq!(effects, expected, "{at}");
+                assert_eq!(rig.memo, before, "{at}");
+                assert_eq!(rig.supervisor.stale_reports(), stale + 1, "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_step_is_shown_as_the_table_says() {
+    let (_, rows) = table("| step |");
+    let (columns, _) = table("| input |");
+    assert_eq!(rows.iter().map(|(step, _)| step).collect::<Vec<_>>(), columns.iter().collect::<Vec<_>>());
+    for (step, cells) in rows {
+        let rig = Rig::brought_to(&step);
+        let view = rig.supervisor.view(&name()).expect("it is configured");
+        assert_eq!(view.state.as_str(), cells[0], "step `{step}`");
+    }
+}
+
+/// One service with the default policy, and what is known of it from outside.
+struct Rig {
+    supervisor: Supervisor,
+    now: Tick,
+    memo: Memo,
+}
+
+impl Rig {
+    /// Brings a new service into a step. The ways are told in the words of the rows.
+    fn brought_to(column: &str) -> Self {
+        let up = ["start", "prepared", "spawned"];
+        let way = match column {
+            "stopped" => vec![],
+            "preparing" => vec!["start"],
+            "spawning" => vec!["start", "prepared"],
+            "running" => up.to_vec(),
+            "replacing" => [&up[..], &["restart"]].concat(),
+            "stopping" => vec!["start", "prepared", "stop"],
+            "emptying" => [&up[..], &["ended well"]].concat(),
+            "crashed" => [&up[..], &["ended ill"]].concat(),
+            "retrying" => vec!["start", "prepare failed"],
+            "failed" => {
+                let restarts = RestartSpec::default().max_restarts.map_or(0, |max| max as usize);
+                [&["start"], ["prepare failed", "deadline"].repeat(restarts).as_slice(), &["prepare failed"]]
+                    .concat()
+            }
+            "disabled" => vec!["disable"],
+            unknown => panic!("there is no way to the column `{unknown}`"),
+        };
+        let mut rig = Self { supervisor: Supervisor::new(7), now: Tick(1_000), memo: Memo::new() };
+        rig.take(Input::Configure(vec![spec()]));
+        rig.take(Input::Begin);
+        for row in way {
+            rig.take_row(row);
+        }
+        assert_eq!(step(&rig.memo.phase), column, "the way to the column `{column}`");
+        rig
+    }
+
+    fn take_row(&mut self, row: &str) -> Vec<Effect> {
+        let input = self.input(row, self.life_of(row));
+        self.take(input)
+    }
+
+    fn take(&mut self, input: Input) -> Vec<Effect> {
+        if input == Input::Deadline {
+            self.now = self.supervisor.next_deadline().unwrap_or(self.now);
+        }
+        let mut fx = Effects::new();
+        self.supervisor.handle(self.now, input, &mut fx);
+        let effects: Vec<_> = fx.drain().collect();
+        for effect in &effects {
+            if let Effect::Remember { memo, .. } = effect {
+                self.memo = memo.clone();
+            }
+        }
+        effects
+    }
+
+    /// The life that a report is about if it is not stale: a plan made while a life runs is for the next one.
+    fn life_of(&self, row: &str) -> Incarnation {
+        let plan = matches!(row, "prepared" | "prepare failed");
+        let replacing = matches!(self.memo.phase, Phase::Replacing(_));
+        if plan && replacing { self.memo.incarnation.next() } else { self.memo.incarnation }
+    }
+
+    fn input(&self, row: &str, incarnation: Incarnation) -> Input {
+        let service = name();
+        let (pid, at) = (42, self.now);
+        let ended = |service, status| {
+            let end = End { status: WaitStatus(status), at, usage: Usage::default(), oom: None };
+            Input::Ended { service, incarnation, pid, started: at, end }
+        };
+        let request = |verb| Input::Request { id: RequestId(1), service: name(), verb };
+        match row {
+            "start" => request(Verb::Start),
+            "stop" => request(Verb::Stop),
+            "restart" => request(Verb::Restart),
+            "reset" => request(Verb::Reset),
+            "enable" => request(Verb::Enable),
+            "disable" => request(Verb::Disable),
+            "kill" => request(Verb::Kill(Signal::TERM)),
+            "prepared" => Input::Prepared { service, incarnation, failure: None },
+            "prepare failed" => Input::Prepared { service, incarnation, failure: Some(failure()) },
+            "spawned" => Input::Spawned { service, incarnation, pid, at },
+            "spawn failed" => Input::SpawnFailed { service, incarnation, failure: failure() },
+            "ended well" => ended(service, 0),
+            "ended ill" => ended(service, 7 << 8),
+            "cleared" => Input::Cleared { service, incarnation },
+            "deadline" => Input::Deadline,
+            "shutdown" => Input::Shutdown,
+            "hurry" => Input::Hurry,
+            unknown => panic!("there is no input for the row `{unknown}`"),
+        }
+    }
+}
+
+/// The column that a phase belongs to.
+fn step(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Stopped => "stopped",
+        Phase::Preparing => "preparing",
+        Phase::Spawning => "spawning",
+        Phase::Running(_) => "running",
+        Phase::Replacing(_) => "replacing",
+        Phase::Stopping { .. } => "stopping",
+        Phase::Emptying { .. } => "emptying",
+        Phase::Crashed { .. } => "crashed",
+        Phase::Retrying { .. } => "retrying",
+        Phase::Failed { .. } => "failed",
+        Phase::Disabled => "disabled",
+    }
+}
+
+/// The columns and the rows of the table whose header starts so; the first column names the rows.
+fn table(header: &str) -> (Vec<String>, Vec<(String, Vec<String>)>) {
+    let mut lines = STATES.lines().skip_while(|line| !line.starts_with(header)).map_while(cells);
+    let (_, columns) = lines.next().expect("the table has a header");
+    let rows: Vec<_> = lines.skip(1).collect();
+    assert!(!rows.is_empty(), "the table `{header}` has no rows");
+    for (row, cells) in &rows {
+        assert_eq!(cells.len(), columns.len(), "row `{row}`");
+    }
+    (columns, rows)
+}
+
+/// The first cell of a line of a table, and the others.
+fn cells(line: &str) -> Option<(String, Vec<String>)> {
+    let mut cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(|cell| cell.trim().to_owned());
+    Some((cells.next()?, cells.collect()))
+}
+
+fn name() -> ServiceName {
+    "api".parse().expect("a valid name")
+}
+
+fn spec() -> ServiceSpec {
+    ServiceSpec {
+        name: name(),
+        description: String::new(),
+        launch: Launch {
+            command: Command::from(["/usr/bin/api".to_owned()]),
+            cwd: "/".into(),
+            env: Default::default(),
+            env_file: None,
+            user: None,
+            group: None,
+            groups: None,
+        },
+        autostart: false,
+        restart: RestartSpec::default(),
+        stop: StopSpec::default(),
+        leftovers: Leftovers::default(),
+    }
+}
+
+fn failure() -> StartFailure {
+    StartFailure {
+        kind: StartFailureKind::Exec,
+        call: "execve /usr/bin/api".to_owned(),
+        errno: Some(2),
+        error: "No such file or directory (ENOENT)".to_owned(),
+        remedy: "check the path".to_owned(),
+    }
+}
