@@ -1,0 +1,69 @@
+//! What the programs must be told about the running kernel before they are loaded.
+//!
+//! Both structs are globals of the object in its read-only data. User space writes them before the load, so the
+//! verifier sees constants: offsets are checked against the kernel's own types, and a branch on a fact is pruned.
+
+/// An offset that has not been set. A program that is loaded with it is refused by the verifier.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $field:ident = $path:literal,)+) => {
+        /// Byte offsets of fields in the running kernel's structs, in the order of [`Offsets::PATHS`].
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Offsets {
+            $($(#[$doc])* #[doc = concat!("\n\n`", $path, "`")] pub $field: u32,)+
+        }
+
+        impl Offsets {
+            /// The BTF path of every field: the struct, then the member in it.
+            pub const PATHS: [&'static str; [$($path),+].len()] = [$($path),+];
+
+            /// Nothing known yet.
+            pub const UNSET: Self = Self { $($field: ABSENT,)+ };
+
+            /// The offsets in the order of [`Offsets::PATHS`].
+            pub const fn from_array(offsets: [u32; Self::PATHS.len()]) -> Self {
+                let [$($field),+] = offsets;
+                Self { $($field,)+ }
+            }
+        }
+    };
+}
+
+offsets! {
+    /// What user space calls the pid.
+    task_tgid = "task_struct.tgid",
+    /// The status of this one thread, as wait(2) encodes it.
+    task_exit_code = "task_struct.exit_code",
+    /// When the thread was made, in nanoseconds of `CLOCK_BOOTTIME`; called so since Linux 5.5.
+    task_start_boottime = "task_struct.start_boottime",
+    /// The first thread, which is kept until the process is reaped.
+    task_group_leader = "task_struct.group_leader",
+    /// What all threads share.
+    task_signal = "task_struct.signal",
+    /// How many threads have not begun to exit.
+    signal_live = "signal_struct.live",
+    /// `SIGNAL_GROUP_EXIT` says that `group_exit_code` counts.
+    signal_flags = "signal_struct.flags",
+    /// The status of the whole process, if it was ended as a whole.
+    signal_group_exit_code = "signal_struct.group_exit_code",
+    /// Set when the out-of-memory killer marks the process, and kept until its memory is freed.
+    signal_oom_mm = "signal_struct.oom_mm",
+    /// The path that was given to execve(2).
+    bprm_filename = "linux_binprm.filename",
+}
+
+/// What differs between kernels but is no offset. `u32` instead of `bool`: no padding, no invalid values.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The keeper, whose children are the main processes. Zero while nothing is to be tracked.
+    pub keeper_tgid: u32,
+    /// 1 if `sched_process_exit` says by its second argument whether the last thread ends (newer than 6.12).
+    pub exit_has_group_dead: u32,
+    /// 1 if the argument of `mark_victim` is a task (late 6.1), 0 if it is a thread's pid.
+    pub oom_arg_is_task: u32,
+}
+
+const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 12);

@@ -1,0 +1,6 @@
+//! One file per tracepoint.
+
+mod exec;
+mod exit;
+mod fork;
+mod oom;

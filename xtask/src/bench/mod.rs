@@ -1,0 +1,59 @@
+//! Benchmarks: `cargo xtask bench [restart|idle|all]`.
+//!
+//! - [`restart`]: how long after a crash the replacement runs, against a bare C loop in the same minute.
+//! - [`idle`]: what supervising a hundred quiet services costs. Each context switch is one too many.
+//!
+//! Every figure is taken from a release build of the program as it is shipped, configured by an ordinary file. A
+//! figure is worth what its surroundings were: the report names them, and a restart is compared only with the loop
+//! that was crashed in turn with it, never with a figure of another day. How far the ratio of the control (the same
+//! loop once more) is from 1 says how small a difference this machine can show at all.
+
+mod clock;
+mod host;
+mod idle;
+mod options;
+mod programs;
+mod report;
+mod restart;
+mod starts;
+mod stats;
+mod subject;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use host::Host;
+use options::{Options, Parsed};
+use programs::Programs;
+
+/// Runs the benchmarks that `args` ask for, prints their tables and writes the figures as JSON.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let options = match Options::parse(args)? {
+        Parsed::Run(options) => options,
+        Parsed::Help => {
+            print!("{}", options::USAGE);
+            return Ok(());
+        }
+    };
+    let programs = Programs::build(options.defib.as_deref())?;
+    let host = Host::look()?;
+    println!("{host}");
+    let mut document = json!({ "host": host.json() });
+    if options.what.restart() {
+        let restarts = restart::measure(&programs, options.runs, options.crashes)?;
+        println!("\n{}", report::restart_table(&restarts));
+        document["restart"] = report::restart_json(&restarts);
+    }
+    if options.what.idle() {
+        let idle = idle::measure(&programs, options.window)?;
+        println!("\n{}", report::idle_table(&idle));
+        document["idle"] = report::idle_json(&idle);
+    }
+    let file = options.json.unwrap_or_else(|| programs.folder().join(options.what.file_name()));
+    fs::write(&file, format!("{document:#}\n"))
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    println!("\nwritten to {}", file.display());
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! The programs that take part, built before anything is measured.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::workspace::root;
+use crate::{build, step};
+
+#[derive(Debug)]
+pub(super) struct Programs {
+    folder: PathBuf,
+    /// What every supervisor runs.
+    pub(super) victim: PathBuf,
+    /// The bare loop.
+    pub(super) bare: PathBuf,
+    pub(super) defib: PathBuf,
+}
+
+impl Programs {
+    /// Compiles the C programs, and defib's release build unless one is given.
+    pub(super) fn build(defib: Option<&Path>) -> Result<Self> {
+        let folder = folder()?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(Self {
+            victim: compile(&folder, "victim", &["-nostdlib", "-fno-stack-protector"])?,
+            bare: compile(&folder, "loop", &[])?,
+            defib: match defib {
+                // The supervisors are not started from the present folder.
+                Some(given) => {
+                    fs::canonicalize(given).with_context(|| format!("cannot find {}", given.display()))?
+                }
+                None => release()?,
+            },
+            folder,
+        })
+    }
+
+    /// Where results go.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// `target/bench`, wherever the target folder of the running program is.
+fn folder() -> Result<PathBuf> {
+    let own = env::current_exe().context("cannot find the folder of built programs")?;
+    let target = own.ancestors().nth(2).context("this program does not lie in a target folder")?;
+    Ok(target.join("bench"))
+}
+
+fn release() -> Result<PathBuf> {
+    let built = build::executables(&["build", "--release", "--package", "defib", "--bin", "defib"])?;
+    built.into_iter().next_back().context("cargo built no `defib`")
+}
+
+/// Static, so that the dynamic loader's time, the same for all, does not hide the differences.
+fn compile(folder: &Path, name: &str, flags: &[&str]) -> Result<PathBuf> {
+    let source = root().join("xtask/src/bench").join(name).with_extension("c");
+    let program = folder.join(name);
+    let mut cc = Command::new("cc");
+    step::loud(cc.args(["-O2", "-static", "-Wall"]).args(flags).arg("-o").arg(&program).arg(source))?;
+    Ok(program)
+}

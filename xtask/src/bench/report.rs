@@ -1,0 +1,161 @@
+//! The outcomes as tables for people and as JSON for programs.
+
+use serde_json::{Value, json};
+
+use super::idle::Idle;
+use super::restart::Restarts;
+use super::stats::{Spread, Summary};
+
+/// The figures of one subject over all runs.
+struct Figures {
+    name: &'static str,
+    p50_us: Spread,
+    p99_us: Spread,
+    /// To the first subject of the same run.
+    p50_ratio: Spread,
+    p99_ratio: Spread,
+}
+
+/// `None` of no runs.
+fn figures(restarts: &Restarts) -> Option<Vec<Figures>> {
+    let figure = |(index, name): (usize, &&'static str)| {
+        let over_runs = |of: &dyn Fn(&[Summary]) -> f64| Spread::of(restarts.runs.iter().map(|run| of(run)));
+        Some(Figures {
+            name,
+            p50_us: over_runs(&|run| micros(run[index].p50))?,
+            p99_us: over_runs(&|run| micros(run[index].p99))?,
+            p50_ratio: over_runs(&|run| run[index].p50 as f64 / run[0].p50 as f64)?,
+            p99_ratio: over_runs(&|run| run[index].p99 as f64 / run[0].p99 as f64)?,
+        })
+    };
+    restarts.subjects.iter().enumerate().map(figure).collect()
+}
+
+/// One line for each subject.
+pub(super) fn restart_table(restarts: &Restarts) -> String {
+    let runs = restarts.runs.len();
+    let crashes = restarts.runs.first().and_then(|run| run.first()).map_or(0, |summary| summary.count);
+    let mut table = format!(
+        "restart: from SIGKILL to the first instruction of the replacement\n\
+         {crashes} crashes of each in a run, median of {runs} runs (lowest–highest), defib's source: {}\n\
+         {:<8}{:>26}{:>26}{:>20}{:>20}",
+        restarts.source, "", "p50 µs", "p99 µs", "p50 / loop", "p99 / loop"
+    );
+    for Figures { name, p50_us, p99_us, p50_ratio, p99_ratio } in figures(restarts).unwrap_or_default() {
+        let [p50_us, p99_us] = [p50_us, p99_us].map(|spread| show(spread, 0));
+        let [p50_ratio, p99_ratio] = [p50_ratio, p99_ratio].map(|spread| show(spread, 2));
+        table += &format!("\n{name:<8}{p50_us:>26}{p99_us:>26}{p50_ratio:>20}{p99_ratio:>20}");
+    }
+    table
+}
+
+pub(super) fn restart_json(restarts: &Restarts) -> Value {
+    let subject = |(index, figures): (usize, Figures)| {
+        let runs: Vec<Value> = restarts.runs.iter().map(|run| summary_json(&run[index])).collect();
+        json!({
+            "name": figures.name,
+            "p50_us": spread_json(figures.p50_us),
+            "p99_us": spread_json(figures.p99_us),
+            "p50_ratio": spread_json(figures.p50_ratio),
+            "p99_ratio": spread_json(figures.p99_ratio),
+            "runs": runs,
+        })
+    };
+    let figures = figures(restarts).unwrap_or_default();
+    let subjects: Vec<Value> = figures.into_iter().enumerate().map(subject).collect();
+    json!({ "source": restarts.source, "subjects": subjects })
+}
+
+/// One line for each process.
+pub(super) fn idle_table(idle: &Idle) -> String {
+    let mut table = format!(
+        "idle: {} quiet services for {} s, defib's source: {}\n{:<8}{:>10}{:>20}{:>12}",
+        idle.services,
+        idle.window.as_secs(),
+        idle.source,
+        "",
+        "threads",
+        "context switches",
+        "PSS MiB"
+    );
+    for process in &idle.processes {
+        let pss = process.pss_kib as f64 / 1024.0;
+        table += &format!("\n{:<8}{:>10}{:>20}{pss:>12.1}", process.name, process.threads, process.switches);
+    }
+    table
+}
+
+pub(super) fn idle_json(idle: &Idle) -> Value {
+    let processes: Vec<Value> = idle
+        .processes
+        .iter()
+        .map(|process| {
+            json!({
+                "name": process.name,
+                "threads": process.threads,
+                "context_switches": process.switches,
+                "pss_kib": process.pss_kib,
+            })
+        })
+        .collect();
+    json!({
+        "services": idle.services,
+        "seconds": idle.window.as_secs(),
+        "source": idle.source,
+        "processes": processes,
+    })
+}
+
+fn show(spread: Spread, decimals: usize) -> String {
+    let Spread { median, min, max } = spread;
+    format!("{median:.decimals$} ({min:.decimals$}–{max:.decimals$})")
+}
+
+fn spread_json(spread: Spread) -> Value {
+    json!({ "median": spread.median, "min": spread.min, "max": spread.max })
+}
+
+fn summary_json(summary: &Summary) -> Value {
+    json!({
+        "crashes": summary.count,
+        "p50_us": micros(summary.p50),
+        "p99_us": micros(summary.p99),
+        "max_us": micros(summary.max),
+    })
+}
+
+fn micros(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(p50s: [u64; 2]) -> Vec<Summary> {
+        p50s.map(|p50| Summary { count: 10, p50, p99: 2 * p50, max: 3 * p50 }).into()
+    }
+
+    fn outcome(runs: Vec<Vec<Summary>>) -> Restarts {
+        Restarts { subjects: vec!["loop", "defib"], runs, source: "ebpf".to_owned() }
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_its_run() {
+        let runs = vec![run([100_000, 50_000]), run([400_000, 400_000]), run([100_000, 200_000])];
+        let json = restart_json(&outcome(runs));
+        let defib = &json["subjects"][1];
+        assert_eq!(defib["p50_us"], json!({ "median": 200.0, "min": 50.0, "max": 400.0 }));
+        assert_eq!(defib["p99_ratio"], json!({ "median": 1.0, "min": 0.5, "max": 2.0 }));
+        let first = json!({ "crashes": 10, "p50_us": 50.0, "p99_us": 100.0, "max_us": 150.0 });
+        assert_eq!(defib["runs"][0], first);
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_subject() {
+        let runs = vec![run([100_000, 50_000]), run([100_000, 70_000])];
+        let table = restart_table(&outcome(runs));
+        let last: Vec<&str> = table.lines().last().unwrap().split_whitespace().take(5).collect();
+        assert_eq!(last, ["defib", "60", "(50–70)", "120", "(100–140)"]);
+    }
+}

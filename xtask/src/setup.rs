@@ -1,0 +1,147 @@
+//! Looks for what building eBPF needs, and installs what is missing where that is allowed.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use xtask::toolchain::{Missing, Toolchain, tool, tools_dir};
+
+use crate::step;
+use crate::workspace::{self, is_root};
+
+/// Debian's compiler with `core` for eBPF.
+const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+
+/// What bpf-linker links against: the LLVM of that compiler.
+const LLVM_PACKAGES: [&str; 5] =
+    ["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "libxml2-dev"];
+
+/// Where Debian puts that LLVM.
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// What to do where these packages do not exist.
+const OTHER_WAY: &str = "\
+Any other tool chain for bpfel-unknown-none serves as well:
+  rustup toolchain install nightly --component rust-src
+  cargo install bpf-linker";
+
+/// Makes the eBPF tool chain complete, or says what is left to do.
+pub(crate) fn ensure() -> Result<()> {
+    let root = workspace::root();
+    let Err(missing) = Toolchain::find(&root) else { return Ok(()) };
+    println!("Building eBPF needs {missing}.");
+    let packages = missing_packages(missing);
+    if !packages.is_empty() {
+        install_packages(&packages, missing)?;
+    }
+    if missing.linker {
+        let mut command = bpf_linker(&root);
+        println!(
+            "Installing bpf-linker into {} with\n  {}",
+            tools_dir(&root).display(),
+            step::command_line(&command)
+        );
+        step::quiet("bpf-linker (about a minute)", &mut command)?;
+    }
+    match Toolchain::find(&root) {
+        Ok(_) => Ok(()),
+        Err(missing) => bail!("everything was installed, but {missing} cannot be found\n{OTHER_WAY}"),
+    }
+}
+
+/// As [`ensure`], for those who can do without: the reason is printed, and the work goes on.
+pub(crate) fn attempt() {
+    if let Err(error) = ensure() {
+        println!("{error:#}\n\nGoing on without eBPF: defib runs on its other sources.");
+    }
+}
+
+/// Tools that only the gate needs.
+pub(crate) fn ensure_gate() -> Result<()> {
+    ensure()?;
+    for component in ["fmt", "clippy"] {
+        let found = step::succeeds(&mut workspace::cargo(&[component, "--version"]));
+        if !found {
+            let name = if component == "fmt" { "rustfmt" } else { component };
+            step::quiet(name, Command::new("rustup").args(["component", "add", name]))?;
+        }
+    }
+    let root = workspace::root();
+    if tool(&root, "cargo-deny").is_none() {
+        let mut command = workspace::cargo(&["install", "cargo-deny", "--locked", "--debug", "--root"]);
+        command.arg(tools_dir(&root));
+        println!("Installing cargo-deny with\n  {}", step::command_line(&command));
+        step::quiet("cargo-deny (some minutes)", &mut command)?;
+    }
+    Ok(())
+}
+
+fn missing_packages(missing: Missing) -> Vec<&'static str> {
+    let rust = RUST_PACKAGES.iter().filter(|_| missing.rust);
+    let llvm = LLVM_PACKAGES.iter().filter(|_| missing.linker);
+    rust.chain(llvm).copied().filter(|package| !installed(package)).collect()
+}
+
+fn installed(package: &str) -> bool {
+    let query = Command::new("dpkg-query").args(["--show", "--showformat=${Status}", package]).output();
+    query.is_ok_and(|answer| answer.stdout.ends_with(b" installed"))
+}
+
+fn install_packages(packages: &[&str], missing: Missing) -> Result<()> {
+    let mut update = apt(&["update"]);
+    let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
+    install.args(packages);
+    if !Path::new("/usr/bin/apt-get").is_file() {
+        bail!(
+            "only Debian's packages can be installed from here, and this system has no apt-get\n{OTHER_WAY}"
+        );
+    }
+    if !is_root() {
+        let linker =
+            missing.linker.then(|| format!("\n  {}", step::command_line(&bpf_linker(&workspace::root()))));
+        bail!(
+            "installing packages needs root; run\n  sudo {}\n  sudo {}{}\nand then this again",
+            plain(&update),
+            plain(&install),
+            linker.unwrap_or_default()
+        );
+    }
+    println!("Installing with\n  {}\n  {}", plain(&update), plain(&install));
+    step::quiet("package lists", &mut update)?;
+    if let Some(unknown) = packages.iter().find(|package| !available(package)) {
+        bail!(
+            "this system's package sources have no {unknown}; Debian has it in its stable and security suites \
+             from release 12 on\n{OTHER_WAY}"
+        );
+    }
+    step::quiet(&format!("{} packages", packages.len()), &mut install)
+}
+
+fn available(package: &str) -> bool {
+    let policy = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
+    policy.is_ok_and(|answer| {
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        text.contains("Candidate:") && !text.contains("Candidate: (none)")
+    })
+}
+
+fn apt(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(args);
+    command
+}
+
+/// The command without its environment, which sudo would not take in front.
+fn plain(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn bpf_linker(root: &Path) -> Command {
+    let mut command =
+        workspace::cargo(&["install", "bpf-linker@0.13.0", "--locked", "--no-default-features"]);
+    command.args(["--features", "llvm-22", "--root"]).arg(tools_dir(root));
+    // Without the first it links against whichever LLVM comes first; the second is what its llvm-sys asks for.
+    command.env("LLVM_PREFIX", LLVM_PREFIX).env("LLVM_SYS_221_PREFIX", LLVM_PREFIX);
+    command
+}
