@@ -1,0 +1,29 @@
+//! The API: HTTP/1.1 with JSON on a unix socket, a thin skin over [`Handle`](crate::daemon::handle::Handle).
+//!
+//! | route | answer |
+//! | --- | --- |
+//! | `GET /v1/status` | [`Status`](types::Status): all services |
+//! | `GET /v1/status/NAME` | [`Service`](types::Service) |
+//! | `POST /v1/services/NAME/{start,stop,restart,reset,enable,disable}` | [`Answer`](types::Answer) when it is done; with `?wait=false` 202 at once |
+//! | `POST /v1/services/NAME/kill` | the same; the body is a [`Kill`](types::Kill) |
+//! | `GET /v1/events?after=SEQ&service=NAME` | an array of [`Event`](types::Event): the latest, oldest first |
+//! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |
+//! | `POST /v1/shutdown` | 202; the body is a [`Shutdown`](types::Shutdown) |
+//!
+//! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).
+//! Who may do what is told by the kernel, per connection: root and the daemon's own user act, all others only look.
+
+mod follow;
+pub(crate) mod names;
+mod peer;
+mod problem;
+mod routes;
+mod server;
+mod show;
+pub mod types;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+pub use server::serve;

@@ -1,0 +1,60 @@
+//! The routes: each parses a request, asks the [`Handle`], and shows what comes back.
+
+mod body;
+mod daemon;
+mod events;
+mod services;
+mod status;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use tokio::sync::watch;
+
+use super::peer::operators_only;
+use super::problem;
+use super::usage::Proc;
+use crate::daemon::handle::Handle;
+
+/// What the routes share.
+#[derive(Debug)]
+struct Shared {
+    handle: Handle,
+    proc: Proc,
+    stop: watch::Receiver<bool>,
+}
+
+/// All routes; the body of a request may take `patience`.
+pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
+    let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
+    let acts = Router::new()
+        .route("/v1/services/{name}/{verb}", post(services::act))
+        .route("/v1/shutdown", post(daemon::shutdown))
+        .route_layer(from_fn(operators_only));
+    Router::new()
+        .route("/v1/status", get(status::all))
+        .route("/v1/status/{name}", get(status::one))
+        .route("/v1/events", get(events::events))
+        .merge(acts)
+        .fallback(async || problem::no_route("there is no such route"))
+        .method_not_allowed_fallback(async || {
+            problem::bad_request(StatusCode::METHOD_NOT_ALLOWED, "this route wants another method")
+        })
+        .layer(from_fn_with_state(patience, body::read))
+        .with_state(shared)
+}
+
+/// The one answer for a client that came when all places were taken.
+pub(super) fn full() -> Router {
+    Router::new().fallback(async || {
+        (
+            [(header::CONNECTION, "close")],
+            problem::busy("too many connections are open; try again in a moment"),
+        )
+    })
+}

@@ -1,0 +1,159 @@
+//! Accepts connections, tells who is at their other end, and holds clients to their limits.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use nix::unistd::geteuid;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::peer::Peer;
+use super::routes;
+use crate::daemon::handle::Handle;
+
+/// How much and how long a client may occupy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections of operators. Apart from those of readers, who must not be able to lock the operator out.
+    pub(super) operators: usize,
+    /// Connections of readers. One more is answered 503, as is one more of an operator.
+    pub(super) readers: usize,
+    /// How long the head of a request may take, from the end of the one before.
+    pub(super) head: Duration,
+    /// How long its body may take.
+    pub(super) body: Duration,
+    /// How long answers that are under way when defib stops may take.
+    pub(super) drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            operators: 64,
+            readers: 64,
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            drain: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The largest head of a request. One that is larger is answered 431.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// How many connections may be told at a time that there is no place for them. One more is closed without a word.
+const TURNED_AWAY: usize = 16;
+
+/// How long to wait after a failed accept(2): it fails for want of file descriptors or memory, and would fail again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the API until `stop` is true, or nobody can make it so. No connection outlives it.
+pub async fn serve(listener: UnixListener, handle: Handle, stop: watch::Receiver<bool>) {
+    serve_within(Limits::default(), listener, handle, stop).await;
+}
+
+/// Serves the API within other limits.
+pub(super) async fn serve_within(
+    limits: Limits,
+    listener: UnixListener,
+    handle: Handle,
+    mut stop: watch::Receiver<bool>,
+) {
+    let gate = Gate::new(limits);
+    let app = routes::router(handle, stop.clone(), limits.body);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            // Joined as they end; the loop has nothing to say to them.
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if let Some((peer, place)) = gate.admit(&stream) {
+                        let app = match peer {
+                            Some(peer) => app.clone().layer(Extension(peer)),
+                            None => routes::full(),
+                        };
+                        connections.spawn(converse(stream, app, limits.head, stop.clone(), place));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.drain, all).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// Waits until `stop` is true, or can never be.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Serves one connection.
+async fn converse(
+    stream: UnixStream,
+    app: Router,
+    head: Duration,
+    mut stop: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection has ended early");
+    }
+}
+
+/// Lets connections in.
+#[derive(Debug)]
+struct Gate {
+    operators: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    daemon: u32,
+}
+
+impl Gate {
+    fn new(limits: Limits) -> Self {
+        Self {
+            operators: Arc::new(Semaphore::new(limits.operators)),
+            readers: Arc::new(Semaphore::new(limits.readers)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+            daemon: geteuid().as_raw(),
+        }
+    }
+
+    /// Who it is, unless there is no place for one more of them, and the place that the connection takes.
+    fn admit(&self, stream: &UnixStream) -> Option<(Option<Peer>, OwnedSemaphorePermit)> {
+        let peer = Peer::of(stream.peer_cred().ok()?.uid(), self.daemon);
+        let places = match peer {
+            Peer::Operator => &self.operators,
+            Peer::Reader { .. } => &self.readers,
+        };
+        let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
+        let turned_away = || Some((None, take(&self.turned_away)?));
+        take(places).map(|place| (Some(peer), place)).or_else(turned_away)
+    }
+}

@@ -1,0 +1,297 @@
+//! The JSON of the API, for the server that writes it and the client that reads it.
+//!
+//! `null` stands where nothing is known, and no key is ever missing, but for those that say why a start failed. Times
+//! are RFC 3339 in UTC, to the microsecond; spans are seconds, sizes bytes.
+
+use defib_core::model::{By, Cause, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// All services.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// By name.
+    pub services: Vec<Service>,
+    /// The event source in use.
+    pub source: SourceName,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// One of the eight words.
+    pub state: State,
+    /// The main process.
+    pub pid: Option<u32>,
+    /// The present life, or the last one; 0: it has never been started.
+    pub incarnation: Incarnation,
+    /// Whether it runs and is ready.
+    pub ready: bool,
+    /// Whether its checks succeed; `null`: it has none.
+    pub healthy: Option<bool>,
+    /// Whether defib took over a process that it had not started.
+    pub adopted: bool,
+    /// Whether it may be started.
+    pub enabled: bool,
+    /// When the present life began.
+    pub started_at: Option<Timestamp>,
+    /// How long its process has been running.
+    pub uptime_seconds: Option<f64>,
+    /// Restarts since defib supervises it.
+    pub restarts: u64,
+    /// How the last life ended.
+    pub last_exit: Option<LastExit>,
+    /// When the next start is due.
+    pub next_start_at: Option<Timestamp>,
+    /// CPU time of the main process.
+    pub cpu_seconds: Option<f64>,
+    /// Resident memory of the main process.
+    pub memory_bytes: Option<u64>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// One line for people; may be empty.
+    pub description: String,
+    /// Why it is in that state; empty where the state says it all.
+    pub why: String,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its number.
+    pub port: u16,
+    /// Whether a socket listens on it.
+    pub listening: bool,
+    /// Connections that are open.
+    pub connections: u64,
+}
+
+/// How the last life of a service ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// What ended it, from the kernel's side.
+    pub cause: Cause,
+    /// Who at defib asked for it.
+    pub by: By,
+    /// The exit code, if it exited.
+    pub code: Option<u8>,
+    /// The signal that ended it, as in `SIGSEGV`.
+    pub signal: Option<String>,
+    /// Whether a core was dumped.
+    pub core: bool,
+    /// When it died.
+    pub at: Timestamp,
+    /// What no source could tell.
+    pub unknown: Vec<Unknown>,
+}
+
+/// Something about an end that no source could tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// Whether the out-of-memory killer did it.
+    Oom,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its place in the order of everything: grows with every event, and over restarts of the daemon.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// The service that it is about.
+    pub service: Option<ServiceName>,
+    /// The process that it is about.
+    pub pid: Option<u32>,
+    /// What happened, its `kind` first.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened, by `kind`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    /// A program was executed, or could not be: `"ok":false`.
+    Exec(Exec),
+    /// A process made another.
+    Fork {
+        /// The process that forked.
+        parent: u32,
+    },
+    /// A process ended.
+    Exit(Box<Exit>),
+    /// The out-of-memory killer chose a process.
+    Oom {
+        /// Whether it is the main process of its service, not a descendant.
+        main: bool,
+    },
+    /// A service went from one state to another.
+    State {
+        /// The life that it is about.
+        incarnation: Incarnation,
+        /// The state before.
+        from: State,
+        /// The state now.
+        to: State,
+        /// Why; empty where the states say it all.
+        why: String,
+    },
+    /// A restart was decided.
+    Restart {
+        /// The life that ended, or could not begin.
+        incarnation: Incarnation,
+        /// Why.
+        reason: Reason,
+        /// Its number in the present series, from 1.
+        attempt: u32,
+        /// The delay from the death to the start.
+        delay_seconds: f64,
+    },
+    /// Events are missing: the numbers up to this one's `seq`.
+    Lost {
+        /// The source that lost them; `null`: they were lost on the way to the reader, who was too slow or away.
+        source: Option<SourceName>,
+        /// How many; `null`: that is not known.
+        count: Option<u64>,
+    },
+}
+
+/// A program was executed, or could not be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Whether it was.
+    pub ok: bool,
+    /// Whether it is the main process of its service, not a descendant.
+    pub main: bool,
+    /// The path as it was given to execve(2), cut to 63 bytes; `null` if the start failed.
+    pub filename: Option<String>,
+    /// Why the start failed; without it these keys are not there.
+    #[serde(flatten)]
+    pub failure: Option<Failure>,
+}
+
+/// Why a start failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The life that could not begin.
+    pub incarnation: Incarnation,
+    /// What kind of obstacle it was.
+    pub reason: StartFailureKind,
+    /// The system call or look-up, with what it failed on.
+    pub call: String,
+    /// The kernel's error number, if a system call failed.
+    pub errno: Option<i32>,
+    /// The error in words.
+    pub error: String,
+    /// What the operator can do.
+    pub remedy: String,
+}
+
+/// A process ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Whether it is the main process of its service, not a descendant.
+    pub main: bool,
+    /// The life that ended with it; `null` for a descendant, as in all that only defib knows.
+    pub incarnation: Option<Incarnation>,
+    /// What ended it, from the kernel's side.
+    pub cause: Cause,
+    /// Who at defib asked for it.
+    pub by: Option<By>,
+    /// The exit code, if it exited.
+    pub code: Option<u8>,
+    /// The signal that ended it, as in `SIGSEGV`.
+    pub signal: Option<String>,
+    /// Whether a core was dumped.
+    pub core: bool,
+    /// Whether the out-of-memory killer ended it.
+    pub oom: Option<bool>,
+    /// How long it ran.
+    pub ran_seconds: Option<f64>,
+    /// The CPU time that it used, with that of the children it waited for.
+    pub cpu_seconds: Option<f64>,
+    /// The largest resident size.
+    pub max_rss_bytes: Option<u64>,
+    /// What no source could tell.
+    pub unknown: Vec<Unknown>,
+}
+
+/// The body of `kill`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    /// By name, with or without SIG, or by number.
+    pub signal: String,
+}
+
+/// The body of `shutdown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// End everything by SIGKILL instead of waiting for it.
+    #[serde(default)]
+    pub hurry: bool,
+}
+
+/// The answer to a verb that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The service.
+    pub service: ServiceName,
+    /// The verb.
+    pub verb: String,
+    /// How far it is.
+    pub result: Progress,
+    /// What was found or done where the verb alone does not say it: `already running`.
+    pub detail: String,
+}
+
+/// How far a verb is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// It will be done.
+    Accepted,
+}
+
+/// An error: the problem details of RFC 9457.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Always `about:blank`: the status and the `code` say what kind of problem it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong with this request, and what helps.
+    pub detail: String,
+    /// What went wrong, in one word that does not change.
+    pub code: Code,
+    /// Services with names like the one that was not found.
+    pub nearest: Vec<ServiceName>,
+}
+
+/// The `code` of a [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// There is no such service, verb or route.
+    NotFound,
+    /// The verb was tried and failed.
+    Failed,
+    /// The service is disabled.
+    Disabled,
+    /// The user may not do that.
+    Denied,
+    /// Too much is asked at once, or the daemon is leaving.
+    Busy,
+    /// The request makes no sense.
+    BadRequest,
+}

@@ -1,0 +1,232 @@
+//! The words of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use defib_core::Verb;
+use defib_core::model::{ServiceName, Signal};
+use nix::unistd::geteuid;
+
+use crate::config::{Flags, Overrides};
+
+/// A supervisor that hears from the kernel when a process dies, and starts it again
+#[derive(Debug, Parser)]
+// Of a flag given twice the last counts, so that an alias or a wrapper can be overruled.
+#[command(name = "defib", version, max_term_width = 100, after_help = EXITS, args_override_self = true)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXITS: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 daemon unreachable, 6 disabled, 130 interrupted.
+Of several services the highest code counts.";
+
+/// What holds for every verb, and may stand before or after it.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Options {
+    /// The configuration file [env: DEFIB_CONFIG] [default: /etc/defib/defib.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the socket is [env: DEFIB_RUNTIME_DIR] [default: /run/defib]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// What survives a restart of the machine [env: DEFIB_STATE_DIR] [default: /var/lib/defib]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the output of services goes [env: DEFIB_LOG_DIR] [default: /var/log/defib]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Where events come from: auto, ebpf or pidfd [env: DEFIB_SOURCE] [default: auto]
+    #[arg(long, global = true, value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Whether to use colour; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+impl Options {
+    /// What decides over the configuration file, with the environment of this process.
+    pub fn overrides(self, strict: bool) -> Overrides {
+        let Self { config, runtime_dir, state_dir, log_dir, source, json: _, color: _ } = self;
+        let flags = Flags { config, state_dir, runtime_dir, log_dir, source, strict };
+        Overrides::new(flags, |name| std::env::var_os(name), geteuid().as_raw())
+    }
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon, or ask the one that runs to leave
+    #[command(args_conflicts_with_subcommands = true)]
+    Daemon(Daemon),
+    /// Show services: ● up, ● on the way (yellow), ○ down
+    Status {
+        /// Which; all without one. `*` and `?` stand for any text and any character
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// A verb for services.
+    #[command(flatten)]
+    Act(Act),
+    /// Show what happened
+    Events {
+        /// Go on with what happens, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+        /// Only what concerns this service
+        #[arg(long, value_name = "NAME")]
+        service: Option<ServiceName>,
+        /// Only what happened after the event of this number (`seq` in the JSON)
+        #[arg(long, value_name = "SEQ")]
+        after: Option<u64>,
+    },
+    /// Check the configuration file: errors as FILE:LINE: KEY: …
+    Check {
+        /// Take warnings for errors
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Load the eBPF programs, say what came of it, and unload them
+    #[command(hide = true)]
+    LoadProbes,
+}
+
+/// The verbs for services.
+#[derive(Debug, Subcommand)]
+pub enum Act {
+    /// Start services, and wait until they run
+    Start(Wanted),
+    /// Stop services, and wait until nothing of them is left
+    Stop(Wanted),
+    /// Stop services and start them again; one that could not be started is left running
+    Restart(Wanted),
+    /// Forget failures: `failed` becomes `stopped`, and a series of restarts begins anew
+    Reset(Wanted),
+    /// Allow starts again
+    Enable(Wanted),
+    /// Stop services and refuse every start until `enable`
+    Disable(Wanted),
+    /// Send a signal to the main process of services; one that ends of it has crashed
+    Kill {
+        /// Which.
+        #[command(flatten)]
+        wanted: Wanted,
+        /// The signal, with or without SIG, or its number
+        #[arg(short, long, default_value = "TERM")]
+        signal: Signal,
+    },
+}
+
+impl Act {
+    /// The verb, and which services it is for.
+    pub fn split(self) -> (Verb, Wanted) {
+        match self {
+            Self::Start(wanted) => (Verb::Start, wanted),
+            Self::Stop(wanted) => (Verb::Stop, wanted),
+            Self::Restart(wanted) => (Verb::Restart, wanted),
+            Self::Reset(wanted) => (Verb::Reset, wanted),
+            Self::Enable(wanted) => (Verb::Enable, wanted),
+            Self::Disable(wanted) => (Verb::Disable, wanted),
+            Self::Kill { wanted, signal } => (Verb::Kill(signal), wanted),
+        }
+    }
+}
+
+/// The daemon's own verbs.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Set by the keeper for the daemon that it starts.
+    #[arg(long, hide = true)]
+    pub under_keeper: bool,
+    /// What to ask of the daemon that runs.
+    #[command(subcommand)]
+    pub ask: Option<DaemonVerb>,
+}
+
+/// What can be asked of a daemon.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum DaemonVerb {
+    /// End every service, then the daemon, and wait until it is gone
+    Stop {
+        /// By SIGKILL, without waiting for anybody
+        #[arg(long)]
+        now: bool,
+    },
+}
+
+/// Which services a verb is for, and how.
+#[derive(Debug, Args)]
+pub struct Wanted {
+    /// Which services. `*` and `?` stand for any text and any character
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    pub names: Vec<String>,
+    /// All services
+    #[arg(long)]
+    pub all: bool,
+    /// Return as soon as the daemon has taken the order
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_verb() {
+        for line in ["defib --json --runtime-dir /r status a", "defib status a --runtime-dir /r --json"] {
+            let cli = parse(line).unwrap();
+            assert!(cli.options.json && cli.options.runtime_dir == Some("/r".into()), "{line}");
+            assert!(matches!(cli.command, Command::Status { names } if names == ["a"]), "{line}");
+        }
+        let cli = parse("defib daemon stop --now --config /c").unwrap();
+        assert_eq!(cli.options.config, Some("/c".into()));
+        assert!(matches!(
+            cli.command,
+            Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now: true }), .. })
+        ));
+    }
+
+    #[test]
+    fn a_verb_names_services_or_means_all_of_them() {
+        for line in ["defib stop", "defib stop --all a", "defib kill a --signal NOPE", "defib stop a --now"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        let cli = parse("defib kill a b* --signal sighup --no-wait").unwrap();
+        let Command::Act(act) = cli.command else { panic!("not a verb for services") };
+        let (verb, wanted) = act.split();
+        assert_eq!((verb, wanted.names.len(), wanted.no_wait), (Verb::Kill(Signal(1)), 2, true));
+    }
+}

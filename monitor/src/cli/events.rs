@@ -1,0 +1,177 @@
+//! `defib events`
+
+use defib_core::model::{By, Cause, ServiceName};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::Exit;
+use super::args::Options;
+use super::output::{Printer, complain_of, escape, span};
+use super::session::{self, Failure};
+use crate::api::types::{Event, Exec, Exit as End, Failure as Obstacle, Unknown, What};
+
+/// Shows what happened, and with `follow` what happens.
+pub fn run(options: &Options, follow: bool, service: Option<&ServiceName>, after: Option<u64>) -> Exit {
+    session::run(options, async |client, printer| {
+        if !follow {
+            for event in client.events(after, service).await? {
+                show(printer, &event)?;
+            }
+            return Ok(Exit::Done);
+        }
+        let mut events = client.follow(after, service).await?;
+        while let Some(event) = events.next().await? {
+            show(printer, &event)?;
+        }
+        complain_of("the daemon has left");
+        Ok(Exit::Unreachable)
+    })
+}
+
+fn show(printer: &mut Printer, event: &Event) -> Result<(), Failure> {
+    if printer.json {
+        printer.print_json(event)
+    } else {
+        printer.print(&line(event, Timestamp::now(), TimeZone::system()))
+    }
+}
+
+/// An event in one line: when, to whom, what.
+fn line(event: &Event, now: Timestamp, zone: TimeZone) -> String {
+    let at = event.at.to_zoned(zone.clone());
+    let today = at.date() == now.to_zoned(zone).date();
+    let at = at.strftime(if today { "%H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S%.3f" });
+    let service = event.service.as_ref().map_or("-", ServiceName::as_str);
+    let (kind, text) = what(event);
+    format!("{at} {service:12} {kind:8} {text}\n")
+}
+
+/// The kind of an event, and the rest in words.
+fn what(event: &Event) -> (&'static str, String) {
+    let pid = event.pid.map_or_else(|| "a process".to_owned(), |pid| format!("pid {pid}"));
+    match &event.what {
+        What::Exec(Exec { failure: Some(failure), .. }) => ("exec", obstacle(failure)),
+        What::Exec(Exec { filename, .. }) => {
+            ("exec", format!("{pid} runs {}", escape(filename.as_deref().unwrap_or("a program"))))
+        }
+        What::Fork { parent } => ("fork", format!("{pid} made by pid {parent}")),
+        What::Exit(exit) => ("exit", format!("{pid} {}", end(exit))),
+        What::Oom { .. } => ("oom", format!("{pid} chosen by the out-of-memory killer")),
+        What::State { from, to, why, .. } if why.is_empty() => ("state", format!("{from} → {to}")),
+        What::State { from, to, why, .. } => ("state", format!("{from} → {to}: {}", escape(why))),
+        What::Restart { reason, attempt, delay_seconds, .. } => {
+            let when = if *delay_seconds == 0.0 {
+                "at once".to_owned()
+            } else {
+                format!("in {}", span(*delay_seconds))
+            };
+            ("restart", format!("#{attempt} {when} ({})", reason.as_str()))
+        }
+        What::Lost { source, count } => {
+            let count = count.map_or_else(|| "some events".to_owned(), |count| format!("{count} events"));
+            let by = source.map_or("on the way here", |source| source.as_str());
+            ("lost", format!("{count} lost ({by})"))
+        }
+    }
+}
+
+fn obstacle(Obstacle { call, error, remedy, .. }: &Obstacle) -> String {
+    escape(&format!("could not start: {call}: {error}; {remedy}"))
+}
+
+fn end(exit: &End) -> String {
+    let signal = escape(exit.signal.as_deref().unwrap_or("a signal"));
+    let how = match exit.cause {
+        Cause::Exit => format!("exited with code {}", exit.code.unwrap_or_default()),
+        Cause::Signal => format!("ended by {signal}"),
+        Cause::Core => format!("ended by {signal} (core dumped)"),
+        Cause::Oom => format!("ended by {signal} (out of memory)"),
+    };
+    let after = exit.ran_seconds.map(|ran| format!(" after {}", span(ran))).unwrap_or_default();
+    let by = match exit.by {
+        Some(by @ (By::Stop | By::Shutdown)) => format!(", asked by {}", by.as_str()),
+        Some(By::Itself) | None => String::new(),
+    };
+    let open = if exit.unknown.contains(&Unknown::Oom) { "; out of memory or not is unknown" } else { "" };
+    format!("{how}{after}{by}{open}")
+}
+
+#[cfg(test)]
+mod tests {
+    use defib_core::model::{Incarnation, Reason, State};
+
+    use super::*;
+
+    fn shown(what: What) -> String {
+        let event = Event {
+            seq: 1,
+            at: "2026-08-03T14:03:22.118Z".parse().unwrap(),
+            service: Some("flaky".parse().unwrap()),
+            pid: Some(4711),
+            what,
+        };
+        line(&event, "2026-08-03T20:00:00Z".parse().unwrap(), TimeZone::UTC)
+    }
+
+    fn exit() -> End {
+        End {
+            main: true,
+            incarnation: Some(Incarnation(2)),
+            cause: Cause::Core,
+            by: Some(By::Itself),
+            code: None,
+            signal: Some("SIGSEGV".to_owned()),
+            core: true,
+            oom: Some(false),
+            ran_seconds: Some(3.0),
+            cpu_seconds: Some(0.1),
+            max_rss_bytes: Some(4096),
+            unknown: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_event_is_one_line_for_people() {
+        let incarnation = Incarnation(2);
+        for (what, text) in [
+            (What::Exit(Box::new(exit())), "exit     pid 4711 ended by SIGSEGV (core dumped) after 3.0s"),
+            (
+                What::Exit(Box::new(End { cause: Cause::Exit, code: Some(0), by: Some(By::Stop), ..exit() })),
+                "exit     pid 4711 exited with code 0 after 3.0s, asked by stop",
+            ),
+            (
+                What::State { incarnation, from: State::Running, to: State::Crashed, why: String::new() },
+                "state    running → crashed",
+            ),
+            (
+                What::Restart { incarnation, reason: Reason::Signal, attempt: 2, delay_seconds: 0.1 },
+                "restart  #2 in 100ms (signal)",
+            ),
+            (
+                What::Exec(Exec {
+                    ok: true,
+                    main: true,
+                    filename: Some("/bin/\x1bx".to_owned()),
+                    failure: None,
+                }),
+                "exec     pid 4711 runs /bin/\\u{1b}x",
+            ),
+            (What::Fork { parent: 4710 }, "fork     pid 4711 made by pid 4710"),
+            (What::Lost { source: None, count: Some(7) }, "lost     7 events lost (on the way here)"),
+        ] {
+            assert_eq!(shown(what), format!("14:03:22.118 flaky        {text}\n"));
+        }
+    }
+
+    #[test]
+    fn an_event_of_another_day_has_its_date() {
+        let at: Timestamp = "2026-08-02T14:03:22.118Z".parse().unwrap();
+        let event =
+            Event { seq: 1, at, service: None, pid: None, what: What::Lost { source: None, count: None } };
+        let line = line(&event, "2026-08-03T20:00:00Z".parse().unwrap(), TimeZone::UTC);
+        assert_eq!(
+            line,
+            "2026-08-02 14:03:22.118 -            lost     some events lost (on the way here)\n"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! The command line: a verb, what it says to people or to scripts, and how it ends.
+//!
+//! Standard output carries what was asked for and standard error what went wrong, as `defib: …`. With `--json` standard
+//! output is JSON in the shapes of [`api::types`](crate::api::types), one value a call, or one a line for events.
+
+pub mod args;
+pub mod check;
+pub mod daemon;
+pub mod events;
+mod exit;
+mod glob;
+mod output;
+pub mod probes;
+mod session;
+pub mod status;
+mod targets;
+pub mod verbs;
+
+pub use exit::Exit;

@@ -1,0 +1,194 @@
+//! `defib status`
+
+use defib_core::model::{Cause, ServiceName, State};
+use jiff::Timestamp;
+
+use super::Exit;
+use super::args::Options;
+use super::output::{complain_of, escape, size, span, table};
+use super::session;
+use super::targets::{self, Targets};
+use crate::api::types::{LastExit, Service};
+
+/// Shows the services that `words` mean, or all of them.
+pub fn run(options: &Options, words: &[String]) -> Exit {
+    session::run(options, async |client, printer| {
+        let mut status = client.status().await?;
+        let mut exit = Exit::Done;
+        if !words.is_empty() {
+            let known: Vec<ServiceName> =
+                status.services.iter().map(|service| service.name.clone()).collect();
+            let Targets { names, missing } = targets::find(words, &known);
+            status.services.retain(|service| names.contains(&service.name));
+            for (_, text) in missing {
+                complain_of(&text);
+                exit = Exit::NotFound;
+            }
+        }
+        if printer.json {
+            printer.print_json(&status)?;
+        } else if !status.services.is_empty() {
+            printer.print(&lines(&status.services, Timestamp::now(), printer.color))?;
+        } else if words.is_empty() {
+            complain_of("no service is configured");
+        }
+        Ok(exit)
+    })
+}
+
+/// How a service is, at one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Light {
+    /// It does what it is there for.
+    Green,
+    /// It is on its way up or down, or runs without being of use.
+    Yellow,
+    /// It is down and stays down.
+    Red,
+}
+
+impl Light {
+    fn of(service: &Service) -> Self {
+        match service.state {
+            State::Running => {
+                let ports = service.ports.iter().all(|port| port.listening);
+                let good = service.ready && service.healthy != Some(false) && ports;
+                if good { Self::Green } else { Self::Yellow }
+            }
+            State::Starting | State::Stopping | State::Crashed | State::Retrying => Self::Yellow,
+            State::Stopped | State::Failed | State::Disabled => Self::Red,
+        }
+    }
+
+    fn mark(self, color: bool) -> &'static str {
+        match (self, color) {
+            (Self::Green | Self::Yellow, false) => "●",
+            (Self::Red, false) => "○",
+            (Self::Green, true) => "\x1b[32m●\x1b[0m",
+            (Self::Yellow, true) => "\x1b[33m●\x1b[0m",
+            (Self::Red, true) => "\x1b[31m○\x1b[0m",
+        }
+    }
+}
+
+fn lines(services: &[Service], now: Timestamp, color: bool) -> String {
+    let rows: Vec<_> = services.iter().map(|service| row(service, now)).collect();
+    let head = ["NAME", "STATE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "LAST EXIT", "NEXT/WHY"];
+    let mut lines = table(head, &rows).into_iter();
+    let head = lines.next().unwrap_or_default();
+    let marked = services.iter().zip(lines);
+    let marked = marked.map(|(service, line)| format!("{} {line}\n", Light::of(service).mark(color)));
+    std::iter::once(format!("  {head}\n")).chain(marked).collect()
+}
+
+fn row(service: &Service, now: Timestamp) -> [String; 9] {
+    [
+        service.name.to_string(),
+        service.state.to_string(),
+        service.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        service.uptime_seconds.map(span).unwrap_or_default(),
+        service.cpu_seconds.map(span).unwrap_or_default(),
+        service.memory_bytes.map(size).unwrap_or_default(),
+        service.restarts.to_string(),
+        service.last_exit.as_ref().map(|exit| last_exit(exit, now)).unwrap_or_default(),
+        next_or_why(service, now),
+    ]
+}
+
+fn last_exit(exit: &LastExit, now: Timestamp) -> String {
+    let signal = exit.signal.as_deref().unwrap_or("a signal");
+    let how = match exit.cause {
+        Cause::Exit => format!("code {}", exit.code.unwrap_or_default()),
+        Cause::Signal => signal.to_owned(),
+        Cause::Core => format!("{signal} (core)"),
+        Cause::Oom => format!("{signal} (oom)"),
+    };
+    format!("{} {} ago", escape(&how), span(now.duration_since(exit.at).as_secs_f64()))
+}
+
+fn next_or_why(service: &Service, now: Timestamp) -> String {
+    let next = service.next_start_at.map(|at| format!("in {}", span(at.duration_since(now).as_secs_f64())));
+    let flag = match service.state {
+        State::Running if !service.ready => Some("not ready".to_owned()),
+        State::Running if service.healthy == Some(false) => Some("unhealthy".to_owned()),
+        _ => None,
+    };
+    let why = Some(escape(&service.why)).filter(|why| !why.is_empty());
+    [next, flag, why].into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use defib_core::model::{By, Incarnation};
+
+    use super::*;
+
+    fn service(name: &str, state: State) -> Service {
+        Service {
+            name: name.parse().unwrap(),
+            state,
+            pid: None,
+            incarnation: Incarnation(1),
+            ready: false,
+            healthy: None,
+            adopted: false,
+            enabled: true,
+            started_at: None,
+            uptime_seconds: None,
+            restarts: 0,
+            last_exit: None,
+            next_start_at: None,
+            cpu_seconds: None,
+            memory_bytes: None,
+            ports: Vec::new(),
+            description: String::new(),
+            why: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_shows_what_an_operator_asks_first() {
+        let now: Timestamp = "2026-08-03T14:00:00Z".parse().unwrap();
+        let exit = LastExit {
+            cause: Cause::Core,
+            by: By::Itself,
+            code: None,
+            signal: Some("SIGSEGV".to_owned()),
+            core: true,
+            at: "2026-08-03T13:59:15Z".parse().unwrap(),
+            unknown: Vec::new(),
+        };
+        let api = Service {
+            pid: Some(4711),
+            ready: true,
+            uptime_seconds: Some(723.0),
+            cpu_seconds: Some(0.25),
+            memory_bytes: Some(5 << 20),
+            ..service("api", State::Running)
+        };
+        let flaky = Service {
+            restarts: 3,
+            last_exit: Some(exit),
+            next_start_at: Some("2026-08-03T14:00:04.200Z".parse().unwrap()),
+            why: "died\n3 times".to_owned(),
+            ..service("flaky", State::Retrying)
+        };
+        let wanted = "  NAME   STATE     PID   UPTIME  CPU    MEMORY  RESTARTS  LAST EXIT               NEXT/WHY\n\
+                      ● api    running   4711  12m3s   250ms  5.0M    0         -                       -\n\
+                      ● flaky  retrying  -     -       -      -       3         SIGSEGV (core) 45s ago  in 4.2s: died\\n3 times\n";
+        assert_eq!(lines(&[api.clone(), flaky], now, false), wanted);
+        let colored = lines(&[api], now, true);
+        assert!(colored.contains("\n\x1b[32m●\x1b[0m api"), "{colored:?}");
+    }
+
+    #[test]
+    fn the_light_follows_the_state_and_its_flags() {
+        let lights = State::ALL.map(|state| Light::of(&service("a", state)));
+        use Light::{Green, Red, Yellow};
+        assert_eq!(lights, [Red, Yellow, Yellow, Yellow, Yellow, Yellow, Red, Red], "running, but not ready");
+        let ready = Service { ready: true, ..service("a", State::Running) };
+        assert_eq!(Light::of(&ready), Green);
+        assert_eq!(Light::of(&Service { healthy: Some(false), ..ready.clone() }), Yellow);
+        assert_eq!(Light::of(&Service { healthy: Some(true), ..ready }), Green);
+    }
+}

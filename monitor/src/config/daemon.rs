@@ -1,0 +1,171 @@
+//! Reads `[daemon]`, under the flags and variables that decide over it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::document::{Document, Node};
+use super::error::{Place, quoted};
+use super::overrides::Overrides;
+use super::{planned, values};
+
+/// What the daemon itself needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// What survives a restart of the machine.
+    pub state_dir: PathBuf,
+    /// The socket, and what need not survive.
+    pub runtime_dir: PathBuf,
+    /// The output of services.
+    pub log_dir: PathBuf,
+    /// Where events come from.
+    pub source: SourceChoice,
+}
+
+/// `daemon.source`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceChoice {
+    /// The best that works here.
+    #[default]
+    Auto,
+    /// eBPF, or no start.
+    Ebpf,
+    /// pidfds.
+    Pidfd,
+}
+
+const SOURCES: [(&str, SourceChoice); 3] =
+    [("auto", SourceChoice::Auto), ("ebpf", SourceChoice::Ebpf), ("pidfd", SourceChoice::Pidfd)];
+
+impl SourceChoice {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ebpf => "ebpf",
+            Self::Pidfd => "pidfd",
+        }
+    }
+}
+
+impl fmt::Display for SourceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What `[daemon]` gives.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    state_dir: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    log_dir: Option<PathBuf>,
+    source: Option<SourceChoice>,
+    faulty: bool,
+}
+
+impl Given {
+    pub(super) fn read(node: Node<'_>) -> Option<Self> {
+        let mut table = node.table("a table")?;
+        let mut given = Self {
+            state_dir: table.get("state_dir", values::path),
+            runtime_dir: table.get("runtime_dir", socket_dir),
+            log_dir: table.get("log_dir", values::path),
+            source: table.get("source", source),
+            faulty: false,
+        };
+        given.faulty = table.faulty();
+        table.finish(|key| planned::refusal(planned::DAEMON, key));
+        Some(given)
+    }
+}
+
+/// A wish for a folder: in words, and as a test.
+type Wish = (&'static str, fn(&Path) -> bool);
+
+const FOLDER: Wish = (values::PATH, Path::is_absolute);
+
+/// sun_path of unix(7) has 108 bytes, and `/defib.sock` with its NUL takes 12 of them.
+const SOCKET_FOLDER: Wish =
+    ("an absolute path of at most 96 bytes, because the address of the socket in it is limited", |path| {
+        path.is_absolute() && path.as_os_str().len() <= 96
+    });
+
+fn socket_dir(node: Node<'_>) -> Option<PathBuf> {
+    let (wanted, valid) = SOCKET_FOLDER;
+    let path = values::path(node.clone())?;
+    if valid(&path) { Some(path) } else { node.refuse(wanted) }
+}
+
+fn source(node: Node<'_>) -> Option<SourceChoice> {
+    match node.value.as_str() {
+        Some(word) if planned::SOURCES.contains(&word) => node.complain(not_built(word)),
+        _ => values::word(node, &SOURCES),
+    }
+}
+
+fn not_built(word: &str) -> String {
+    format!("{} is not built yet, wanted {}", quoted(word), values::one_of(&SOURCES))
+}
+
+/// Settles every key: flag, variable, file, default.
+pub(super) fn settle(doc: &Document<'_>, given: Given, overrides: &Overrides) -> DaemonSettings {
+    let root = overrides.euid == 0;
+    let flags = &overrides.flags;
+    let set = |flag, value: &Option<PathBuf>, variable, wish| {
+        let value = value.as_deref().map(Path::as_os_str);
+        folder(doc, overrides.setting(flag, value, variable), wish)
+    };
+    let state_dir = set("--state-dir", &flags.state_dir, "DEFIB_STATE_DIR", FOLDER);
+    let runtime_dir = set("--runtime-dir", &flags.runtime_dir, "DEFIB_RUNTIME_DIR", SOCKET_FOLDER);
+    let log_dir = set("--log-dir", &flags.log_dir, "DEFIB_LOG_DIR", FOLDER);
+    let source = overrides.setting("--source", flags.source.as_deref().map(OsStr::new), "DEFIB_SOURCE");
+
+    let state_dir = state_dir.or(given.state_dir).unwrap_or_else(|| match overrides.state_dir() {
+        Some(path) => path,
+        None => {
+            // If the file gives one that was refused, that is the error to report.
+            if !given.faulty {
+                let message = "missing, and neither XDG_STATE_HOME nor HOME is set to derive it from";
+                doc.note(Place::Override, "daemon.state_dir", message);
+            }
+            PathBuf::new()
+        }
+    });
+    let log_dir = log_dir
+        .or(given.log_dir)
+        .unwrap_or_else(|| if root { PathBuf::from("/var/log/defib") } else { state_dir.join("log") });
+    DaemonSettings {
+        runtime_dir: runtime_dir.or(given.runtime_dir).unwrap_or_else(|| overrides.runtime_dir()),
+        source: chosen(doc, source).or(given.source).unwrap_or_default(),
+        state_dir,
+        log_dir,
+    }
+}
+
+/// The folder that a flag or a variable sets. One that is noted as wrong is never used, so it may be returned.
+fn folder(doc: &Document<'_>, set: Option<(&str, &OsStr)>, (wanted, valid): Wish) -> Option<PathBuf> {
+    let (name, value) = set?;
+    let path = Path::new(value);
+    if !valid(path) {
+        doc.note(
+            Place::Override,
+            name,
+            format!("found {}, wanted {wanted}", quoted(&path.to_string_lossy())),
+        );
+    }
+    Some(path.to_owned())
+}
+
+/// The source that a flag or a variable sets.
+fn chosen(doc: &Document<'_>, set: Option<(&str, &OsStr)>) -> Option<SourceChoice> {
+    let (name, value) = set?;
+    let value = value.to_string_lossy();
+    let found = SOURCES.iter().find(|(word, _)| *word == value).map(|(_, source)| *source);
+    if found.is_none() {
+        let planned = planned::SOURCES.contains(&value.as_ref());
+        let unknown = || format!("found {}, wanted {}", quoted(&value), values::one_of(&SOURCES));
+        doc.note(Place::Override, name, if planned { not_built(&value) } else { unknown() });
+    }
+    found
+}

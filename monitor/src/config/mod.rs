@@ -1,0 +1,35 @@
+//! The configuration: TOML in, [`Settings`] out, or every error at once.
+//!
+//! The document is walked with a typed cursor (`document.rs`) and not derived with serde, because serde stops at the
+//! first error and does not know lines. What the walk yields is made of types that cannot hold a wrong value, so
+//! nothing behind it checks again. [`parse()`] is pure: the daemon goes back to a held text with it. [`load`] and
+//! [`open_trusted`] are the only parts that touch the file system.
+//!
+//! A value is decided in this order: flag, variable, `[service.NAME]` or `[daemon]`, `[defaults]`, built in.
+
+mod command;
+mod daemon;
+mod document;
+pub mod env_file;
+mod error;
+mod load;
+mod overrides;
+mod planned;
+mod restart;
+mod service;
+mod settings;
+mod trust;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use daemon::{DaemonSettings, SourceChoice};
+pub use error::{ConfigErrors, Finding, Place};
+pub use load::{Loaded, Unreadable, load};
+pub use overrides::{Flags, Overrides};
+pub use settings::{Settings, parse};
+pub use trust::{Untrusted, open_trusted};
+
+/// The largest configuration or environment file: far more than anybody writes, and a bound for hostile ones.
+pub const MAX_FILE: u64 = 1 << 20;

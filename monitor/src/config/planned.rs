@@ -1,0 +1,59 @@
+//! The keys that are named in the design but not built yet: refused as such, neither ignored nor called unknown.
+//! Whoever builds one takes its name from here.
+
+/// What is said of them.
+const NOT_BUILT: &str = "not built yet; remove this key";
+
+/// The reason to refuse a key that stands in one of these lists.
+pub(super) fn refusal(planned: &[&str], key: &str) -> Option<&'static str> {
+    planned.contains(&key).then_some(NOT_BUILT)
+}
+
+/// Top-level tables.
+pub(super) const ROOT: &[&str] = &[
+    "alert", "breaker", "channel", "db", "flow", "history", "listen", "ports", "remote", "watch", "watcher",
+];
+
+/// `[daemon]`.
+pub(super) const DAEMON: &[&str] = &["backend", "id", "log", "pid_dir", "realtime"];
+
+/// Values of `daemon.source`.
+pub(super) const SOURCES: &[&str] = &["proc-connector"];
+
+/// `[service.NAME]`.
+pub(super) const SERVICE: &[&str] = &[
+    "adopt",
+    "backend",
+    "breach",
+    "depends_on",
+    "duplicates",
+    "early_start",
+    "health",
+    "health_listen",
+    "hold_for",
+    "hold_ports",
+    "inherit_env",
+    "instances",
+    "limits",
+    "log",
+    "max_runtime",
+    "needs_files",
+    "pid_file",
+    "ports",
+    "propagate",
+    "ready",
+    "sandbox",
+    "service_group",
+    "sockets",
+    "stage",
+    "stage_max_age",
+    "stage_watch",
+    "umask",
+    "when_down",
+];
+
+/// `[defaults]`, besides those of a service.
+pub(super) const DEFAULTS: &[&str] = &["profile"];
+
+/// `[service.NAME.stop]`.
+pub(super) const STOP: &[&str] = &["after", "before", "pause"];

@@ -1,0 +1,131 @@
+//! Reads `[service.NAME]` over `[defaults]` over what is built in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use defib_core::model::{Command, Launch, Leftovers, ServiceName, ServiceSpec, StopSpec};
+
+use super::command::command;
+use super::document::{Node, Table};
+use super::error::{Place, quoted};
+use super::restart::Restart;
+use super::{planned, values};
+
+/// The keys that services share, as layers of tables have set them so far: a nearer layer overwrites a farther one
+/// key by key, also inside `env`, `restart` and `stop`.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    cwd: PathBuf,
+    env: BTreeMap<String, String>,
+    env_file: Option<PathBuf>,
+    user: Option<String>,
+    group: Option<String>,
+    groups: Option<Vec<String>>,
+    autostart: bool,
+    restart: Restart,
+    stop: StopSpec,
+    leftovers: Leftovers,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            cwd: PathBuf::from("/"),
+            env: BTreeMap::new(),
+            env_file: None,
+            user: None,
+            group: None,
+            groups: None,
+            autostart: true,
+            restart: Restart::default(),
+            stop: StopSpec::default(),
+            leftovers: Leftovers::default(),
+        }
+    }
+}
+
+impl Keys {
+    fn read(&mut self, table: &mut Table<'_>) {
+        let some = |path| values::path(path).map(Some);
+        let account = |node| values::account(node).map(Some);
+        table.set(&mut self.cwd, "cwd", values::path);
+        table.get("env", |node| env(node, &mut self.env));
+        table.set(&mut self.env_file, "env_file", some);
+        table.set(&mut self.user, "user", account);
+        table.set(&mut self.group, "group", account);
+        table.set(&mut self.groups, "groups", |node| {
+            values::list(node, "an array of groups such as [\"video\", 44]", values::account).map(Some)
+        });
+        table.set(&mut self.autostart, "autostart", values::boolean);
+        table.get("restart", |node| self.restart.read(node));
+        table.get("stop", |node| stop(node, &mut self.stop));
+        table.set(&mut self.leftovers, "leftovers", |node| {
+            values::word(node, &[("kill", Leftovers::Kill), ("keep", Leftovers::Keep)])
+        });
+    }
+}
+
+/// Reads `[defaults]`.
+pub(super) fn defaults(node: Node<'_>) -> Option<Keys> {
+    let mut keys = Keys::default();
+    let mut table = node.table("a table of a service's keys")?;
+    keys.read(&mut table);
+    table.finish(|key| match key {
+        "command" | "description" => Some("belongs to one service; move it to its [service.NAME]"),
+        _ => planned::refusal(planned::SERVICE, key).or_else(|| planned::refusal(planned::DEFAULTS, key)),
+    });
+    Some(keys)
+}
+
+/// Reads a service, and where its command stands.
+pub(super) fn service(name: &str, node: Node<'_>, mut keys: Keys) -> Option<(ServiceSpec, Place)> {
+    let name = name.parse::<ServiceName>();
+    if let Err(why) = &name {
+        node.complain::<()>(format!("not a name for a service: {why}"));
+    }
+    let mut table = node.table("a table with the keys of a service")?;
+    let mut description = String::new();
+    table.set(&mut description, "description", values::line);
+    let command = table.get("command", |node| Some((node.place(), command(node)?)));
+    if !table.has("command") {
+        table.complain(
+            "command",
+            "missing; name the program, as in command = [\"/usr/bin/api\", \"--port\", \"80\"]",
+        );
+    }
+    keys.read(&mut table);
+    table.finish(|key| planned::refusal(planned::SERVICE, key));
+    let (place, command) = command?;
+    Some((finish(name.ok()?, description, command, keys), place))
+}
+
+fn finish(name: ServiceName, description: String, command: Command, keys: Keys) -> ServiceSpec {
+    let Keys { cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers } = keys;
+    let launch = Launch { command, cwd, env, env_file, user, group, groups };
+    ServiceSpec { name, description, launch, autostart, restart: restart.finish(), stop, leftovers }
+}
+
+fn env(node: Node<'_>, env: &mut BTreeMap<String, String>) -> Option<()> {
+    let table = node.table("a table of strings such as { RUST_LOG = \"info\" }")?;
+    for (name, node) in table.nodes() {
+        let value = values::argument(node);
+        if name.is_empty() || name.contains(['=', '\0']) {
+            table.complain(
+                name,
+                format!("found the name {}, wanted one without = and NUL, not empty", quoted(name)),
+            );
+        } else if let Some(value) = value {
+            env.insert(name.to_owned(), value);
+        }
+    }
+    Some(())
+}
+
+fn stop(node: Node<'_>, stop: &mut StopSpec) -> Option<()> {
+    let mut table = node.table("a table such as { signal = \"TERM\", timeout = \"10s\" }")?;
+    table.set(&mut stop.signal, "signal", values::signal);
+    // Zero is a wish that one may have: SIGKILL follows at once.
+    table.set(&mut stop.timeout, "timeout", values::duration);
+    table.finish(|key| planned::refusal(planned::STOP, key));
+    Some(())
+}

@@ -1,0 +1,81 @@
+//! From a text to [`Settings`], without touching the system.
+
+use defib_core::model::ServiceSpec;
+use toml::de::DeTable;
+
+use super::daemon::{self, DaemonSettings};
+use super::document::{Document, Node};
+use super::error::{ConfigErrors, Place, quoted};
+use super::overrides::Overrides;
+use super::planned;
+use super::service::{self, Keys};
+
+/// How many services one daemon may have.
+const MAX_SERVICES: usize = 4096;
+
+/// A configuration in which everything is valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[daemon]`, with the flags and variables that decide over it.
+    pub daemon: DaemonSettings,
+    /// `[service.NAME]`, in the order of their names.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// Reads a configuration, or finds everything that is wrong with it. `file` is its name in messages.
+pub fn parse(file: &str, text: &str, overrides: &Overrides) -> Result<Settings, ConfigErrors> {
+    read(file, text, overrides).map(|parsed| parsed.settings)
+}
+
+/// Settings, and what is known of their places.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) settings: Settings,
+    /// Where the command of each service stands.
+    pub(super) commands: Vec<Place>,
+}
+
+pub(super) fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Parsed, ConfigErrors> {
+    let doc = Document::new(file, text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What the parser guessed in order to go on is no ground for further complaints.
+        return Err(syntax(doc, text, &errors));
+    }
+
+    let mut table = doc.root(root.get_ref());
+    let given = table.get("daemon", daemon::Given::read).unwrap_or_default();
+    let defaults = table.get("defaults", service::defaults).unwrap_or_default();
+    let services = table.get("service", |node| services(node, &defaults)).unwrap_or_default();
+    table.finish(|key| planned::refusal(planned::ROOT, key));
+
+    let daemon = daemon::settle(&doc, given, overrides);
+    ConfigErrors::none(doc.into_findings())?;
+    let (services, commands) = services.into_iter().unzip();
+    Ok(Parsed { settings: Settings { daemon, services }, commands })
+}
+
+fn services(node: Node<'_>, defaults: &Keys) -> Option<Vec<(ServiceSpec, Place)>> {
+    let table = node.clone().table("a table [service.NAME] for each service")?;
+    let read: Vec<_> =
+        table.nodes().map(|(name, node)| service::service(name, node, defaults.clone())).collect();
+    if read.len() > MAX_SERVICES {
+        return node.complain(format!("found {} services, wanted at most {MAX_SERVICES}", read.len()));
+    }
+    read.into_iter().collect()
+}
+
+/// The parser's own words, once a line: what follows on a line is mostly a consequence.
+fn syntax(doc: Document<'_>, text: &str, errors: &[toml::de::Error]) -> ConfigErrors {
+    let mut lines = std::collections::BTreeSet::new();
+    for error in errors {
+        let span = error.span().unwrap_or_default();
+        let place = doc.place(span.start);
+        if lines.insert(place.clone()) {
+            let found = text.get(span).filter(|found| !found.is_empty());
+            let found = found.map(|found| format!(": {}", quoted(found))).unwrap_or_default();
+            doc.note(place, "", format!("not valid TOML: {}{found}", error.message()));
+        }
+    }
+    ConfigErrors::sorted(doc.into_findings())
+}

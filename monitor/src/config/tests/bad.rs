@@ -1,0 +1,482 @@
+//! Bad input: every case with all of its messages, word for word.
+
+use super::{bad, root};
+
+/// A text, and what is said of it.
+const TEXTS: &[(&str, &str)] = &[
+    ("a = ", "f:1: not valid TOML: string values must be quoted, expected literal string"),
+    (r#"command = "x"#, r#"f:1: not valid TOML: invalid basic string, expected `"`"#),
+    (
+        r#"[service.a]
+command = "x"
+command = "y""#,
+        r#"f:3: not valid TOML: duplicate key: "command""#,
+    ),
+    (
+        r#"[service.a]
+command = "x"
+[service.a]
+cwd = "/""#,
+        r#"f:3: not valid TOML: duplicate key: "a""#,
+    ),
+    (
+        "just words
+[oops
+x = 1",
+        "f:1: not valid TOML: key with no value, expected `=`
+f:2: not valid TOML: unclosed table, expected `]`",
+    ),
+    ("x = [1,", "f:1: not valid TOML: unclosed array, expected `]`"),
+    ("commmand = 1", "f:1: commmand: unknown key; known here: daemon, defaults, service"),
+    ("\x1b]0;hi = 1", "f:1: not valid TOML: key with no value, expected `=`"),
+    (r#""\u001b]0;hi" = 1"#, r#"f:1: "\u{1b}]0;hi": unknown key; known here: daemon, defaults, service"#),
+    ("services = 1", "f:1: services: unknown key; did you mean service?"),
+    (
+        r#"[listen]
+metrics = """#,
+        "f:1: listen: not built yet; remove this key",
+    ),
+    (
+        r#"[daemon]
+state_dri = "/x""#,
+        "f:2: daemon.state_dri: unknown key; did you mean state_dir?",
+    ),
+    (
+        r#"[daemon]
+state_dir = "var/lib""#,
+        r#"f:2: daemon.state_dir: found the string "var/lib", wanted an absolute path"#,
+    ),
+    (
+        "[daemon]
+state_dir = 5",
+        "f:2: daemon.state_dir: found the integer 5, wanted an absolute path",
+    ),
+    (
+        r#"[daemon]
+runtime_dir = "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa""#,
+        r#"f:2: daemon.runtime_dir: found the string "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"…, wanted an absolute path of at most 96 bytes, because the address of the socket in it is limited"#,
+    ),
+    (
+        r#"[daemon]
+source = "proc-connector""#,
+        r#"f:2: daemon.source: "proc-connector" is not built yet, wanted "auto", "ebpf" or "pidfd""#,
+    ),
+    (
+        r#"[daemon]
+source = "epbf""#,
+        r#"f:2: daemon.source: found the string "epbf", wanted "auto", "ebpf" or "pidfd""#,
+    ),
+    (
+        r#"[daemon]
+log_dir = "/a\u0000b"
+pid_dir = "/run""#,
+        r#"f:2: daemon.log_dir: found the string "/a\0b", wanted an absolute path
+f:3: daemon.pid_dir: not built yet; remove this key"#,
+    ),
+    (r#"daemon = "/etc""#, r#"f:1: daemon: found the string "/etc", wanted a table"#),
+    (
+        r#"[defaults]
+command = "x"
+description = "y""#,
+        "f:2: defaults.command: belongs to one service; move it to its [service.NAME]
+f:3: defaults.description: belongs to one service; move it to its [service.NAME]",
+    ),
+    (
+        r#"[defaults]
+profile = "flowless"
+health = {}"#,
+        "f:2: defaults.profile: not built yet; remove this key
+f:3: defaults.health: not built yet; remove this key",
+    ),
+    (
+        r#"[defaults]
+stop = { timeout = 10 }
+[service.a]
+command = "x"
+[service.b]
+command = "x""#,
+        r#"f:2: defaults.stop.timeout: found the integer 10, wanted a duration such as "100ms" or "1m30s"; for seconds write "10s""#,
+    ),
+    (
+        r#"service = "api""#,
+        r#"f:1: service: found the string "api", wanted a table [service.NAME] for each service"#,
+    ),
+    (
+        r#"[[service]]
+name = "a""#,
+        "f:1: service: found an array, wanted a table [service.NAME] for each service",
+    ),
+    (
+        "[service]
+api = 1",
+        "f:2: service.api: found the integer 1, wanted a table with the keys of a service",
+    ),
+    (
+        r#"[service."a b"]
+command = "x""#,
+        r#"f:1: service."a b": not a name for a service: a name starts with a letter, a digit or `_`, goes on with letters, digits, `_`, `-` and `.`, and has at most 64 bytes"#,
+    ),
+    (
+        r#"[service.-a]
+command = "x""#,
+        "f:1: service.-a: not a name for a service: a name starts with a letter, a digit or `_`, goes on with letters, digits, `_`, `-` and `.`, and has at most 64 bytes",
+    ),
+    (
+        "[service.a]",
+        r#"f:1: service.a.command: missing; name the program, as in command = ["/usr/bin/api", "--port", "80"]"#,
+    ),
+    (
+        "[service.a]
+command = 5",
+        r#"f:2: service.a.command: found the integer 5, wanted a command: an array such as ["/usr/bin/api", "--port", "80"], or one string"#,
+    ),
+    (
+        "[service.a]
+command = []",
+        "f:2: service.a.command: the command is empty; name a program",
+    ),
+    (
+        r#"[service.a]
+command = """#,
+        "f:2: service.a.command: the command is empty; name a program",
+    ),
+    (
+        r#"[service.a]
+command = "   ""#,
+        "f:2: service.a.command: the command is empty; name a program",
+    ),
+    (
+        r#"[service.a]
+command = ["", "x"]"#,
+        "f:2: service.a.command: the program, the first word of the command, is empty",
+    ),
+    (
+        r#"[service.a]
+command = ["a", 5, "c", true]"#,
+        r#"f:2: service.a.command[1]: found the integer 5, wanted a string; write "5"
+f:2: service.a.command[3]: found the boolean true, wanted a string; write "true""#,
+    ),
+    (
+        r#"[service.a]
+command = ["a\u0000"]"#,
+        r#"f:2: service.a.command[0]: found the string "a\0", wanted a string without NUL"#,
+    ),
+    (
+        r#"[service.a]
+command = "a\u0000b""#,
+        r#"f:2: service.a.command: found the string "a\0b", wanted a string without NUL"#,
+    ),
+    (
+        r#"[service.a]
+command = "sort < in | uniq > out""#,
+        r#"f:2: service.a.command: found the string "sort < in | uniq > out", in which < needs a shell, and defib uses none; write command = ["sh", "-c", "…"], or quote the sign if it has no meaning there"#,
+    ),
+    (
+        r#"[service.a]
+command = "echo $HOME""#,
+        r#"f:2: service.a.command: found the string "echo $HOME", in which $ needs a shell, and defib uses none; write command = ["sh", "-c", "…"], or quote the sign if it has no meaning there"#,
+    ),
+    (
+        r#"[service.a]
+command = "echo 'open""#,
+        r#"f:2: service.a.command: found the string "echo 'open", wanted a command whose quotes are closed and which does not end in a backslash"#,
+    ),
+    (
+        r#"[service.a]
+command = "x"
+depends_on = { db = "ready" }
+ports = [80]"#,
+        "f:3: service.a.depends_on: not built yet; remove this key
+f:4: service.a.ports: not built yet; remove this key",
+    ),
+];
+
+/// The third line of a service after its command, and what is said of it.
+const SERVICE_LINES: &[(&str, &str)] = &[
+    (
+        r#"description = "two\nlines""#,
+        r#"f:3: service.a.description: found the string "two\nlines", wanted one line of text without control characters"#,
+    ),
+    (r#"cwd = "srv""#, r#"f:3: service.a.cwd: found the string "srv", wanted an absolute path"#),
+    (r#"cwd = ["/"]"#, "f:3: service.a.cwd: found an array, wanted an absolute path"),
+    (
+        r#"env = "A=1""#,
+        r#"f:3: service.a.env: found the string "A=1", wanted a table of strings such as { RUST_LOG = "info" }"#,
+    ),
+    (
+        r#"env = { A = 1, B = true, C = 1.5, D = "ok", "E=F" = "x", "" = "x", G = ["a"] }"#,
+        r#"f:3: service.a.env."": found the name "", wanted one without = and NUL, not empty
+f:3: service.a.env."E=F": found the name "E=F", wanted one without = and NUL, not empty
+f:3: service.a.env.A: found the integer 1, wanted a string; write "1"
+f:3: service.a.env.B: found the boolean true, wanted a string; write "true"
+f:3: service.a.env.C: found the float 1.5, wanted a string; write "1.5"
+f:3: service.a.env.G: found an array, wanted a string"#,
+    ),
+    (
+        r#"env = { A = "x\u0000" }"#,
+        r#"f:3: service.a.env.A: found the string "x\0", wanted a string without NUL"#,
+    ),
+    (
+        r#"env_file = "x.env""#,
+        r#"f:3: service.a.env_file: found the string "x.env", wanted an absolute path"#,
+    ),
+    (
+        r#"user = "-1""#,
+        r#"f:3: service.a.user: found the string "-1", wanted a name or a number from 0 to 4294967294"#,
+    ),
+    (
+        r#"user = """#,
+        r#"f:3: service.a.user: found the string "", wanted a name or a number from 0 to 4294967294"#,
+    ),
+    (
+        "user = 4294967295",
+        "f:3: service.a.user: found the integer 4294967295, wanted a name or a number from 0 to 4294967294",
+    ),
+    (
+        r#"user = "a:b""#,
+        r#"f:3: service.a.user: found the string "a:b", wanted a name or a number from 0 to 4294967294"#,
+    ),
+    (
+        "user = 1.5",
+        "f:3: service.a.user: found the float 1.5, wanted a name or a number from 0 to 4294967294",
+    ),
+    (
+        r#"groups = "video""#,
+        r#"f:3: service.a.groups: found the string "video", wanted an array of groups such as ["video", 44]"#,
+    ),
+    (
+        r#"groups = ["video", -1, {}]"#,
+        "f:3: service.a.groups[1]: found the integer -1, wanted a name or a number from 0 to 4294967294
+f:3: service.a.groups[2]: found a table, wanted a name or a number from 0 to 4294967294",
+    ),
+    (r#"autostart = "yes""#, r#"f:3: service.a.autostart: found the string "yes", wanted true or false"#),
+    ("autostrat = true", "f:3: service.a.autostrat: unknown key; did you mean autostart?"),
+    (
+        "heath = {}",
+        "f:3: service.a.heath: unknown key; known here: description, command, cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers",
+    ),
+    (r#"health = { http = "x" }"#, "f:3: service.a.health: not built yet; remove this key"),
+    (
+        "zzz = 1",
+        "f:3: service.a.zzz: unknown key; known here: description, command, cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers",
+    ),
+    (
+        r#"restart = "always""#,
+        r#"f:3: service.a.restart: found the string "always", wanted a table; write restart = { policy = "always" }"#,
+    ),
+    (
+        r#"restart = "no""#,
+        r#"f:3: service.a.restart: found the string "no", wanted a table such as { policy = "always" }"#,
+    ),
+    (r#"restart = { polcy = "always" }"#, "f:3: service.a.restart.polcy: unknown key; did you mean policy?"),
+    (
+        r#"restart.policy = "on-fail""#,
+        r#"f:3: service.a.restart.policy: found the string "on-fail", wanted "on-failure", "always" or "never""#,
+    ),
+    (
+        "restart.success_codes = 0",
+        "f:3: service.a.restart.success_codes: found the integer 0, wanted an array of exit codes such as [0, 143]",
+    ),
+    (
+        "restart.success_codes = [0, 256, -1]",
+        "f:3: service.a.restart.success_codes[1]: found the integer 256, wanted an exit code from 0 to 255
+f:3: service.a.restart.success_codes[2]: found the integer -1, wanted an exit code from 0 to 255",
+    ),
+    (
+        r#"restart.never_codes = [3, 0, "4"]"#,
+        r#"f:3: service.a.restart.never_codes[2]: found the string "4", wanted an exit code from 0 to 255"#,
+    ),
+    (
+        "restart = { never_codes = [0, 5], success_codes = [0, 3, 5] }",
+        "f:3: service.a.restart.never_codes: exit code 0 is in both success_codes and never_codes
+f:3: service.a.restart.never_codes: exit code 5 is in both success_codes and never_codes",
+    ),
+    (
+        "restart.never_codes = [0]",
+        "f:3: service.a.restart.never_codes: exit code 0 is in both success_codes and never_codes",
+    ),
+    (
+        "restart.immediate = -1",
+        "f:3: service.a.restart.immediate: found the integer -1, wanted a whole number from 0 to 4294967295",
+    ),
+    (
+        r#"restart.immediate = "one""#,
+        r#"f:3: service.a.restart.immediate: found the string "one", wanted a whole number from 0 to 4294967295"#,
+    ),
+    (
+        r#"restart = { backoff = { initial = "1s" }, delays = ["1s"] }"#,
+        "f:3: service.a.restart.delays: given together with backoff; choose one of the two",
+    ),
+    (
+        r#"restart.backoff = { initial = "2s", max = "1s" }"#,
+        "f:3: service.a.restart.backoff.max: max is 1s, but must be at least initial, which is 2s",
+    ),
+    (
+        r#"restart.backoff = { initial = "2m" }"#,
+        "f:3: service.a.restart.backoff.initial: max is 1m, but must be at least initial, which is 2m",
+    ),
+    (
+        r#"restart.backoff = { initial = "0s", max = "1ms" }"#,
+        r#"f:3: service.a.restart.backoff.initial: found the string "0s", wanted a duration above zero, such as "100ms" or "1m30s""#,
+    ),
+    (
+        "restart.backoff = { factor = 0.5, jitter = 1.1 }",
+        "f:3: service.a.restart.backoff.factor: found the float 0.5, wanted a finite number, at least 1
+f:3: service.a.restart.backoff.jitter: found the float 1.1, wanted a number from 0 to 1",
+    ),
+    (
+        "restart.backoff = { factor = inf, jitter = nan }",
+        "f:3: service.a.restart.backoff.factor: found the float inf, wanted a finite number, at least 1
+f:3: service.a.restart.backoff.jitter: found the float nan, wanted a number from 0 to 1",
+    ),
+    (
+        "restart.backoff = { factor = 1e400 }",
+        "f:3: service.a.restart.backoff.factor: found the float 1e400, wanted a finite number, at least 1",
+    ),
+    (
+        r#"restart.backoff = "1s""#,
+        r#"f:3: service.a.restart.backoff: found the string "1s", wanted a table such as { initial = "100ms", factor = 2, max = "60s", jitter = 0.1 }"#,
+    ),
+    ("restart.backoff.factr = 2", "f:3: service.a.restart.backoff.factr: unknown key; did you mean factor?"),
+    ("restart.delays = []", "f:3: service.a.restart.delays: the array is empty; give one delay at least"),
+    (
+        r#"restart.delays = "5s""#,
+        r#"f:3: service.a.restart.delays: found the string "5s", wanted an array of durations such as ["5s", "10s"]"#,
+    ),
+    (
+        r#"restart.delays = ["5s", 10, "x", "1h2h"]"#,
+        r#"f:3: service.a.restart.delays[1]: found the integer 10, wanted a duration such as "100ms" or "1m30s"; for seconds write "10s"
+f:3: service.a.restart.delays[2]: found the string "x", wanted a duration such as "100ms" or "1m30s": it is made of whole numbers, each with its unit
+f:3: service.a.restart.delays[3]: found the string "1h2h", wanted a duration such as "100ms" or "1m30s": each unit comes once, the longest first"#,
+    ),
+    (
+        "restart.max_restarts = 0",
+        r#"f:3: service.a.restart.max_restarts: found the integer 0, wanted a whole number from 1 to 256 or "none""#,
+    ),
+    (
+        "restart.max_restarts = 257",
+        r#"f:3: service.a.restart.max_restarts: found the integer 257, wanted a whole number from 1 to 256 or "none""#,
+    ),
+    (
+        r#"restart.max_restarts = "unlimited""#,
+        r#"f:3: service.a.restart.max_restarts: found the string "unlimited", wanted a whole number from 1 to 256 or "none""#,
+    ),
+    (
+        "restart.max_restarts = 0xffffffffffffffffffff",
+        r#"f:3: service.a.restart.max_restarts: found the integer 0xffffffffffffffffffff, wanted a whole number from 1 to 256 or "none""#,
+    ),
+    (
+        r#"restart.window = "0s""#,
+        r#"f:3: service.a.restart.window: found the string "0s", wanted a duration above zero, such as "5m", or "none""#,
+    ),
+    (
+        "restart.window = 300",
+        r#"f:3: service.a.restart.window: found the integer 300, wanted a duration above zero, such as "5m", or "none"; for seconds write "300s""#,
+    ),
+    (
+        r#"restart.window = "5 minutes""#,
+        r#"f:3: service.a.restart.window: found the string "5 minutes", wanted a duration above zero, such as "5m", or "none": it is made of whole numbers, each with its unit"#,
+    ),
+    (
+        r#"restart.give_up = "never""#,
+        r#"f:3: service.a.restart.give_up: found the string "never", wanted "fail" or { retry_every = "6h" }"#,
+    ),
+    (
+        r#"restart.give_up = { retry_every = "0s" }"#,
+        r#"f:3: service.a.restart.give_up.retry_every: found the string "0s", wanted a duration above zero, such as "100ms" or "1m30s""#,
+    ),
+    (
+        "restart.give_up = {}",
+        r#"f:3: service.a.restart.give_up.retry_every: missing; give_up is "fail" or { retry_every = "6h" }"#,
+    ),
+    (
+        r#"restart.give_up = { retry = "6h" }"#,
+        r#"f:3: service.a.restart.give_up.retry: unknown key; known here: retry_every
+f:3: service.a.restart.give_up.retry_every: missing; give_up is "fail" or { retry_every = "6h" }"#,
+    ),
+    (
+        r#"restart.reset_after = "10""#,
+        r#"f:3: service.a.restart.reset_after: found the string "10", wanted a duration above zero, such as "100ms" or "1m30s": a number needs its unit: d, h, m, s, ms or us"#,
+    ),
+    (
+        r#"restart.reset_after = "40000d""#,
+        r#"f:3: service.a.restart.reset_after: found the string "40000d", wanted a duration above zero, such as "100ms" or "1m30s": the longest is 36500d"#,
+    ),
+    (
+        "restart = []",
+        r#"f:3: service.a.restart: found an array, wanted a table such as { policy = "always" }"#,
+    ),
+    (
+        r#"stop = "TERM""#,
+        r#"f:3: service.a.stop: found the string "TERM", wanted a table such as { signal = "TERM", timeout = "10s" }"#,
+    ),
+    (
+        r#"stop = { signal = "TREM", timeout = "soon" }"#,
+        r#"f:3: service.a.stop.signal: found the string "TREM", wanted a signal: a signal is a name with or without SIG (TERM, SIGKILL, RTMIN+3) or a number from 1 to 64
+f:3: service.a.stop.timeout: found the string "soon", wanted a duration such as "100ms" or "1m30s": it is made of whole numbers, each with its unit"#,
+    ),
+    (
+        "stop.signal = 15",
+        r#"f:3: service.a.stop.signal: found the integer 15, wanted a signal such as "TERM""#,
+    ),
+    (
+        r#"stop = { before = ["x"], afterr = 1 }"#,
+        "f:3: service.a.stop.afterr: unknown key; known here: signal, timeout
+f:3: service.a.stop.before: not built yet; remove this key",
+    ),
+    (
+        r#"leftovers = "reap""#,
+        r#"f:3: service.a.leftovers: found the string "reap", wanted "kill" or "keep""#,
+    ),
+    (
+        "leftovers = 2020-01-01",
+        r#"f:3: service.a.leftovers: found the date-time 2020-01-01, wanted "kill" or "keep""#,
+    ),
+    (
+        r#"cwd = "\u001b[2J\u202e/""#,
+        r#"f:3: service.a.cwd: found the string "\u{1b}[2J\u{202e}/", wanted an absolute path"#,
+    ),
+];
+
+#[test]
+fn every_error_is_reported_at_its_line() {
+    for (text, errors) in TEXTS {
+        assert_eq!(bad(text, &root()).join("\n"), *errors, "in\n{text}");
+    }
+}
+
+#[test]
+fn every_error_of_a_service_names_its_key() {
+    for (line, errors) in SERVICE_LINES {
+        let text = format!("[service.a]\ncommand = \"x\"\n{line}");
+        assert_eq!(bad(&text, &root()).join("\n"), *errors, "in {line}");
+    }
+}
+
+#[test]
+fn errors_of_all_tables_come_together_in_the_order_of_lines() {
+    let text = "[service.b]\nx = 1\n[daemon]\nsource = 1\n[service.a]\ncommand = []\n[defaults]\ncwd = 1\n";
+    let lines: Vec<String> = bad(text, &root()).into_iter().map(|error| error[..4].to_owned()).collect();
+    assert_eq!(lines, ["f:1:", "f:2:", "f:4:", "f:6:", "f:8:"]);
+}
+
+#[test]
+fn lines_of_long_values_are_those_of_their_items() {
+    let text = "[service.a]\ncommand = [\n  'x',\n  5,\n]\n[service.a.restart]\ndelays = [\n'1s',\n'2',\n]\n";
+    let lines: Vec<String> = bad(text, &root()).into_iter().map(|error| error[..4].to_owned()).collect();
+    assert_eq!(lines, ["f:4:", "f:9:"]);
+}
+
+#[test]
+fn there_is_a_limit_to_services() {
+    let text: String = (0..4097).map(|n| format!("[service.s{n}]\ncommand = 'x'\n")).collect();
+    assert_eq!(bad(&text, &root()), ["f:1: service: found 4097 services, wanted at most 4096"]);
+}
+
+#[test]
+fn huge_values_and_keys_do_not_make_huge_messages() {
+    let (long, number) = ("k".repeat(1 << 19), "9".repeat(1 << 18));
+    for error in bad(&format!("{long} = 1\n[daemon]\nstate_dir = '{long}'\nlog_dir = {number}"), &root()) {
+        assert!(error.len() < 300, "{} bytes", error.len());
+    }
+}

@@ -1,0 +1,117 @@
+//! What the surfaces hold of the daemon: typed requests in, immutable views out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
+use defib_core::{Reply, Verb};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::journal::Journal;
+
+/// The name of the API's socket in the runtime directory.
+pub const SOCKET: &str = "defib.sock";
+
+/// How many requests may wait for the supervisor thread. When it is full, a request is refused as [`Refused::Busy`].
+pub const QUEUE: usize = 256;
+
+/// What is asked of the supervisor thread.
+#[derive(Debug)]
+pub enum Ask {
+    /// A verb for one service, answered when it is done.
+    Verb {
+        /// The service.
+        service: ServiceName,
+        /// The verb.
+        verb: Verb,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// Stop every service and leave; `hurry`: by SIGKILL.
+    Shutdown {
+        /// Whether not to wait for anybody.
+        hurry: bool,
+    },
+}
+
+/// The views of all services at one moment.
+pub type Views = Arc<BTreeMap<ServiceName, Arc<ServiceView>>>;
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The event source in use.
+    pub source: SourceName,
+    /// Why it is that one: a line for each thing that was found out.
+    pub source_why: Vec<String>,
+    /// The keeper.
+    pub keeper_pid: u32,
+    /// When this daemon started.
+    pub started: Tick,
+    /// Where the cgroups of the services are; `None`: there are none, and this is why.
+    pub cgroup: Result<String, String>,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Too many requests wait.
+    #[error("{QUEUE} requests are waiting already; try again in a moment")]
+    Busy,
+    /// The daemon is leaving.
+    #[error("defib is shutting down")]
+    Leaving,
+}
+
+/// The surfaces' end. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    asks: mpsc::Sender<Ask>,
+    views: watch::Receiver<Views>,
+    /// The latest events.
+    pub journal: Arc<Journal>,
+    /// What does not change.
+    pub facts: Arc<Facts>,
+}
+
+impl Handle {
+    /// Joins the parts.
+    pub fn new(
+        asks: mpsc::Sender<Ask>,
+        views: watch::Receiver<Views>,
+        journal: Arc<Journal>,
+        facts: Arc<Facts>,
+    ) -> Self {
+        Self { asks, views, journal, facts }
+    }
+
+    /// All services, as they are now.
+    pub fn views(&self) -> Views {
+        Arc::clone(&self.views.borrow())
+    }
+
+    /// Asks for a verb. The receiver gets the answer when the verb is done.
+    ///
+    /// # Errors
+    /// If too many requests wait, or the daemon is leaving.
+    pub fn request(&self, service: ServiceName, verb: Verb) -> Result<oneshot::Receiver<Reply>, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Verb { service, verb, reply })?;
+        Ok(answer)
+    }
+
+    /// Asks the daemon to leave.
+    ///
+    /// # Errors
+    /// If too many requests wait, or it is leaving already.
+    pub fn shutdown(&self, hurry: bool) -> Result<(), Refused> {
+        self.ask(Ask::Shutdown { hurry })
+    }
+
+    fn ask(&self, ask: Ask) -> Result<(), Refused> {
+        self.asks.try_send(ask).map_err(|full| match full {
+            mpsc::error::TrySendError::Full(_) => Refused::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refused::Leaving,
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! The latest events, in memory, for whoever asks or follows.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use defib_core::model::{KernelEvent, Record, ServiceName, SourceName, Tick};
+use tokio::sync::{broadcast, mpsc};
+
+/// How many events are kept. One takes about 300 bytes.
+const KEPT: usize = 4096;
+
+/// How many events may wait between the supervisor thread and the journal. When it is full, events are dropped
+/// and counted: the supervisor thread never waits.
+const QUEUE: usize = 8192;
+
+/// How far a follower may lag behind before it is told that it has missed events.
+const LAG: usize = 1024;
+
+/// Something that happened, with its place in the order of everything.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Grows by one with every event, and over restarts of the daemon.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Tick,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The core tells of a service.
+    Service(Record),
+    /// The kernel tells of a process of a service.
+    Kernel {
+        /// The service to which the process belongs.
+        service: ServiceName,
+        /// What the kernel told.
+        event: KernelEvent,
+    },
+    /// A source has lost events.
+    Lost {
+        /// The source.
+        source: SourceName,
+        /// How many events.
+        count: u64,
+    },
+}
+
+/// The supervisor thread's end.
+#[derive(Debug)]
+pub struct JournalWriter {
+    queue: mpsc::Sender<Entry>,
+    next: u64,
+    dropped: u64,
+}
+
+impl JournalWriter {
+    /// Tells of an event. Never waits.
+    pub fn tell(&mut self, at: Tick, event: Event) {
+        let entry = Entry { seq: self.next, at, event };
+        self.next += 1;
+        if self.queue.try_send(entry).is_err() {
+            self.dropped += 1;
+        }
+    }
+
+    /// How many events did not fit into the queue.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+/// The readers' end.
+#[derive(Debug)]
+pub struct Journal {
+    /// Guards the kept events: the journal's task writes, the API's tasks read, all on the surfaces' thread, so
+    /// it is never contended and the supervisor thread never touches it.
+    kept: Mutex<VecDeque<Arc<Entry>>>,
+    news: broadcast::Sender<Arc<Entry>>,
+}
+
+impl Journal {
+    /// Both ends, and the queue between them that [`Journal::run`] empties. `first` is the first number.
+    pub fn new(first: u64) -> (JournalWriter, Arc<Self>, mpsc::Receiver<Entry>) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let journal = Arc::new(Self { kept: Mutex::default(), news: broadcast::channel(LAG).0 });
+        (JournalWriter { queue, next: first, dropped: 0 }, journal, waiting)
+    }
+
+    /// Moves events from the queue to the readers until the supervisor thread is gone.
+    pub async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Entry>) {
+        while let Some(entry) = waiting.recv().await {
+            let entry = Arc::new(entry);
+            let mut kept = self.kept();
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(Arc::clone(&entry));
+            // Inside the lock, so that `follow` sees each event once. Nobody may be listening: that is fine.
+            drop(self.news.send(entry));
+        }
+    }
+
+    /// The kept events after number `after`, oldest first.
+    pub fn since(&self, after: u64) -> Vec<Arc<Entry>> {
+        self.kept().iter().filter(|entry| entry.seq > after).cloned().collect()
+    }
+
+    /// The kept events after number `after`, and a receiver of all that follow, without a gap or an overlap.
+    pub fn follow(&self, after: u64) -> (Vec<Arc<Entry>>, broadcast::Receiver<Arc<Entry>>) {
+        let kept = self.kept();
+        let past = kept.iter().filter(|entry| entry.seq > after).cloned().collect();
+        (past, self.news.subscribe())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Entry>>> {
+        // A panic of a reader leaves the deque whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,383 @@
+//! What is opened in which order when the daemon starts, and closed again when it leaves.
+//!
+//! 1. The keeper hands over what it holds. A first daemon gets nothing; a later one gets the configuration that was
+//!    accepted, the lock, the API's socket, and the memo and state of every slot.
+//! 2. Configuration, folders, lock, socket, cgroups, event source: what cannot be had is an error for the first
+//!    daemon and ends the keeper too; cgroups and eBPF are optional and their lack is told.
+//! 3. The core is told of the past, then begins.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use defib_core::{Input, Supervisor};
+use nix::unistd::{Gid, Group, Uid};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use super::handle::{self, Facts, Handle};
+use super::journal::Journal;
+use super::link::{KeeperLink, LinkError};
+use super::run::Daemon;
+use super::slots::{Kept, Slots};
+use super::surfaces::{Serve, Surfaces};
+use crate::config::{self, Overrides, Settings};
+use crate::effect::cgroup::CgroupTree;
+use crate::effect::clock;
+use crate::effect::planner::{Planner, Workshop};
+use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
+use crate::keeper::{self, plan};
+use crate::source::{self, Source, SourceChoice};
+
+/// How long processes that an earlier keeper left may take to end.
+const STRAYS: Duration = Duration::from_secs(5);
+
+/// Why a daemon could not start, or go on.
+#[derive(Debug, thiserror::Error)]
+enum DaemonError {
+    #[error("{0}")]
+    Config(#[from] config::ConfigErrors),
+    #[error("another defib, pid {holder}, uses {}: stop it, or give this one a --state-dir of its own", path.display())]
+    Locked { holder: String, path: PathBuf },
+    #[error("{what} {}: {cause}", path.display())]
+    Path { what: &'static str, path: PathBuf, cause: io::Error },
+    #[error("{0}")]
+    Source(String),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("{what}: {cause}")]
+    System { what: &'static str, cause: io::Error },
+}
+
+/// Names of what the keeper holds for the next daemon.
+mod held {
+    pub(super) const CONFIG: &str = "config";
+    pub(super) const LOCK: &str = "lock";
+    pub(super) const API: &str = "api";
+}
+
+/// The configuration as it was accepted: a daemon that comes back must not read a file that has changed meanwhile.
+#[derive(Serialize, Deserialize)]
+struct Accepted {
+    file: String,
+    text: String,
+}
+
+/// `defib daemon`: the keeper, and under it the daemon, which has the keeper at the other end of its standard input.
+/// `serve` answers its clients.
+pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode {
+    if !under_keeper {
+        let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+        args.push("--under-keeper".into());
+        return keeper::run(args);
+    }
+    start_log();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(supervise(overrides, serve)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tracing::error!("{line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The daemon's own log, to standard error; `DEFIB_LOG` sets the level, per module if wanted: `info,defib::source=debug`.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::builder().with_env_var("DEFIB_LOG");
+    let filter = filter.with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.with_ansi(colour).with_target(false).init();
+}
+
+async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonError> {
+    let started = clock::now();
+    let keeper_pid = std::os::unix::process::parent_id();
+    let (mut link, mut past) = meet_keeper().await?;
+    let settings = configuration(overrides, &mut link, &mut past)?;
+    let daemon = &settings.daemon;
+    folders(daemon)?;
+    lock(&daemon.state_dir, keeper_pid, &mut link, &mut past)?;
+    let socket = daemon.runtime_dir.join(handle::SOCKET);
+    let listener = listen(&socket, &mut link, &mut past)?;
+    let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
+
+    let choice = source_choice(daemon.source);
+    let selection = source::open(&choice, keeper_pid).map_err(|error| {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        DaemonError::Source(text)
+    })?;
+    for why in &selection.why {
+        tracing::info!(source = selection.name.as_str(), "{why}");
+    }
+    if let Some(map) = selection.source.next_slot() {
+        let map = own(map, "duplicate the map of the next slot")?;
+        link.order(Order::Hold { name: keeper::NEXT_SLOT.to_owned() }, vec![map])?;
+    }
+
+    let workshop = Workshop {
+        log_dir: daemon.log_dir.clone(),
+        cgroups: cgroups.as_ref().ok().cloned(),
+        lang: std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".to_owned()),
+        euid: Uid::effective().as_raw(),
+    };
+    let (planner, planned) =
+        Planner::start(workshop).map_err(|cause| DaemonError::System { what: "start the planner", cause })?;
+    let (asks, waiting) = mpsc::channel(handle::QUEUE);
+    let (views, shown) = watch::channel(handle::Views::default());
+    // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
+    let first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
+    let (journal, events, entries) = Journal::new(first);
+    let facts = Facts {
+        source: selection.name,
+        source_why: selection.why,
+        keeper_pid,
+        started,
+        cgroup: match &cgroups {
+            Ok(tree) => Ok(tree.base().display().to_string()),
+            Err(why) => Err(why.clone()),
+        },
+    };
+    let handle = Handle::new(asks, shown, Arc::clone(&events), Arc::new(facts));
+
+    let mut supervisor = Daemon {
+        core: Supervisor::new(clock::seed()),
+        slots: Slots::assign(&settings.services, &past.slots()),
+        link,
+        source: selection.source,
+        source_name: selection.name,
+        planner,
+        planned,
+        asks: waiting,
+        views,
+        journal,
+        replies: BTreeMap::new(),
+        next_request: 0,
+        leaving_since: None,
+        done: false,
+    };
+    begin(&mut supervisor, settings, past)?;
+    let surfaces = Surfaces::start(serve, listener, handle, events, entries)
+        .map_err(|cause| DaemonError::System { what: "start the API", cause })?;
+    tracing::info!(socket = %socket.display(), keeper = keeper_pid, "defib supervises");
+
+    supervisor.run().await?;
+
+    surfaces.stop();
+    fs::remove_file(&socket).ok();
+    drop(supervisor.planner);
+    if let Ok(tree) = cgroups
+        && let Err(error) = tree.remove(keeper_pid)
+    {
+        tracing::warn!(cgroup = %tree.base().display(), %error, "not removed: processes are left in it");
+    }
+    let mut link = supervisor.link;
+    link.order(Order::Leave, vec![])?;
+    link.send_turn()?;
+    debug_assert!(link.is_idle(), "the keeper has nothing left to be told");
+    tracing::info!("every service has ended; defib leaves");
+    Ok(())
+}
+
+/// What an earlier daemon has left with the keeper.
+#[derive(Debug, Default)]
+struct Past {
+    held: BTreeMap<String, OwnedFd>,
+    memos: BTreeMap<u32, Kept>,
+    states: Vec<(u32, SlotState)>,
+    signals: Vec<i32>,
+}
+
+impl Past {
+    /// Whether there was no daemon before under this keeper.
+    fn is_first(&self) -> bool {
+        !self.held.contains_key(held::LOCK) && self.memos.is_empty()
+    }
+
+    /// The slots that services have had.
+    fn slots(&self) -> BTreeMap<defib_core::model::ServiceName, u32> {
+        self.memos.iter().map(|(slot, kept)| (kept.service.clone(), *slot)).collect()
+    }
+}
+
+async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
+    let socket = own(io::stdin().as_fd(), "take the keeper's socket")?;
+    let mut link = KeeperLink::new(socket).map_err(LinkError::from)?;
+    link.order(Order::Hello { version: VERSION }, vec![])?;
+    link.send_turn()?;
+    let mut past = Past::default();
+    loop {
+        for (report, fds) in link.receive().await? {
+            match report {
+                Report::Held { name } => past.held.extend(fds.into_iter().next().map(|fd| (name, fd))),
+                Report::Memo { slot, memo } => match postcard::from_bytes(&memo) {
+                    Ok(kept) => drop(past.memos.insert(slot, kept)),
+                    Err(error) => {
+                        tracing::error!(slot, %error, "an unreadable memo: its service starts anew")
+                    }
+                },
+                Report::Slot { slot, state } => past.states.push((slot, state)),
+                Report::Signal(signal) => past.signals.push(signal),
+                Report::Synced => return Ok((link, past)),
+            }
+        }
+    }
+}
+
+fn configuration(
+    overrides: &Overrides,
+    link: &mut KeeperLink,
+    past: &mut Past,
+) -> Result<Settings, DaemonError> {
+    let accepted = past.held.remove(held::CONFIG).and_then(|fd| plan::unsealed(fd).ok());
+    if let Some(accepted) = accepted.and_then(|bytes| postcard::from_bytes::<Accepted>(&bytes).ok()) {
+        return Ok(config::parse(&accepted.file, &accepted.text, overrides)?);
+    }
+    let (path, asked) = overrides.config();
+    let loaded = config::load(&path, overrides)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !loaded.found && !asked {
+        tracing::info!(file = %path.display(), "there is no configuration: defib runs without services");
+    }
+    let accepted = Accepted { file: path.display().to_string(), text: loaded.text };
+    let bytes = postcard::to_stdvec(&accepted).map_err(io::Error::other);
+    let held = bytes.and_then(|bytes| plan::sealed("defib-config", &bytes));
+    let held = held.map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
+    link.order(Order::Hold { name: held::CONFIG.to_owned() }, vec![held])?;
+    Ok(loaded.settings)
+}
+
+fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {
+    for folder in [&daemon.state_dir, &daemon.runtime_dir, &daemon.log_dir] {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        made.map_err(|cause| DaemonError::Path { what: "create", path: folder.clone(), cause })?;
+    }
+    Ok(())
+}
+
+/// One daemon for each state directory. The keeper holds the lock, so that it outlives this daemon.
+fn lock(state_dir: &Path, keeper: u32, link: &mut KeeperLink, past: &mut Past) -> Result<(), DaemonError> {
+    if past.held.contains_key(held::LOCK) {
+        return Ok(());
+    }
+    let path = state_dir.join("lock");
+    let failed = |what| move |cause| DaemonError::Path { what, path: state_dir.join("lock"), cause };
+    let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = options.map_err(failed("open"))?;
+    if file.try_lock().is_err() {
+        let mut holder = String::new();
+        file.read_to_string(&mut holder).map_err(failed("read"))?;
+        return Err(DaemonError::Locked { holder: holder.trim().to_owned(), path: state_dir.to_owned() });
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed("truncate"))?;
+    writeln!(file, "{keeper}").map_err(failed("write"))?;
+    link.order(Order::Hold { name: held::LOCK.to_owned() }, vec![file.into()])?;
+    Ok(())
+}
+
+/// The API's socket. The keeper holds it: clients that come while there is no daemon wait for the next one.
+fn listen(path: &Path, link: &mut KeeperLink, past: &mut Past) -> Result<UnixListener, DaemonError> {
+    if let Some(held) = past.held.remove(held::API) {
+        return Ok(held.into());
+    }
+    let failed = |what| move |cause| DaemonError::Path { what, path: path.to_owned(), cause };
+    // The lock is ours, so a socket that is there is a dead daemon's.
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(failed("remove the old socket")(error));
+    }
+    let listener = UnixListener::bind(path).map_err(failed("bind"))?;
+    let readers = Group::from_name("defib").ok().flatten().filter(|_| Uid::effective().is_root());
+    let mode = if readers.is_some() { 0o660 } else { 0o600 };
+    if let Some(Group { gid, .. }) = readers {
+        nix::unistd::chown(path, None, Some(Gid::from_raw(gid.as_raw())))
+            .map_err(|e| failed("chown")(e.into()))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("chmod"))?;
+    let held = own(listener.as_fd(), "duplicate the API's socket")?;
+    link.order(Order::Hold { name: held::API.to_owned() }, vec![held])?;
+    Ok(listener)
+}
+
+fn cgroups(state_dir: &Path, keeper: u32, first: bool) -> Result<CgroupTree, String> {
+    let tree = CgroupTree::set_up(state_dir, keeper).map_err(|why| why.to_string());
+    match &tree {
+        Ok(tree) => {
+            tracing::info!(cgroup = %tree.base().display(), "services live in cgroups of their own");
+            if first && let (true, gone) = tree.end_strays(STRAYS) {
+                tracing::warn!(gone, "an earlier keeper that was killed had left processes: they were ended");
+            }
+        }
+        Err(why) => tracing::warn!(why, "no cgroups: trees are followed by process group and environment"),
+    }
+    tree
+}
+
+/// `DEFIB_SCRIPT` names a script of events: how tests make the kernel say what it never says.
+fn source_choice(configured: config::SourceChoice) -> SourceChoice {
+    match (std::env::var_os("DEFIB_SCRIPT"), configured) {
+        (Some(script), _) => SourceChoice::Scripted(script.into()),
+        (None, config::SourceChoice::Auto) => SourceChoice::Auto,
+        (None, config::SourceChoice::Ebpf) => SourceChoice::Ebpf,
+        (None, config::SourceChoice::Pidfd) => SourceChoice::Pidfd,
+    }
+}
+
+/// Tells the core of the past, and lets it begin.
+fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), DaemonError> {
+    daemon.turn([Input::Configure(settings.services)])?;
+    for (slot, Kept { service, memo }) in past.memos {
+        tracing::debug!(slot, %service, "resumed");
+        daemon.turn([Input::Resume { service, memo }])?;
+    }
+    for (slot, state) in past.states {
+        if let SlotState::Living { pid, .. } = state {
+            follow(daemon, slot, pid);
+        }
+        daemon.hear(Report::Slot { slot, state })?;
+    }
+    daemon.link.order(Order::Ready, vec![])?;
+    daemon.turn([Input::Begin])?;
+    for signal in past.signals {
+        daemon.hear(Report::Signal(signal))?;
+    }
+    Ok(())
+}
+
+/// A process that was made before this daemon opened its source.
+fn follow(daemon: &mut Daemon, slot: u32, pid: u32) {
+    match Source::track(&mut daemon.source, pid, slot) {
+        Ok(Some(start)) => daemon.slots.identify(slot, pid, start),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(slot, pid, %error, "a process of an earlier daemon is not followed"),
+    }
+}
+
+fn own(fd: std::os::fd::BorrowedFd<'_>, what: &'static str) -> Result<OwnedFd, DaemonError> {
+    fd.try_clone_to_owned().map_err(|cause| DaemonError::System { what, cause })
+}

@@ -1,0 +1,21 @@
+//! The daemon: one thread that decides, and what it shares with the surfaces.
+//!
+//! - `lifecycle`: what is opened in which order, and closed again;
+//! - `run`: the loop of the supervisor thread: one input at a time into the core, its effects out;
+//! - `link`: the socket to the keeper;
+//! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
+//! - `surfaces`: the thread on which the API lives;
+//! - [`handle`], [`journal`]: what the surfaces see of it.
+//!
+//! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
+
+pub mod handle;
+pub mod journal;
+mod lifecycle;
+mod link;
+mod run;
+mod slots;
+mod surfaces;
+
+pub use lifecycle::run;
+pub use surfaces::Serve;

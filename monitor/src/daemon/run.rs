@@ -1,0 +1,340 @@
+//! The loop of the supervisor thread: waits for one thing to happen, lets the core take it, carries out what the
+//! core wants. Everything but the waiting is plain functions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use defib_core::model::{RequestId, ServiceName, Tick, What};
+use defib_core::{Effect, Effects, Input, Reply, Supervisor};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::handle::{Ask, Views};
+use super::journal::{Event, JournalWriter};
+use super::link::{KeeperLink, LinkError};
+use super::slots::{Kept, Slots};
+use crate::effect::clock;
+use crate::effect::planner::{Job, Planned, Planner};
+use crate::keeper::protocol::{Order, Received, Report, SlotState};
+use crate::source::{Batch, Source};
+
+/// A second signal to end within this time is the first one again: timeout(1) and some init systems signal the process
+/// and then its group. A later one means: hurry.
+const ECHO: Duration = Duration::from_millis(500);
+
+/// Everything that the supervisor thread owns.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) core: Supervisor,
+    pub(super) slots: Slots,
+    pub(super) link: KeeperLink,
+    pub(super) source: Source,
+    pub(super) source_name: defib_core::model::SourceName,
+    pub(super) planner: Planner,
+    pub(super) planned: mpsc::Receiver<Planned>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) views: watch::Sender<Views>,
+    pub(super) journal: JournalWriter,
+    /// Clients that wait, by the number of their request. Bounded by the connections that the API allows.
+    pub(super) replies: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    pub(super) next_request: u64,
+    /// When the first request to leave came.
+    pub(super) leaving_since: Option<Tick>,
+    /// Whether the core has said that everything has ended.
+    pub(super) done: bool,
+}
+
+/// What the loop can wake up for.
+enum Wake {
+    Reports(Result<Received<Report>, LinkError>),
+    Source,
+    Planned(Option<Planned>),
+    Ask(Option<Ask>),
+    Deadline,
+}
+
+impl Daemon {
+    /// Runs until every service has ended after a request to leave.
+    pub(super) async fn run(&mut self) -> Result<(), LinkError> {
+        let mut batch = Batch::default();
+        while !self.done {
+            let deadline = self.core.next_deadline();
+            // The keeper first: an end waits for nothing else.
+            let wake = tokio::select! {
+                biased;
+                reports = self.link.receive() => Wake::Reports(reports),
+                planned = self.planned.recv() => Wake::Planned(planned),
+                () = sleep_until(deadline), if deadline.is_some() => Wake::Deadline,
+                () = self.source.wait(&mut batch) => Wake::Source,
+                ask = self.asks.recv() => Wake::Ask(ask),
+            };
+            match wake {
+                Wake::Reports(reports) => {
+                    for (report, _) in reports? {
+                        self.hear(report)?;
+                    }
+                }
+                Wake::Source => {
+                    let batch = std::mem::take(&mut batch);
+                    batch.events.iter().for_each(|event| self.slots.learn(event));
+                    self.tell_events(batch);
+                }
+                Wake::Planned(Some(planned)) => self.take_plan(planned)?,
+                Wake::Ask(Some(ask)) => self.take_ask(ask)?,
+                Wake::Deadline => self.turn([Input::Deadline])?,
+                // Both are held by threads that live as long as this one.
+                Wake::Planned(None) | Wake::Ask(None) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A report of the keeper.
+    pub(super) fn hear(&mut self, report: Report) -> Result<(), LinkError> {
+        match report {
+            Report::Slot { slot, state } => self.hear_slot(slot, &state),
+            Report::Signal(libc::SIGHUP) => {
+                tracing::warn!(
+                    "SIGHUP: this version of defib cannot reload; restart it to read a changed file"
+                );
+                Ok(())
+            }
+            Report::Signal(signal) => {
+                tracing::info!(signal, "asked to end");
+                let hurry = self.leaving_since.is_some_and(|first| clock::now().since(first) > ECHO);
+                self.leave(hurry)
+            }
+            Report::Held { .. } | Report::Memo { .. } | Report::Synced => Ok(()),
+        }
+    }
+
+    fn hear_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), LinkError> {
+        let heard = clock::now();
+        // The kernel's side of it was written before the keeper could know, so it is all there. It is told after the
+        // orders have gone out: see `tell_events`.
+        let mut batch = Batch::default();
+        self.source.drain(&mut batch);
+        batch.events.iter().for_each(|event| self.slots.learn(event));
+        let witness = match *state {
+            SlotState::Ended { pid, .. } => {
+                self.slots.start_of(slot, pid).and_then(|start| self.source.take_end(pid, start))
+            }
+            SlotState::Empty { .. }
+            | SlotState::Starting { .. }
+            | SlotState::Living { .. }
+            | SlotState::Failed { .. } => None,
+        };
+        // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
+        let witness = match (state, witness) {
+            (SlotState::Ended { status, .. }, Some(witness)) if witness.status.0 != *status => {
+                tracing::error!(
+                    slot,
+                    keeper = status,
+                    source = witness.status.0,
+                    "two statuses of one death"
+                );
+                None
+            }
+            (_, witness) => witness,
+        };
+        let rest = self.decide(self.slots.inputs(slot, state, witness))?;
+        if let (SlotState::Ended { at, .. }, Some(witness)) = (state, witness) {
+            let (ordered, seen) = (clock::now(), Tick(*at));
+            let (keeper, daemon) = (seen.since(witness.at), heard.since(seen));
+            tracing::debug!(slot, ?keeper, ?daemon, decided = ?ordered.since(heard), "time since the death");
+        }
+        self.source.settle(&mut batch);
+        self.tell_events(batch);
+        self.tell_all(rest);
+        Ok(())
+    }
+
+    /// Tells of what the kernel told. Each tale may wake the surfaces' thread, so none is told between a death and the
+    /// order for the next life.
+    fn tell_events(&mut self, batch: Batch) {
+        for event in batch.events {
+            // The record of an end is the core's, once it is complete.
+            let told = matches!(event.fact, defib_core::model::KernelFact::Exit(_)) && event.main;
+            if let Some(service) = self.slots.service(event.slot)
+                && !told
+            {
+                let service = service.clone();
+                self.journal.tell(event.at, Event::Kernel { service, event });
+            }
+        }
+        let count = batch.lost;
+        if count > 0 {
+            tracing::warn!(source = self.source_name.as_str(), count, "events lost");
+            self.journal.tell(clock::now(), Event::Lost { source: self.source_name, count });
+        }
+    }
+
+    fn take_plan(&mut self, planned: Planned) -> Result<(), LinkError> {
+        let Planned { service, incarnation, result } = planned;
+        let failure = match result {
+            Ok(provision) => {
+                if let Some(slot) = self.slots.slot(&service) {
+                    let mut fds = vec![provision.plan, provision.output];
+                    let cgroup = provision.cgroup.is_some();
+                    fds.extend(provision.cgroup);
+                    self.link.order(Order::Plan { slot, cgroup }, fds)?;
+                }
+                None
+            }
+            Err(failure) => Some(failure),
+        };
+        self.turn([Input::Prepared { service, incarnation, failure }])
+    }
+
+    fn take_ask(&mut self, ask: Ask) -> Result<(), LinkError> {
+        match ask {
+            Ask::Verb { service, verb, reply } => {
+                let id = RequestId(self.next_request);
+                self.next_request += 1;
+                // Whoever has gone away meanwhile waits no longer.
+                self.replies.retain(|_, waiting| !waiting.is_closed());
+                self.replies.insert(id, reply);
+                tracing::info!(service = %service, verb = verb.as_str(), "asked");
+                self.turn([Input::Request { id, service, verb }])
+            }
+            Ask::Shutdown { hurry } => self.leave(hurry),
+        }
+    }
+
+    fn leave(&mut self, hurry: bool) -> Result<(), LinkError> {
+        self.leaving_since.get_or_insert_with(clock::now);
+        self.link.order(Order::Ending, Vec::new())?;
+        self.turn([if hurry { Input::Hurry } else { Input::Shutdown }])
+    }
+
+    /// Lets the core take inputs that belong together, and carries out what it wants.
+    pub(super) fn turn(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<(), LinkError> {
+        let rest = self.decide(inputs)?;
+        self.tell_all(rest);
+        Ok(())
+    }
+
+    /// Lets the core take inputs, and sends its orders to the keeper in one packet. Gives back what others are to know.
+    fn decide(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<Vec<Effect>, LinkError> {
+        let mut effects = Effects::new();
+        for input in inputs {
+            self.core.handle(clock::now(), input, &mut effects);
+        }
+        let mut rest = Vec::new();
+        for effect in effects.drain() {
+            if let Some(effect) = self.order(effect)? {
+                rest.push(effect);
+            }
+        }
+        self.link.send_turn()?;
+        Ok(rest)
+    }
+
+    fn tell_all(&mut self, rest: Vec<Effect>) {
+        // Views before replies: whoever gets an answer and looks must see what the answer says.
+        let (views, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|effect| matches!(effect, Effect::Publish { .. }));
+        for effect in views.into_iter().chain(others) {
+            self.tell(effect);
+        }
+    }
+
+    /// Turns an effect into an order to the keeper or a job for the planner; gives back what is neither.
+    fn order(&mut self, effect: Effect) -> Result<Option<Effect>, LinkError> {
+        let slot_of = |service: &ServiceName| self.slots.slot(service);
+        let order =
+            match effect {
+                Effect::Prepare { service, incarnation } => {
+                    if let Some(spec) = self.slots.spec(&service) {
+                        self.planner.ask(Job { spec: Arc::clone(spec), incarnation });
+                    }
+                    return Ok(None);
+                }
+                Effect::Spawn { service, incarnation } => {
+                    slot_of(&service).map(|slot| Order::Spawn { slot, incarnation: incarnation.0 })
+                }
+                Effect::Signal { service, incarnation, signal } => slot_of(&service)
+                    .map(|slot| Order::Signal { slot, incarnation: incarnation.0, signal: signal.0 }),
+                Effect::KillTree { service, incarnation } => {
+                    slot_of(&service).map(|slot| Order::KillTree { slot, incarnation: incarnation.0 })
+                }
+                Effect::Acknowledge { service, incarnation } => {
+                    slot_of(&service).map(|slot| Order::Acknowledge { slot, incarnation: incarnation.0 })
+                }
+                Effect::Remember { service, memo } => slot_of(&service).and_then(|slot| {
+                    let kept = postcard::to_stdvec(&Kept { service, memo });
+                    // A memo is made of numbers and text: it can always be written.
+                    kept.ok().map(|memo| Order::Remember { slot, memo })
+                }),
+                Effect::Record(_) | Effect::Publish { .. } | Effect::Reply { .. } | Effect::Leave => {
+                    return Ok(Some(effect));
+                }
+            };
+        if let Some(order) = order {
+            self.link.order(order, Vec::new())?;
+        }
+        Ok(None)
+    }
+
+    /// Lets others know.
+    fn tell(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record(record) => {
+                log(&record.service, &record.what);
+                self.journal.tell(record.at, Event::Service(record));
+            }
+            Effect::Publish { service } => {
+                if let Some(view) = self.core.view(&service) {
+                    self.views.send_modify(|views| {
+                        Arc::make_mut(views).insert(service, Arc::new(view));
+                    });
+                }
+            }
+            Effect::Reply { id, reply } => {
+                // The client may have given up.
+                if let Some(waiting) = self.replies.remove(&id) {
+                    waiting.send(reply).ok();
+                }
+            }
+            Effect::Leave => self.done = true,
+            Effect::Prepare { .. }
+            | Effect::Spawn { .. }
+            | Effect::Signal { .. }
+            | Effect::KillTree { .. }
+            | Effect::Acknowledge { .. }
+            | Effect::Remember { .. } => {}
+        }
+    }
+}
+
+/// Sleeps until a tick, by tokio's clock: if that stands still during a suspend, the core only asks again.
+async fn sleep_until(deadline: Option<Tick>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(Instant::now() + at.since(clock::now())).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The daemon's own log of what happened to a service.
+fn log(service: &ServiceName, what: &What) {
+    match what {
+        What::State { from, to, why } => {
+            tracing::info!(%service, %from, %to, why = why.as_str(), "state");
+        }
+        What::Exit { ending, .. } => {
+            let end = &ending.end;
+            let (cause, by) = (end.cause().as_str(), ending.by.as_str());
+            tracing::info!(%service, cause, by, code = end.status.code(),
+                signal = end.status.signal().map(tracing::field::display), core = end.status.core(), "exit");
+        }
+        What::StartFailed { failure } => {
+            // As a string, which the log escapes: the program may be called anything.
+            tracing::warn!(%service, failure = failure.to_string(), "start failed");
+        }
+        What::Restart { reason, attempt, delay_ns } => {
+            let delay = Duration::from_nanos(*delay_ns);
+            tracing::info!(%service, reason = reason.as_str(), attempt, ?delay, "restart");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Which service is in which slot of the keeper, and what the keeper's reports mean to the core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use defib_core::model::{
+    End, Incarnation, KernelEvent, KernelFact, ServiceName, ServiceSpec, Tick, WaitStatus, Witness,
+};
+use defib_core::{Input, Memo};
+use serde::{Deserialize, Serialize};
+
+use crate::effect::failure;
+use crate::keeper::protocol::SlotState;
+
+/// What is kept in a slot for the next daemon: the core's memo, and whose it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) service: ServiceName,
+    pub(super) memo: Memo,
+}
+
+/// One supervised service.
+#[derive(Debug)]
+struct Tenant {
+    slot: u32,
+    spec: Arc<ServiceSpec>,
+    /// The main process by its identity, as the source told it.
+    process: Option<(u32, u64)>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    tenants: BTreeMap<ServiceName, Tenant>,
+    names: BTreeMap<u32, ServiceName>,
+}
+
+impl Slots {
+    /// Gives every service a slot: the one that it had, or a free one.
+    pub(super) fn assign(specs: &[ServiceSpec], known: &BTreeMap<ServiceName, u32>) -> Self {
+        let mut slots = Self::default();
+        let mut free = (0..).filter(|slot| !known.values().any(|taken| taken == slot));
+        for spec in specs {
+            let slot = known.get(&spec.name).copied().or_else(|| free.next()).unwrap_or(u32::MAX);
+            slots.names.insert(slot, spec.name.clone());
+            let tenant = Tenant { slot, spec: Arc::new(spec.clone()), process: None };
+            slots.tenants.insert(spec.name.clone(), tenant);
+        }
+        slots
+    }
+
+    /// The slot of a service.
+    pub(super) fn slot(&self, service: &ServiceName) -> Option<u32> {
+        self.tenants.get(service).map(|tenant| tenant.slot)
+    }
+
+    /// The specification of a service.
+    pub(super) fn spec(&self, service: &ServiceName) -> Option<&Arc<ServiceSpec>> {
+        self.tenants.get(service).map(|tenant| &tenant.spec)
+    }
+
+    /// The service in a slot.
+    pub(super) fn service(&self, slot: u32) -> Option<&ServiceName> {
+        self.names.get(&slot)
+    }
+
+    /// Learns from the fork of a main process when it started.
+    pub(super) fn learn(&mut self, event: &KernelEvent) {
+        if event.main && matches!(event.fact, KernelFact::Fork { .. }) {
+            self.identify(event.slot, event.pid, event.start);
+        }
+    }
+
+    /// The main process of a slot started at `start`.
+    pub(super) fn identify(&mut self, slot: u32, pid: u32, start: u64) {
+        if let Some(service) = self.names.get(&slot)
+            && let Some(tenant) = self.tenants.get_mut(service)
+        {
+            tenant.process = Some((pid, start));
+        }
+    }
+
+    /// When the main process of a slot started, if the source told.
+    pub(super) fn start_of(&self, slot: u32, pid: u32) -> Option<u64> {
+        let tenant = self.tenants.get(self.names.get(&slot)?)?;
+        tenant.process.filter(|(of, _)| *of == pid).map(|(_, start)| start)
+    }
+
+    /// What a report means to the core. `witness` is what the source knows of the end, if it is one.
+    pub(super) fn inputs(&self, slot: u32, state: &SlotState, witness: Option<Witness>) -> Vec<Input> {
+        let Some(service) = self.service(slot).cloned() else { return Vec::new() };
+        match *state {
+            SlotState::Empty { last } => vec![Input::Cleared { service, incarnation: Incarnation(last) }],
+            SlotState::Starting { .. } => Vec::new(),
+            SlotState::Living { incarnation, pid, started } => {
+                let incarnation = Incarnation(incarnation);
+                vec![Input::Spawned { service, incarnation, pid, at: Tick(started) }]
+            }
+            SlotState::Failed { incarnation, step, errno } => {
+                let Some(spec) = self.spec(&service) else { return Vec::new() };
+                let failure = failure::of_step(step, errno, &spec.launch);
+                vec![Input::SpawnFailed { service, incarnation: Incarnation(incarnation), failure }]
+            }
+            SlotState::Ended { incarnation, pid, started, at, status, usage, cleared } => {
+                let incarnation = Incarnation(incarnation);
+                let end = End {
+                    status: WaitStatus(status),
+                    // Within the life, whatever the source says: delays and series are counted from it.
+                    at: witness.map_or(Tick(at), |witness| witness.at.max(Tick(started)).min(Tick(at))),
+                    usage,
+                    oom: witness.map(|witness| witness.oom),
+                };
+                let started = Tick(started);
+                let ended = Input::Ended { service: service.clone(), incarnation, pid, started, end };
+                let cleared = cleared.then_some(Input::Cleared { service, incarnation });
+                std::iter::once(ended).chain(cleared).collect()
+            }
+        }
+    }
+}

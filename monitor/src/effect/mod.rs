@@ -1,0 +1,7 @@
+//! The edges outwards: what carries out effects and reads the world for them.
+
+pub mod cgroup;
+pub mod clock;
+pub mod failure;
+pub mod identity;
+pub mod planner;

@@ -1,0 +1,211 @@
+//! Makes plans: users, files, folders and cgroups turned into what the keeper needs for a start.
+//!
+//! All of it may block, on a directory server or a hung file system, so it happens on a thread of its own. The queue
+//! to it holds one job for each service; a job that does not fit fails and is retried like any failed start.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use defib_core::model::{Incarnation, Leftovers, ServiceName, ServiceSpec, StartFailure, StartFailureKind};
+use tokio::sync::mpsc;
+
+use super::cgroup::CgroupTree;
+use super::{failure, identity};
+use crate::config::env_file;
+use crate::keeper::plan::{Plan, SERVICE_VARIABLE};
+
+/// More than two plans at a time for each of 4096 services cannot be wanted.
+const QUEUE: usize = 8192;
+
+/// Where programs are searched when the environment of a service has no `PATH` of its own.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What to plan.
+#[derive(Debug)]
+pub struct Job {
+    /// The service.
+    pub spec: Arc<ServiceSpec>,
+    /// The life that the plan is for.
+    pub incarnation: Incarnation,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub struct Planned {
+    /// The service.
+    pub service: ServiceName,
+    /// The life that the plan is for.
+    pub incarnation: Incarnation,
+    /// The plan, or the obstacle.
+    pub result: Result<Provision, StartFailure>,
+}
+
+/// What the keeper gets for a start.
+#[derive(Debug)]
+pub struct Provision {
+    /// The sealed plan.
+    pub plan: OwnedFd,
+    /// The file for standard output and error.
+    pub output: OwnedFd,
+    /// The cgroup of the service, where there are cgroups.
+    pub cgroup: Option<OwnedFd>,
+}
+
+/// The way to the planner's thread.
+#[derive(Debug)]
+pub struct Planner {
+    jobs: SyncSender<Job>,
+    results: mpsc::Sender<Planned>,
+}
+
+impl Planner {
+    /// Starts the thread. It ends when the planner is dropped.
+    ///
+    /// # Errors
+    /// If no thread can be made.
+    pub fn start(workshop: Workshop) -> io::Result<(Self, mpsc::Receiver<Planned>)> {
+        let (jobs, waiting) = sync_channel(QUEUE);
+        let (results, done) = mpsc::channel(QUEUE);
+        let out = results.clone();
+        std::thread::Builder::new()
+            .name("defib-planner".into())
+            .spawn(move || workshop.run(&waiting, &out))?;
+        Ok((Self { jobs, results }, done))
+    }
+
+    /// Asks for a plan. Never waits.
+    pub fn ask(&self, job: Job) {
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.jobs.try_send(job) {
+            let failure = StartFailure {
+                kind: StartFailureKind::Fork,
+                call: "plan".to_owned(),
+                errno: None,
+                error: format!("{QUEUE} plans are waiting already"),
+                remedy: "a file system or a directory server that hangs holds up every start".to_owned(),
+            };
+            let (service, incarnation) = (job.spec.name.clone(), job.incarnation);
+            let planned = Planned { service, incarnation, result: Err(failure) };
+            // Both queues full: the start hangs until an operator stops it, and so does the machine.
+            self.results.try_send(planned).ok();
+        }
+    }
+}
+
+/// What plans are made of besides the specification.
+#[derive(Debug)]
+pub struct Workshop {
+    /// Where output goes.
+    pub log_dir: PathBuf,
+    /// The cgroups, if there are any.
+    pub cgroups: Option<CgroupTree>,
+    /// The locale of the services.
+    pub lang: String,
+    /// The daemon's effective user.
+    pub euid: u32,
+}
+
+impl Workshop {
+    fn run(&self, jobs: &Receiver<Job>, results: &mpsc::Sender<Planned>) {
+        while let Ok(Job { spec, incarnation }) = jobs.recv() {
+            let result = self.plan(&spec);
+            let planned = Planned { service: spec.name.clone(), incarnation, result };
+            if results.blocking_send(planned).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn plan(&self, spec: &ServiceSpec) -> Result<Provision, StartFailure> {
+        let launch = &spec.launch;
+        let account = identity::resolve(launch)?;
+        let mut env = BTreeMap::from([
+            ("PATH".to_owned(), PATH.to_owned()),
+            ("HOME".to_owned(), account.home.to_string_lossy().into_owned()),
+            ("USER".to_owned(), account.name.clone()),
+            ("LOGNAME".to_owned(), account.name),
+            ("SHELL".to_owned(), account.shell.to_string_lossy().into_owned()),
+            ("LANG".to_owned(), self.lang.clone()),
+        ]);
+        if let Some(path) = &launch.env_file {
+            env.extend(self.env_file(path)?);
+        }
+        env.extend(launch.env.clone());
+        env.insert(SERVICE_VARIABLE.to_owned(), spec.name.to_string());
+
+        let program = find_program(launch.command.first().map_or("", String::as_str), &env, &launch.cwd)?;
+        let plan = Plan {
+            program: program.as_os_str().as_bytes().to_vec(),
+            args: launch.command.iter().map(|arg| arg.clone().into_bytes()).collect(),
+            env: env.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect(),
+            cwd: launch.cwd.as_os_str().as_bytes().to_vec(),
+            identity: account.identity,
+            umask: 0o022,
+            end_leftovers: spec.leftovers == Leftovers::Kill,
+        };
+        let plan = plan.seal().map_err(|error| {
+            let remedy = "defib is out of memory or file descriptors".to_owned();
+            failure::of_call(StartFailureKind::Fork, "memfd_create".to_owned(), &error, remedy)
+        })?;
+        Ok(Provision { plan, output: self.output(&spec.name)?, cgroup: self.cgroup(&spec.name)? })
+    }
+
+    fn env_file(&self, path: &Path) -> Result<env_file::Variables, StartFailure> {
+        env_file::load(path, self.euid).map_err(|unusable| StartFailure {
+            kind: StartFailureKind::User,
+            call: format!("read env_file {}", path.display()),
+            errno: None,
+            error: unusable.to_string(),
+            remedy: "correct the file, or the key `env_file`".to_owned(),
+        })
+    }
+
+    fn output(&self, service: &ServiceName) -> Result<OwnedFd, StartFailure> {
+        let path = self.log_dir.join(format!("{service}.log"));
+        let mut options = File::options();
+        // A link in the log folder must not lead root's pen elsewhere; a FIFO must not stop the planner.
+        options.create(true).append(true).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options.open(&path).map(OwnedFd::from).map_err(|error| {
+            let remedy = "the folder `daemon.log_dir` must exist and be writable for defib".to_owned();
+            failure::of_call(StartFailureKind::Output, format!("open {}", path.display()), &error, remedy)
+        })
+    }
+
+    fn cgroup(&self, service: &ServiceName) -> Result<Option<OwnedFd>, StartFailure> {
+        let Some(cgroups) = &self.cgroups else { return Ok(None) };
+        cgroups.service(service).map(Some).map_err(|error| StartFailure {
+            kind: StartFailureKind::Cgroup,
+            call: format!("make the cgroup of {service}"),
+            errno: None,
+            error: error.to_string(),
+            remedy: "defib's part of the cgroup tree must be writable for it (Delegate=yes)".to_owned(),
+        })
+    }
+}
+
+/// The path of a program: as it is, from the working directory, or searched in `PATH`.
+fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &Path) -> Result<PathBuf, StartFailure> {
+    if name.contains('/') {
+        return Ok(cwd.join(name));
+    }
+    let path = env.get("PATH").map_or(PATH, String::as_str);
+    let candidates = path.split(':').map(|folder| cwd.join(folder).join(name));
+    let executable = |candidate: &PathBuf| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(candidate).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    candidates.into_iter().find(executable).ok_or_else(|| StartFailure {
+        kind: StartFailureKind::Exec,
+        call: format!("find {}", OsStr::new(name).to_string_lossy()),
+        errno: Some(libc::ENOENT),
+        error: format!("no executable of that name in {path}"),
+        remedy: "install the program, write its whole path, or set PATH in `env`".to_owned(),
+    })
+}

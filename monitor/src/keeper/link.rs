@@ -1,0 +1,134 @@
+//! The socket to the daemon. A report that does not fit into it waits here, at most one for each slot and each held
+//! thing: what is told is the state at the time of sending, so nothing is lost by telling it later.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::protocol::{self, Order, Received, Report};
+use super::slots::Slot;
+
+/// What is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Item {
+    Held(String),
+    Memo(u32),
+    Slot(u32),
+    Synced,
+    Signal(i32),
+}
+
+/// The daemon's ear.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    socket: Option<OwnedFd>,
+    waiting: VecDeque<Item>,
+    /// The slots among `waiting`.
+    slots: BTreeSet<u32>,
+}
+
+/// What the keeper has to tell of.
+#[derive(Debug)]
+pub(super) struct Holdings<'a> {
+    pub(super) slots: &'a BTreeMap<u32, Slot>,
+    pub(super) held: &'a BTreeMap<String, OwnedFd>,
+    /// Whether defib was asked to end, which every daemon must know.
+    pub(super) ending: bool,
+}
+
+impl Link {
+    /// A new daemon.
+    pub(super) fn connect(&mut self, socket: OwnedFd) {
+        self.disconnect();
+        self.socket = Some(socket);
+    }
+
+    /// The daemon is gone: the next one is told everything anew.
+    pub(super) fn disconnect(&mut self) {
+        self.socket = None;
+        self.waiting.clear();
+        self.slots.clear();
+    }
+
+    /// The socket, while there is a daemon.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The orders of a packet. `None`: the daemon has closed its end.
+    pub(super) fn receive(&self) -> io::Result<Option<Received<Order>>> {
+        match &self.socket {
+            Some(socket) => protocol::receive(socket),
+            None => Ok(None),
+        }
+    }
+
+    /// Tells everything, to a daemon that has just said hello.
+    pub(super) fn tell_all(&mut self, all: &Holdings<'_>) {
+        self.waiting.extend(all.held.keys().cloned().map(Item::Held));
+        for (slot, it) in all.slots {
+            if it.memo.is_some() {
+                self.waiting.push_back(Item::Memo(*slot));
+            }
+            self.tell_slot(*slot);
+        }
+        self.waiting.push_back(Item::Synced);
+        self.waiting.extend(all.ending.then_some(Item::Signal(libc::SIGTERM)));
+    }
+
+    /// Tells how a slot is.
+    pub(super) fn tell_slot(&mut self, slot: u32) {
+        if self.socket.is_some() && self.slots.insert(slot) {
+            self.waiting.push_back(Item::Slot(slot));
+        }
+    }
+
+    /// Passes a signal on, if there is a daemon.
+    pub(super) fn tell_signal(&mut self, signal: i32) {
+        if self.socket.is_some() {
+            self.waiting.push_back(Item::Signal(signal));
+        }
+    }
+
+    /// Sends what the socket takes. Returns whether something is left, to be sent when it is writable.
+    pub(super) fn flush(&mut self, all: &Holdings<'_>) -> io::Result<bool> {
+        while let Some(item) = self.waiting.front() {
+            let Some(socket) = &self.socket else { return Ok(false) };
+            if let Some((report, fd)) = all.report(item) {
+                let packet = protocol::pack(&[report])?;
+                let fds: Vec<_> = fd.into_iter().collect();
+                match protocol::send(socket.as_fd(), &packet, &fds) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(Item::Slot(slot)) = self.waiting.pop_front() {
+                self.slots.remove(&slot);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<'a> Holdings<'a> {
+    /// The report of an item, as things are now; `None` if it is gone.
+    fn report(&self, item: &Item) -> Option<(Report, Option<BorrowedFd<'a>>)> {
+        match item {
+            Item::Held(name) => {
+                let fd = self.held.get(name)?;
+                Some((Report::Held { name: name.clone() }, Some(fd.as_fd())))
+            }
+            Item::Memo(slot) => {
+                let memo = self.slots.get(slot)?.memo.clone()?;
+                Some((Report::Memo { slot: *slot, memo }, None))
+            }
+            Item::Slot(slot) => {
+                let state = self.slots.get(slot)?.report();
+                Some((Report::Slot { slot: *slot, state }, None))
+            }
+            Item::Synced => Some((Report::Synced, None)),
+            Item::Signal(signal) => Some((Report::Signal(*signal), None)),
+        }
+    }
+}

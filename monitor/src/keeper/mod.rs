@@ -1,0 +1,37 @@
+//! The keeper: parent and subreaper of every service, and of the daemon.
+//!
+//! It is the pid that systemd, a container or a shell sees. It makes processes, reaps them, holds what must
+//! outlive the daemon, and starts the daemon again when that dies. It decides nothing: what to start and when is the
+//! daemon's business. One thread, one epoll, no runtime, no configuration; it is meant to be read in one sitting:
+//!
+//! - [`protocol`]: what daemon and keeper say to each other, and how;
+//! - [`plan`]: everything that a start needs, made ready before the start;
+//! - `spawn` and `raw`: clone3 and the child's few system calls, the only unsafe code;
+//! - `slots`: what it holds for a service, one life at a time;
+//! - `tree`: what is left when a main process has ended;
+//! - `link`: the socket to the daemon, which never blocks and never loses;
+//! - `nurse`: the daemon as a child;
+//! - `events`: what the epoll watches;
+//! - `run`: the loop.
+//!
+//! Invariant: a slot holds at most one life. Only an acknowledged end, with nothing left of its tree, frees it.
+
+mod events;
+mod link;
+mod nurse;
+pub mod plan;
+pub mod protocol;
+mod raw;
+mod run;
+mod slots;
+mod spawn;
+mod tree;
+
+pub use run::{NEXT_SLOT, run};
+
+use std::io::{self, Write};
+
+/// The keeper has no log of its own: a line on the daemon's stderr. A reader that is gone is no reason to end.
+fn say(text: &str) {
+    writeln!(io::stderr(), "defib keeper: {text}").ok();
+}

@@ -1,0 +1,114 @@
+//! The daemon as the keeper's child: started, and started again when it dies.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use defib_core::model::{Tick, WaitStatus};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// A daemon that has lived at least this long is started again at once.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// The longest time without a daemon. The services need one, so the keeper never gives up.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// The daemon's care.
+#[derive(Debug)]
+pub(super) struct Nurse {
+    /// The command line, without the program.
+    args: Vec<OsString>,
+    pid: Option<i32>,
+    born: Tick,
+    /// Whether a daemon has ever supervised: one that has not is not started again.
+    ready: bool,
+    /// Whether the daemon has asked the keeper to leave with it.
+    leaving: bool,
+    /// Daemons that did not last, in a row.
+    short_lives: u32,
+    /// When the next one is due.
+    due: Option<Tick>,
+}
+
+/// What follows the end of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The keeper leaves, with this exit code.
+    Leave(u8),
+    /// Another one is due in a while.
+    Another(Duration),
+}
+
+impl Nurse {
+    /// `args` is the command line of the daemon, without the program.
+    pub(super) fn new(args: Vec<OsString>) -> Self {
+        Self {
+            args,
+            pid: None,
+            born: Tick(0),
+            ready: false,
+            leaving: false,
+            short_lives: 0,
+            due: Some(Tick(0)),
+        }
+    }
+
+    /// The daemon's process.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// When a daemon is to be started.
+    pub(super) fn due(&self) -> Option<Tick> {
+        self.due
+    }
+
+    /// The daemon supervises.
+    pub(super) fn ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// The daemon wants the keeper to leave with it.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Starts a daemon and returns the keeper's end of the socket to it. The daemon's end is its standard input,
+    /// which it has no other use for.
+    #[expect(clippy::disallowed_methods, reason = "the daemon is the one process that is no service")]
+    pub(super) fn start(&mut self, now: Tick) -> io::Result<OwnedFd> {
+        self.due = None;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        // By the link, not by a path: after an upgrade of the file it is still this keeper's own version.
+        let child = Command::new("/proc/self/exe")
+            .arg0("defib")
+            .args(&self.args)
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .inspect_err(|_| self.due = Some(now + LONGEST))?;
+        self.pid = i32::try_from(child.id()).ok();
+        self.born = now;
+        Ok(ours)
+    }
+
+    /// The daemon has ended.
+    pub(super) fn ended(&mut self, now: Tick, status: WaitStatus) -> Next {
+        self.pid = None;
+        if self.leaving || !self.ready {
+            return Next::Leave(status.code().unwrap_or(1));
+        }
+        let lasted = now.since(self.born) >= LASTING;
+        self.short_lives = if lasted { 0 } else { self.short_lives.saturating_add(1) };
+        let delay = match self.short_lives {
+            0 | 1 => Duration::ZERO,
+            n => (Duration::from_millis(100) * 2_u32.saturating_pow((n - 2).min(16))).min(LONGEST),
+        };
+        self.due = Some(now + delay);
+        Next::Another(delay)
+    }
+}

@@ -1,0 +1,191 @@
+//! Everything that a start needs, made ready before the start.
+//!
+//! The daemon resolves names to numbers and paths, and hands the result over as a sealed memfd: what the keeper has
+//! read can no longer change. The keeper turns it once into the form that execve(2) takes.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
+
+use super::tree::Tag;
+
+/// The variable that tells a process, and whoever looks at it, of which life it is a part. The keeper writes the
+/// number at each start.
+pub const INCARNATION_VARIABLE: &str = "DEFIB_INCARNATION";
+
+/// The variable that holds the name of the service.
+pub const SERVICE_VARIABLE: &str = "DEFIB_SERVICE";
+
+/// How to make a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The program, as an absolute path.
+    pub program: Vec<u8>,
+    /// Its arguments, its own name first.
+    pub args: Vec<Vec<u8>>,
+    /// Its environment as `NAME=value`, without [`INCARNATION_VARIABLE`].
+    pub env: Vec<Vec<u8>>,
+    /// The working directory.
+    pub cwd: Vec<u8>,
+    /// Whom to become; `None`: whoever the keeper is.
+    pub identity: Option<Identity>,
+    /// The file mode creation mask.
+    pub umask: u32,
+    /// Whether the rest of the tree is ended with the main process.
+    pub end_leftovers: bool,
+}
+
+/// A user in the kernel's terms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl Plan {
+    /// The plan in a memfd that nobody can change any more.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for it, or the process is out of file descriptors.
+    pub fn seal(&self) -> io::Result<OwnedFd> {
+        let bytes = postcard::to_stdvec(self).map_err(io::Error::other)?;
+        sealed("defib-plan", &bytes)
+    }
+
+    /// Reads a plan from a memfd, if that is sealed.
+    ///
+    /// # Errors
+    /// If it can still change, or holds no plan.
+    pub fn unseal(fd: OwnedFd) -> io::Result<Self> {
+        postcard::from_bytes(&unsealed(fd)?).map_err(io::Error::other)
+    }
+}
+
+/// A memfd with these bytes that nobody can change any more.
+///
+/// # Errors
+/// If the kernel has no memory for it, or the process is out of file descriptors.
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file =
+        File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(bytes)?;
+    let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, all)?;
+    Ok(file.into())
+}
+
+/// The bytes of a sealed memfd.
+///
+/// # Errors
+/// If it can still be changed, or cannot be read.
+pub fn unsealed(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    if !rustix::fs::fcntl_get_seals(&fd)?.contains(needed) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the memfd is not sealed"));
+    }
+    let mut bytes = Vec::new();
+    let mut file = File::from(fd);
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A plan as execve(2) takes it.
+#[derive(Debug)]
+pub(super) struct ReadyPlan {
+    pub(super) program: CString,
+    pub(super) args: CStrings,
+    pub(super) env: CStrings,
+    pub(super) cwd: CString,
+    pub(super) identity: Option<Identity>,
+    pub(super) umask: u32,
+    pub(super) end_leftovers: bool,
+    /// By which the processes of the life are known.
+    pub(super) tag: Tag,
+}
+
+impl ReadyPlan {
+    /// Prepares a plan for one life. Fails if a text holds a NUL byte.
+    pub(super) fn new(plan: Plan, incarnation: u64) -> io::Result<Self> {
+        let tag = Tag::new(&plan.env, incarnation);
+        let mut env = plan.env;
+        env.push(format!("{INCARNATION_VARIABLE}={incarnation}").into_bytes());
+        Ok(Self {
+            program: CString::new(plan.program)?,
+            args: CStrings::new(plan.args)?,
+            env: CStrings::new(env)?,
+            cwd: CString::new(plan.cwd)?,
+            identity: plan.identity,
+            umask: plan.umask,
+            end_leftovers: plan.end_leftovers,
+            tag,
+        })
+    }
+}
+
+/// An array of C strings that ends with a null pointer.
+#[derive(Debug)]
+pub(super) struct CStrings {
+    /// Owns what `pointers` point to; never changed.
+    texts: Vec<CString>,
+    pointers: Vec<usize>,
+}
+
+impl CStrings {
+    fn new(texts: Vec<Vec<u8>>) -> io::Result<Self> {
+        let texts = texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let mut pointers: Vec<_> = texts.iter().map(|text| text.as_ptr() as usize).collect();
+        pointers.push(0);
+        Ok(Self { texts, pointers })
+    }
+
+    /// The address of the array, as a system call takes it.
+    pub(super) fn address(&self) -> usize {
+        debug_assert_eq!(self.texts.len() + 1, self.pointers.len());
+        self.pointers.as_ptr() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            program: b"/bin/true".to_vec(),
+            args: vec![b"true".to_vec()],
+            env: vec![b"A=b".to_vec()],
+            cwd: b"/".to_vec(),
+            identity: Some(Identity { uid: 7, gid: 8, groups: vec![9] }),
+            umask: 0o22,
+            end_leftovers: true,
+        }
+    }
+
+    #[test]
+    fn a_sealed_plan_is_read_as_it_was_written() {
+        let fd = plan().seal().expect("a memfd");
+        assert_eq!(Plan::unseal(fd).expect("a plan"), plan());
+    }
+
+    #[test]
+    fn a_plan_that_can_still_change_is_refused() {
+        let fd = rustix::fs::memfd_create("open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .expect("a memfd");
+        Plan::unseal(fd).expect_err("it is not sealed");
+    }
+
+    #[test]
+    fn a_nul_byte_is_an_error_and_no_shorter_argument() {
+        let plan = Plan { args: vec![b"a\0b".to_vec()], ..plan() };
+        ReadyPlan::new(plan, 1).expect_err("a NUL byte");
+    }
+}

@@ -1,0 +1,387 @@
+//! What daemon and keeper say to each other.
+//!
+//! Messages are sequences of [`Order`]s or [`Report`]s in one packet of a SOCK_SEQPACKET pair, with the file
+//! descriptors that belong to them. The orders of one turn of the daemon are one packet: they arrive together or not at
+//! all, so that what the keeper remembers always fits what it was told to do.
+//!
+//! Reports are levels, not edges: a [`Report::Slot`] says how a slot *is*. It may be told twice, and states that have
+//! passed may never be told; an end stays in its slot until it is acknowledged, so it is never lost, not even between
+//! two daemons.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use defib_core::model::Usage;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Changes with every change of the messages. Keeper and daemon are one binary until one of them is upgraded.
+pub const VERSION: u32 = 1;
+
+/// The largest packet. The largest message is a memo: the times of 256 restarts and two texts.
+pub const MAX_PACKET: usize = 16 * 1024;
+
+/// The most descriptors in a packet; SCM_RIGHTS carries 253.
+pub const MAX_FDS: usize = 64;
+
+/// The most slots: one for each service.
+pub const MAX_SLOTS: u32 = 4096;
+
+/// What the daemon wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// The first order: answered by everything that the keeper holds, and [`Report::Synced`].
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u32,
+    },
+    /// The daemon supervises: from now on it is started again when it dies.
+    Ready,
+    /// A plan for the next start in a slot. Descriptors: the sealed plan, the output file, and the cgroup of the
+    /// service if there are cgroups.
+    Plan {
+        /// The slot.
+        slot: u32,
+        /// Whether the cgroup comes with it.
+        cgroup: bool,
+    },
+    /// Start a life by the plan of the slot.
+    Spawn {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+    },
+    /// Send a signal to the main process.
+    Signal {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+        /// The number of the signal.
+        signal: i32,
+    },
+    /// SIGKILL to the whole tree.
+    KillTree {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+    },
+    /// The end, or the failed start, has been taken into account.
+    Acknowledge {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+    },
+    /// Keep this for the next daemon.
+    Remember {
+        /// The slot.
+        slot: u32,
+        /// Opaque to the keeper.
+        memo: Vec<u8>,
+    },
+    /// Keep this descriptor for the next daemon, in place of one of the same name.
+    Hold {
+        /// Its name.
+        name: String,
+    },
+    /// Everything is being ended: if this daemon dies of it, the next one is to go on.
+    Ending,
+    /// Leave as soon as the daemon has.
+    Leave,
+}
+
+impl Order {
+    /// How many descriptors come with it.
+    fn fds(&self) -> usize {
+        match self {
+            Self::Plan { cgroup, .. } => 2 + usize::from(*cgroup),
+            Self::Hold { .. } => 1,
+            Self::Hello { .. }
+            | Self::Ready
+            | Self::Spawn { .. }
+            | Self::Signal { .. }
+            | Self::KillTree { .. }
+            | Self::Acknowledge { .. }
+            | Self::Remember { .. }
+            | Self::Ending
+            | Self::Leave => 0,
+        }
+    }
+}
+
+/// What the keeper tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// A descriptor that was kept for this daemon, which comes with it.
+    Held {
+        /// Its name.
+        name: String,
+    },
+    /// What was remembered.
+    Memo {
+        /// The slot.
+        slot: u32,
+        /// As it was given.
+        memo: Vec<u8>,
+    },
+    /// How a slot is.
+    Slot {
+        /// The slot.
+        slot: u32,
+        /// Its state.
+        state: SlotState,
+    },
+    /// Everything that was held has been told.
+    Synced,
+    /// The keeper got a signal that is meant for the daemon.
+    Signal(i32),
+}
+
+impl Report {
+    /// How many descriptors come with it.
+    fn fds(&self) -> usize {
+        usize::from(matches!(self, Self::Held { .. }))
+    }
+}
+
+/// How a slot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotState {
+    /// There is no process, nothing of a tree, and nothing to acknowledge.
+    Empty {
+        /// The latest life; 0 if there was none.
+        last: u64,
+    },
+    /// A process is being made.
+    Starting {
+        /// The life.
+        incarnation: u64,
+    },
+    /// The program has been executed.
+    Living {
+        /// The life.
+        incarnation: u64,
+        /// Its main process.
+        pid: u32,
+        /// When it was made, in ns of CLOCK_BOOTTIME.
+        started: u64,
+    },
+    /// The process could not be made, or the program not be executed.
+    Failed {
+        /// The life.
+        incarnation: u64,
+        /// At which step.
+        step: Step,
+        /// The error number.
+        errno: i32,
+    },
+    /// The main process has ended.
+    Ended {
+        /// The life.
+        incarnation: u64,
+        /// The main process.
+        pid: u32,
+        /// When it was made, in ns of CLOCK_BOOTTIME.
+        started: u64,
+        /// When the keeper saw the end, in ns of CLOCK_BOOTTIME.
+        at: u64,
+        /// The raw status of wait(2).
+        status: i32,
+        /// What it used.
+        usage: Usage,
+        /// Whether nothing of its tree is left.
+        cleared: bool,
+    },
+}
+
+/// The steps of a start, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// There is no plan, or the slot is occupied.
+    Refused,
+    /// pipe2 of the status pipe.
+    Pipe,
+    /// mkdir of the leaf cgroup.
+    Cgroup,
+    /// clone3.
+    Clone,
+    /// setsid.
+    Session,
+    /// dup3 to the standard streams.
+    Streams,
+    /// prlimit64 of RLIMIT_NOFILE.
+    Limit,
+    /// setgroups.
+    Groups,
+    /// setresgid.
+    Group,
+    /// setresuid.
+    User,
+    /// chdir.
+    Directory,
+    /// rt_sigprocmask.
+    Signals,
+    /// execve.
+    Exec,
+}
+
+impl Step {
+    /// Every step, by the number that the child writes into the status pipe.
+    pub(super) const ALL: [Self; 13] = [
+        Self::Refused,
+        Self::Pipe,
+        Self::Cgroup,
+        Self::Clone,
+        Self::Session,
+        Self::Streams,
+        Self::Limit,
+        Self::Groups,
+        Self::Group,
+        Self::User,
+        Self::Directory,
+        Self::Signals,
+        Self::Exec,
+    ];
+}
+
+/// A message that can be sent: it knows how many descriptors come with it.
+pub trait Message: Serialize + DeserializeOwned {
+    /// How many descriptors come with it.
+    fn fd_count(&self) -> usize;
+}
+
+impl Message for Order {
+    fn fd_count(&self) -> usize {
+        self.fds()
+    }
+}
+
+impl Message for Report {
+    fn fd_count(&self) -> usize {
+        self.fds()
+    }
+}
+
+/// Sends a packet without blocking. `WouldBlock`: the other side does not read; nothing was sent.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one packet"));
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags)?;
+    Ok(())
+}
+
+/// Packs messages.
+///
+/// # Errors
+/// If they do not fit into a packet.
+pub fn pack<M: Message>(messages: &[M]) -> io::Result<Vec<u8>> {
+    let packet = postcard::to_stdvec(messages).map_err(io::Error::other)?;
+    if packet.len() > MAX_PACKET {
+        let text = format!("a packet of {} bytes; {MAX_PACKET} is the limit", packet.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(packet)
+}
+
+/// The messages of a packet, each with its descriptors.
+pub type Received<M> = Vec<(M, Vec<OwnedFd>)>;
+
+/// Receives a packet without blocking: its messages, each with its descriptors. `None`: the other side is gone.
+///
+/// # Errors
+/// Those of recvmsg(2); `WouldBlock` when there is none; `InvalidData` when it is not what the protocol allows.
+pub fn receive<M: Message>(socket: impl AsFd) -> io::Result<Option<Received<M>>> {
+    let mut packet = [0; MAX_PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut control, flags)?;
+    let mut fds = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let mut fds: Vec<OwnedFd> = fds.by_ref().flatten().collect();
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(wrong("a packet was cut off"));
+    }
+    let messages: Vec<M> = postcard::from_bytes(&packet[..received.bytes]).map_err(io::Error::other)?;
+    if messages.iter().map(M::fd_count).sum::<usize>() != fds.len() {
+        return Err(wrong("a packet came with another number of descriptors than it tells"));
+    }
+    let mut fds = fds.drain(..);
+    Ok(Some(
+        messages
+            .into_iter()
+            .map(|message| {
+                let own = fds.by_ref().take(message.fd_count()).collect();
+                (message, own)
+            })
+            .collect(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("a socket pair")
+    }
+
+    #[test]
+    fn orders_arrive_together_with_their_descriptors() {
+        let (here, there) = pair();
+        let orders = [
+            Order::Acknowledge { slot: 3, incarnation: 7 },
+            Order::Hold { name: "lock".to_owned() },
+            Order::Spawn { slot: 3, incarnation: 8 },
+        ];
+        let packet = pack(&orders).expect("a packet");
+        send(here.as_fd(), &packet, &[here.as_fd()]).expect("sent");
+        let got = receive::<Order>(&there).expect("received").expect("a packet");
+        assert_eq!(got.iter().map(|(_, fds)| fds.len()).collect::<Vec<_>>(), [0, 1, 0]);
+        assert!(got.iter().map(|(order, _)| order).eq(&orders));
+        drop((got, here));
+        assert!(receive::<Order>(&there).expect("an end").is_none());
+    }
+
+    #[test]
+    fn a_missing_descriptor_and_garbage_are_refused() {
+        let (here, there) = pair();
+        let packet = pack(&[Order::Hold { name: "lock".to_owned() }]).expect("a packet");
+        send(here.as_fd(), &packet, &[]).expect("sent");
+        assert_eq!(receive::<Order>(&there).expect_err("no fd").kind(), io::ErrorKind::InvalidData);
+        send(here.as_fd(), &[255; 40], &[]).expect("sent");
+        receive::<Order>(&there).expect_err("garbage");
+        assert_eq!(receive::<Order>(&there).expect_err("nothing").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_never_blocks_the_sender() {
+        let (here, _there) = pair();
+        let packet = pack(&[Report::Memo { slot: 1, memo: vec![7; 8000] }]).expect("a packet");
+        let full = (0..10_000).find_map(|_| send(here.as_fd(), &packet, &[]).err()).expect("a full socket");
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,222 @@
+//! Raw system calls for where libc's wrappers will not do.
+//!
+//! A child made with CLONE_VM shares the keeper's memory, its `errno` and thread-local storage among it, while both
+//! run. So the child may use nothing that touches those: these calls return the error number in the result.
+#![expect(unsafe_code, reason = "system calls that libc and rustix do not offer, or not without errno")]
+
+use std::arch::asm;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use defib_core::model::Usage;
+
+/// The child's view of the world: six arguments in, the kernel's answer out, nothing else touched.
+///
+/// # Safety
+/// As the system call demands.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; rcx and r11 are what it clobbers. The caller answers for the rest.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// See the other architecture.
+///
+/// # Safety
+/// As the system call demands.
+#[cfg(target_arch = "aarch64")]
+#[inline]
+pub(super) unsafe fn syscall(number: i64, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention, which clobbers nothing but x0.
+    unsafe {
+        asm!(
+            "svc #0",
+            in("x8") number,
+            inlateout("x0") args[0] => result,
+            in("x1") args[1], in("x2") args[2], in("x3") args[3], in("x4") args[4], in("x5") args[5],
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// `struct clone_args` of clone3(2), as of Linux 5.7 (CLONE_INTO_CGROUP).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct CloneArgs {
+    pub(super) flags: u64,
+    pub(super) pidfd: u64,
+    pub(super) child_tid: u64,
+    pub(super) parent_tid: u64,
+    pub(super) exit_signal: u64,
+    pub(super) stack: u64,
+    pub(super) stack_size: u64,
+    pub(super) tls: u64,
+    pub(super) set_tid: u64,
+    pub(super) set_tid_size: u64,
+    pub(super) cgroup: u64,
+}
+
+/// clone3(2) with a stack of its own for the child, which calls `entry(argument)` and never returns from it.
+/// Returns the child's pid, or the negated error number.
+///
+/// # Safety
+/// `args` names a stack of 16-byte aligned end that nothing else uses until the child has executed or ended, and
+/// `entry` may do only what a child that shares this memory may do, with `argument` valid as long.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn clone3(args: &CloneArgs, entry: extern "C" fn(usize) -> !, argument: usize) -> isize {
+    let result: isize;
+    // SAFETY: the parent comes out of the system call with its own stack; the child, with rax = 0, goes into
+    // `entry` on the new one and never reaches the end of this block.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") std::ptr::from_ref(args), in("rsi") size_of::<CloneArgs>(),
+            in("r12") argument, in("r13") entry,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// See the other architecture.
+///
+/// # Safety
+/// See the other architecture.
+#[cfg(target_arch = "aarch64")]
+pub(super) unsafe fn clone3(args: &CloneArgs, entry: extern "C" fn(usize) -> !, argument: usize) -> isize {
+    let result: isize;
+    // SAFETY: as on x86_64.
+    unsafe {
+        asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x20",
+            "blr x21",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone3,
+            inlateout("x0") std::ptr::from_ref(args) => result,
+            in("x1") size_of::<CloneArgs>(),
+            in("x20") argument, in("x21") entry,
+        );
+    }
+    result
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "defib knows the system calls of x86_64 and aarch64 only: add those of this architecture here"
+);
+
+/// A child that has been reaped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reaped {
+    /// The raw status of wait(2).
+    pub(super) status: i32,
+    /// What it used.
+    pub(super) usage: Usage,
+}
+
+/// wait4(2) without waiting: the raw status, which no safe wrapper keeps, and the usage, which waitid lacks.
+/// `None`: the child lives.
+pub(super) fn reap(pid: i32) -> io::Result<Option<Reaped>> {
+    let mut status = 0;
+    // SAFETY: all zeroes is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live, writable values of the right type.
+    let reaped = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    match reaped {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ => Ok(Some(Reaped { status, usage: used(&usage) })),
+    }
+}
+
+/// A child that has ended and not been reaped, whichever it is. `waitid` leaves it as it is: the main process of a slot
+/// is reaped with its usage. (The safe wrappers fail on real-time signals, or do not tell the pid.)
+pub(super) fn ended_child() -> Option<i32> {
+    // SAFETY: all zeroes is a valid siginfo, and what it stays if there is no such child.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live, writable siginfo.
+    let found = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) };
+    // SAFETY: waitid has filled in the fields of a SIGCHLD, or left zeroes.
+    let pid = unsafe { info.si_pid() };
+    (found == 0 && pid != 0).then_some(pid)
+}
+
+/// Gives every signal its default action. What a shell or `nohup` had set to be ignored would stay ignored in every
+/// service, as would SIGPIPE, which Rust's runtime ignores.
+pub(super) fn default_dispositions() {
+    // The kernel's own `struct sigaction` (32 bytes at most), all zeroes: SIG_DFL, no flags, no mask.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        let args = [signal, default.as_ptr() as usize, 0, size_of::<u64>(), 0, 0];
+        // SAFETY: SIG_DFL runs no code of ours. SIGKILL and SIGSTOP are refused: so be it. Not by libc, which refuses
+        // its own two, 32 and 33, that an ignorant parent may have left ignored.
+        unsafe { syscall(libc::SYS_rt_sigaction, args) };
+    }
+}
+
+/// Lets no descriptor that whoever started defib left open reach a service: everything but 0 to 2 closes at execve.
+pub(super) fn close_inherited_on_exec() {
+    let all = [3, u32::MAX as usize, libc::CLOSE_RANGE_CLOEXEC as usize, 0, 0, 0];
+    // SAFETY: sets a flag of descriptors; nothing is closed.
+    if unsafe { syscall(libc::SYS_close_range, all) } == 0 {
+        return;
+    }
+    // Before Linux 5.11, which has the flag: one by one.
+    let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    for number in
+        numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|number| *number > 2)
+    {
+        let args = [number, libc::F_SETFD as usize, libc::FD_CLOEXEC as usize, 0, 0, 0];
+        // SAFETY: as above; the descriptor of the folder itself may be closed by now, which is an error.
+        unsafe { syscall(libc::SYS_fcntl, args) };
+    }
+}
+
+/// pidfd_send_signal(2) for any number: the safe wrapper takes only signals that have a name.
+pub(super) fn pidfd_send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let args = [pidfd.as_raw_fd() as usize, signal as usize, 0, 0, 0, 0];
+    // SAFETY: the descriptor is open, the third argument (siginfo) is null, which means that of kill(2).
+    match unsafe { syscall(libc::SYS_pidfd_send_signal, args) } {
+        0.. => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error as i32)),
+    }
+}
+
+fn used(usage: &libc::rusage) -> Usage {
+    let micros = |time: libc::timeval| {
+        let (seconds, micros) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
+        seconds.unwrap_or(0) * 1_000_000 + micros.unwrap_or(0)
+    };
+    Usage {
+        user_us: micros(usage.ru_utime),
+        system_us: micros(usage.ru_stime),
+        max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+    }
+}

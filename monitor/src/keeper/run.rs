@@ -1,0 +1,452 @@
+//! The keeper's loop: one thread, one epoll.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use defib_core::model::WaitStatus;
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{Timespec, epoll};
+use rustix::process::{Resource, Rlimit, Signal};
+
+use super::events::{Token, unwatch, watch};
+use super::link::{Holdings, Link};
+use super::nurse::{Next, Nurse};
+use super::protocol::{MAX_SLOTS, Order, Step, VERSION};
+use super::raw;
+use super::say;
+use super::slots::{RawEnd, Slot, State};
+use super::spawn::{Answer, Nursery};
+use crate::effect::clock;
+
+/// The name under which the daemon hands over the map in which the eBPF programs look for the slot of the next child.
+pub const NEXT_SLOT: &str = "next_slot";
+
+/// Runs as the keeper of a daemon with this command line, until that has left.
+pub fn run(daemon: Vec<OsString>) -> ExitCode {
+    let kept = Keeper::new(daemon).and_then(|mut keeper| keeper.run());
+    match kept {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&format!("the keeper cannot go on: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Keeper {
+    epoll: OwnedFd,
+    signals: SignalFd,
+    nursery: Nursery,
+    nurse: Nurse,
+    link: Link,
+    /// Whether the epoll watches the link for room to write.
+    link_full: bool,
+    slots: BTreeMap<u32, Slot>,
+    /// Slots that wait for room in the nursery.
+    queue: VecDeque<u32>,
+    /// Main processes, by pid: all of them children that have not been reaped.
+    mains: BTreeMap<i32, u32>,
+    /// Slots whose tree is being ended.
+    sweeping: BTreeSet<u32>,
+    /// Whether defib was asked to end.
+    ending: bool,
+    /// What is kept for the next daemon.
+    held: BTreeMap<String, OwnedFd>,
+}
+
+impl Keeper {
+    fn new(daemon: Vec<OsString>) -> io::Result<Self> {
+        raw::default_dispositions();
+        raw::close_inherited_on_exec();
+        // All of them: a child is born with them blocked, so none can end it before its exec.
+        SigSet::all().thread_block()?;
+        let mut heard = SigSet::empty();
+        for signal in
+            [NixSignal::SIGCHLD, NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGQUIT, NixSignal::SIGHUP]
+        {
+            heard.add(signal);
+        }
+        let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        // Orphans of services come here, where they can be found and reaped. The name is for `ps`.
+        nix::sys::prctl::set_child_subreaper(true)?;
+        nix::sys::prctl::set_name(c"defib-keeper")?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &signals, Token::Signals.data(), epoll::EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            signals,
+            nursery: Nursery::new(raise_nofile()?)?,
+            nurse: Nurse::new(daemon),
+            link: Link::default(),
+            link_full: false,
+            slots: BTreeMap::new(),
+            queue: VecDeque::new(),
+            mains: BTreeMap::new(),
+            sweeping: BTreeSet::new(),
+            ending: false,
+            held: BTreeMap::new(),
+        })
+    }
+
+    /// Runs until the daemon has left; returns the exit code.
+    fn run(&mut self) -> io::Result<u8> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            if self.nurse.due().is_some_and(|due| due <= clock::now()) {
+                self.start_daemon();
+            }
+            let timeout = self.nurse.due().map(|due| timespec(due.since(clock::now())));
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            for event in &events {
+                let leave = match Token::of(event.data) {
+                    Token::Daemon => {
+                        self.hear_daemon();
+                        None
+                    }
+                    Token::Signals => self.hear_signals()?,
+                    Token::Process(slot) => {
+                        self.process_ended(slot);
+                        None
+                    }
+                    Token::Status(slot) => {
+                        self.status_answered(slot);
+                        None
+                    }
+                    Token::Leaf(slot) => {
+                        self.sweep(slot);
+                        None
+                    }
+                };
+                if let Some(code) = leave {
+                    return Ok(code);
+                }
+                // After each event, so that an end is on its way before the next thing is looked at.
+                self.flush();
+            }
+        }
+    }
+
+    fn start_daemon(&mut self) {
+        let started = self.nurse.start(clock::now()).and_then(|socket| {
+            epoll::add(&self.epoll, &socket, Token::Daemon.data(), epoll::EventFlags::IN)?;
+            self.link_full = false;
+            self.link.connect(socket);
+            Ok(())
+        });
+        if let Err(error) = started {
+            say(&format!("the daemon cannot be started: {error}"));
+        }
+    }
+
+    fn drop_link(&mut self) {
+        if let Some(socket) = self.link.socket() {
+            unwatch(&self.epoll, socket);
+        }
+        self.link.disconnect();
+    }
+
+    /// Carries out the orders that have come.
+    fn hear_daemon(&mut self) {
+        loop {
+            match self.link.receive() {
+                Ok(Some(orders)) => {
+                    for (order, fds) in orders {
+                        self.obey(order, fds);
+                    }
+                }
+                // Its SIGCHLD says what became of it.
+                Ok(None) => return self.drop_link(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    say(&format!("the daemon is not understood, and its connection closed: {error}"));
+                    return self.drop_link();
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, fds: Vec<OwnedFd>) {
+        match order {
+            Order::Hello { version } => {
+                if version != VERSION {
+                    say(&format!(
+                        "the daemon speaks version {version} of the protocol, the keeper {VERSION}"
+                    ));
+                    return self.drop_link();
+                }
+                let Self { slots, held, ending, .. } = self;
+                self.link.tell_all(&Holdings { slots, held, ending: *ending });
+            }
+            Order::Ready => self.nurse.ready(),
+            Order::Ending => self.ending = true,
+            Order::Leave => self.nurse.leave(),
+            Order::Hold { name } => {
+                let Some(fd) = fds.into_iter().next() else { return };
+                if name == NEXT_SLOT
+                    && let Err(error) = self.nursery.announce_to(&fd)
+                {
+                    say(&format!("the eBPF programs cannot be told of new processes: {error}"));
+                }
+                self.held.insert(name, fd);
+            }
+            Order::Plan { slot, .. } => self.provide(slot, fds),
+            Order::Remember { slot, memo } => {
+                if let Some(it) = self.slot(slot) {
+                    it.memo = Some(memo);
+                }
+            }
+            Order::Spawn { slot, incarnation } => self.spawn(slot, incarnation),
+            Order::Acknowledge { slot, incarnation } => {
+                if let Some(it) = self.slot(slot) {
+                    it.acknowledge(incarnation);
+                }
+            }
+            Order::Signal { slot, incarnation, signal } => self.signal(slot, incarnation, signal),
+            Order::KillTree { slot, incarnation } => self.kill_tree(slot, incarnation),
+        }
+    }
+
+    /// The slot, made if it is new; `None` if there is no such number.
+    fn slot(&mut self, slot: u32) -> Option<&mut Slot> {
+        (slot < MAX_SLOTS).then(|| self.slots.entry(slot).or_insert_with(Slot::new))
+    }
+
+    fn provide(&mut self, slot: u32, fds: Vec<OwnedFd>) {
+        let Some(it) = self.slot(slot) else { return };
+        let mut fds = fds.into_iter();
+        let (Some(plan), Some(output), cgroup) = (fds.next(), fds.next(), fds.next()) else { return };
+        if let Err(error) = it.provide(plan, output, cgroup) {
+            say(&format!("the plan of slot {slot} cannot be used: {error}"));
+        }
+    }
+
+    fn spawn(&mut self, slot: u32, incarnation: u64) {
+        let Some(it) = self.slot(slot) else { return };
+        match it.state {
+            State::Empty { .. } => {
+                it.state = State::Queued { incarnation };
+                self.queue.push_back(slot);
+                self.launch_queued();
+            }
+            // One life at a time. The daemon sees from the report that it was wrong.
+            State::Queued { .. }
+            | State::Starting { .. }
+            | State::Living { .. }
+            | State::Failed { .. }
+            | State::Ended { .. } => self.link.tell_slot(slot),
+        }
+    }
+
+    /// Launches what waits, as far as there is room.
+    fn launch_queued(&mut self) {
+        while self.nursery.has_room()
+            && let Some(slot) = self.queue.pop_front()
+        {
+            let Some(it) = self.slots.get_mut(&slot) else { continue };
+            let State::Queued { incarnation } = it.state else { continue };
+            let now = clock::now().0;
+            it.launch(incarnation, slot, now, |plan, berth| self.nursery.spawn(plan, berth));
+            if let State::Starting { life, flight, .. } = &it.state {
+                self.mains.insert(life.pid, slot);
+                watch(&self.epoll, flight.pidfd.as_fd(), Token::Process(slot), epoll::EventFlags::IN);
+                watch(&self.epoll, flight.status.as_fd(), Token::Status(slot), epoll::EventFlags::IN);
+            } else {
+                self.link.tell_slot(slot);
+            }
+        }
+    }
+
+    fn signal(&mut self, slot: u32, incarnation: u64, signal: i32) {
+        let Some(it) = self.slots.get_mut(&slot) else { return };
+        if it.latest() != incarnation {
+            return;
+        }
+        if let Some((_, pidfd)) = it.process() {
+            // It may have ended meanwhile, and then there is nobody to tell.
+            raw::pidfd_send_signal(pidfd, signal).ok();
+        } else if let State::Queued { .. } = it.state {
+            // Not made yet, and asked to end: it never was.
+            it.state = State::Failed { incarnation, step: Step::Refused, errno: libc::ECANCELED };
+            self.link.tell_slot(slot);
+        }
+    }
+
+    fn kill_tree(&mut self, slot: u32, incarnation: u64) {
+        let Some(it) = self.slots.get(&slot) else { return };
+        if it.latest() == incarnation
+            && let Some((life, pidfd)) = it.process()
+        {
+            // The main process by its pidfd in any case: there may be no cgroup.
+            rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
+            if !life.keeps_leftovers() {
+                life.kill_tree();
+            }
+        }
+    }
+
+    /// The status pipe of a start has an answer.
+    fn status_answered(&mut self, slot: u32) {
+        let Some(it) = self.slots.get_mut(&slot) else { return };
+        let State::Starting { flight, failed, .. } = &mut it.state else { return };
+        match flight.answer() {
+            Answer::Pending => {}
+            // It is about to end: the slot is told of as failed when it has been reaped.
+            Answer::Failed(step, errno) => {
+                unwatch(&self.epoll, flight.status.as_fd());
+                *failed = Some((step, errno));
+            }
+            Answer::Executed => {
+                unwatch(&self.epoll, flight.status.as_fd());
+                let State::Starting { life, flight, .. } = it.take_state() else { return };
+                let pidfd = self.nursery.landed(flight);
+                it.state = State::Living { life, pidfd };
+                it.prepare_next();
+                self.link.tell_slot(slot);
+                self.launch_queued();
+            }
+        }
+    }
+
+    /// A main process may have ended: reaps it if so.
+    fn process_ended(&mut self, slot: u32) {
+        let Some(it) = self.slots.get_mut(&slot) else { return };
+        let Some((life, pidfd)) = it.process() else { return };
+        let Ok(Some(reaped)) = raw::reap(life.pid) else { return };
+        let at = clock::now().0;
+        self.mains.remove(&life.pid);
+        unwatch(&self.epoll, pidfd.as_fd());
+        let (life, failed) = match it.take_state() {
+            State::Starting { life, flight, failed } => {
+                unwatch(&self.epoll, flight.status.as_fd());
+                let failed = failed.or_else(|| match flight.answer() {
+                    Answer::Failed(step, errno) => Some((step, errno)),
+                    Answer::Executed | Answer::Pending => None,
+                });
+                self.nursery.landed(flight);
+                (life, failed)
+            }
+            State::Living { life, .. } => (life, None),
+            other @ (State::Empty { .. }
+            | State::Queued { .. }
+            | State::Failed { .. }
+            | State::Ended { .. }) => {
+                it.state = other;
+                return;
+            }
+        };
+        it.state = match failed {
+            Some((step, errno)) => State::Failed { incarnation: life.incarnation, step, errno },
+            None => {
+                let end = RawEnd { at, status: reaped.status, usage: reaped.usage };
+                let cleared = life.sweep();
+                if !cleared {
+                    self.sweeping.insert(slot);
+                    if let Some(leaf) = life.leaf() {
+                        watch(&self.epoll, leaf.events(), Token::Leaf(slot), epoll::EventFlags::PRI);
+                    }
+                }
+                State::Ended { life, end, cleared, acknowledged: false }
+            }
+        };
+        self.link.tell_slot(slot);
+        self.launch_queued();
+    }
+
+    /// Looks again whether anything is left of a tree.
+    fn sweep(&mut self, slot: u32) {
+        let Some(it) = self.slots.get_mut(&slot) else { return };
+        let State::Ended { life, cleared: false, .. } = &it.state else { return };
+        if life.sweep() {
+            if let Some(leaf) = life.leaf() {
+                unwatch(&self.epoll, leaf.events());
+            }
+            self.sweeping.remove(&slot);
+            it.clear();
+            self.link.tell_slot(slot);
+        }
+    }
+
+    /// Signals to the keeper. Returns the exit code when it is time to leave.
+    fn hear_signals(&mut self) -> io::Result<Option<u8>> {
+        while let Some(signal) = self.signals.read_signal()? {
+            let number = signal.ssi_signo as i32;
+            if number != libc::SIGCHLD {
+                self.ending |= number != libc::SIGHUP;
+                self.link.tell_signal(number);
+            }
+        }
+        while let Some(pid) = raw::ended_child() {
+            if let Some(slot) = self.mains.get(&pid).copied() {
+                self.process_ended(slot);
+            } else if let Some(reaped) = raw::reap(pid)?
+                && self.nurse.pid() == Some(pid)
+                && let Some(code) = self.daemon_ended(WaitStatus(reaped.status))
+            {
+                return Ok(Some(code));
+            }
+        }
+        for slot in self.sweeping.clone() {
+            self.sweep(slot);
+        }
+        Ok(None)
+    }
+
+    fn daemon_ended(&mut self, status: WaitStatus) -> Option<u8> {
+        // What it had ordered before it ended counts.
+        self.hear_daemon();
+        self.drop_link();
+        match self.nurse.ended(clock::now(), status) {
+            Next::Leave(code) => Some(code),
+            Next::Another(delay) => {
+                let how = match status.signal() {
+                    Some(signal) => signal.to_string(),
+                    None => format!("exit code {}", status.code().unwrap_or(0)),
+                };
+                say(&format!("the daemon ended by {how}; the next one starts in {delay:?}; services run on"));
+                None
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let Self { slots, held, ending, .. } = self;
+        match self.link.flush(&Holdings { slots, held, ending: *ending }) {
+            Ok(full) if full == self.link_full => {}
+            Ok(full) => {
+                self.link_full = full;
+                let flags = epoll::EventFlags::IN;
+                let flags = if full { flags | epoll::EventFlags::OUT } else { flags };
+                if let Some(socket) = self.link.socket() {
+                    epoll::modify(&self.epoll, socket, Token::Daemon.data(), flags).ok();
+                }
+            }
+            // The daemon is gone; its SIGCHLD is on the way.
+            Err(_) => self.drop_link(),
+        }
+    }
+}
+
+/// Lets the keeper hold a few descriptors for each of thousands of services. Returns the limits that it was started
+/// with, which are those of the services.
+fn raise_nofile() -> io::Result<(u64, u64)> {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    let infinity = libc::RLIM64_INFINITY;
+    Ok((current.unwrap_or(infinity), maximum.unwrap_or(infinity)))
+}
+
+fn timespec(delay: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(delay.subsec_nanos()),
+    }
+}

@@ -1,0 +1,296 @@
+//! What the keeper holds for a service: a plan, a memo, and at most one life.
+//!
+//! ```text
+//! Empty ─Spawn→ Queued ─→ Starting ─executed→ Living ─end→ Ended ─acknowledged and cleared→ Empty
+//!                 └──────────┴─failed→ Failed ─acknowledged→ Empty
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use defib_core::model::Usage;
+
+use super::plan::{Plan, ReadyPlan};
+use super::protocol::{SlotState, Step};
+use super::spawn::{Berth, Flight};
+use super::tree::{self, Leaf, Leaves};
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Slot {
+    provision: Option<Provision>,
+    /// What the daemon wants the next daemon to know.
+    pub(super) memo: Option<Vec<u8>>,
+    pub(super) state: State,
+}
+
+/// What a start needs.
+#[derive(Debug)]
+struct Provision {
+    plan: Plan,
+    output: File,
+    leaves: Option<Leaves>,
+    /// What the life that is expected next needs.
+    ready: Option<(u64, Ready)>,
+}
+
+/// What one life needs.
+#[derive(Debug)]
+struct Ready {
+    plan: Rc<ReadyPlan>,
+    leaf: Option<Rc<Leaf>>,
+}
+
+/// The state of a slot.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Nothing to do and nothing to acknowledge.
+    Empty {
+        /// The latest life; 0 if there was none.
+        last: u64,
+    },
+    /// Waits until fewer children are between clone3 and execve.
+    Queued {
+        incarnation: u64,
+    },
+    /// Between clone3 and execve. `failed`: what the child has said before it ended.
+    Starting {
+        life: Life,
+        flight: Flight,
+        failed: Option<(Step, i32)>,
+    },
+    Living {
+        life: Life,
+        pidfd: OwnedFd,
+    },
+    /// Not started; not acknowledged.
+    Failed {
+        incarnation: u64,
+        step: Step,
+        errno: i32,
+    },
+    /// Ended; not acknowledged, or its tree not cleared.
+    Ended {
+        life: Life,
+        end: RawEnd,
+        cleared: bool,
+        acknowledged: bool,
+    },
+}
+
+/// A life that has been made.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) incarnation: u64,
+    pub(super) pid: i32,
+    /// In ns of CLOCK_BOOTTIME.
+    started: u64,
+    plan: Rc<ReadyPlan>,
+    leaf: Option<Rc<Leaf>>,
+}
+
+/// An end as it was reaped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawEnd {
+    pub(super) at: u64,
+    pub(super) status: i32,
+    pub(super) usage: Usage,
+}
+
+impl Slot {
+    /// An empty slot.
+    pub(super) fn new() -> Self {
+        Self { provision: None, memo: None, state: State::Empty { last: 0 } }
+    }
+
+    /// Takes a new plan for the next life. The present one keeps its own. `cgroup` is the folder of the service: the
+    /// first one stays.
+    pub(super) fn provide(
+        &mut self,
+        plan: OwnedFd,
+        output: OwnedFd,
+        cgroup: Option<OwnedFd>,
+    ) -> io::Result<()> {
+        let plan = Plan::unseal(plan)?;
+        let known = self.provision.take().and_then(|provision| provision.leaves);
+        let leaves = known.or_else(|| cgroup.map(Leaves::new));
+        self.provision = Some(Provision { plan, output: output.into(), leaves, ready: None });
+        self.prepare_next();
+        Ok(())
+    }
+
+    /// Makes ready what the next life will need, while there is time.
+    pub(super) fn prepare_next(&mut self) {
+        let next = self.latest() + 1;
+        if let Some(provision) = &mut self.provision {
+            // What fails now fails again, and is told, when it is wanted.
+            provision.ready = provision.make_ready(next).ok().map(|ready| (next, ready));
+        }
+    }
+
+    /// Makes a process for a life; `make` is the nursery. On failure the slot is `Failed`.
+    pub(super) fn launch(
+        &mut self,
+        incarnation: u64,
+        slot: u32,
+        now: u64,
+        make: impl FnOnce(&Rc<ReadyPlan>, &Berth<'_>) -> Result<Flight, (Step, io::Error)>,
+    ) {
+        self.state = match self.try_launch(incarnation, slot, now, make) {
+            Ok(starting) => starting,
+            Err((step, error)) => {
+                State::Failed { incarnation, step, errno: error.raw_os_error().unwrap_or(libc::EINVAL) }
+            }
+        };
+    }
+
+    fn try_launch(
+        &mut self,
+        incarnation: u64,
+        slot: u32,
+        now: u64,
+        make: impl FnOnce(&Rc<ReadyPlan>, &Berth<'_>) -> Result<Flight, (Step, io::Error)>,
+    ) -> Result<State, (Step, io::Error)> {
+        let none = || (Step::Refused, io::Error::from_raw_os_error(libc::ENOENT));
+        let provision = self.provision.as_mut().ok_or_else(none)?;
+        let Ready { plan, leaf } = match provision.ready.take() {
+            Some((expected, ready)) if expected == incarnation => ready,
+            Some(_) | None => provision.make_ready(incarnation)?,
+        };
+        let berth =
+            Berth { slot, output: provision.output.as_fd(), cgroup: leaf.as_ref().map(|leaf| leaf.folder()) };
+        let flight = make(&plan, &berth)?;
+        let life = Life { incarnation, pid: flight.pid, started: now, plan, leaf };
+        Ok(State::Starting { life, flight, failed: None })
+    }
+
+    /// Takes the state out, to be replaced.
+    pub(super) fn take_state(&mut self) -> State {
+        let last = self.latest();
+        std::mem::replace(&mut self.state, State::Empty { last })
+    }
+
+    /// The life that the slot is about, or was about last.
+    pub(super) fn latest(&self) -> u64 {
+        match &self.state {
+            State::Empty { last } => *last,
+            State::Queued { incarnation } | State::Failed { incarnation, .. } => *incarnation,
+            State::Starting { life, .. } | State::Living { life, .. } | State::Ended { life, .. } => {
+                life.incarnation
+            }
+        }
+    }
+
+    /// The main process while it can be signalled.
+    pub(super) fn process(&self) -> Option<(&Life, &OwnedFd)> {
+        match &self.state {
+            State::Starting { life, flight, .. } => Some((life, &flight.pidfd)),
+            State::Living { life, pidfd } => Some((life, pidfd)),
+            State::Empty { .. } | State::Queued { .. } | State::Failed { .. } | State::Ended { .. } => None,
+        }
+    }
+
+    /// Takes the acknowledgement of an end or a failed start.
+    pub(super) fn acknowledge(&mut self, of: u64) {
+        match &mut self.state {
+            State::Failed { incarnation, .. } if *incarnation == of => self.state = State::Empty { last: of },
+            State::Ended { life, acknowledged, cleared, .. } if life.incarnation == of => {
+                *acknowledged = true;
+                if *cleared {
+                    self.state = State::Empty { last: of };
+                }
+            }
+            State::Empty { .. }
+            | State::Queued { .. }
+            | State::Starting { .. }
+            | State::Living { .. }
+            | State::Failed { .. }
+            | State::Ended { .. } => {}
+        }
+    }
+
+    /// Nothing of the tree is left.
+    pub(super) fn clear(&mut self) {
+        if let State::Ended { life, cleared, acknowledged, .. } = &mut self.state {
+            *cleared = true;
+            if *acknowledged {
+                self.state = State::Empty { last: life.incarnation };
+            }
+        }
+    }
+
+    /// As the daemon is told it.
+    pub(super) fn report(&self) -> SlotState {
+        match &self.state {
+            State::Empty { last } => SlotState::Empty { last: *last },
+            State::Queued { incarnation } => SlotState::Starting { incarnation: *incarnation },
+            State::Starting { life, .. } => SlotState::Starting { incarnation: life.incarnation },
+            State::Living { life, .. } => SlotState::Living {
+                incarnation: life.incarnation,
+                pid: life.pid.unsigned_abs(),
+                started: life.started,
+            },
+            State::Failed { incarnation, step, errno } => {
+                SlotState::Failed { incarnation: *incarnation, step: *step, errno: *errno }
+            }
+            State::Ended { life, end, cleared, .. } => SlotState::Ended {
+                incarnation: life.incarnation,
+                pid: life.pid.unsigned_abs(),
+                started: life.started,
+                at: end.at,
+                status: end.status,
+                usage: end.usage,
+                cleared: *cleared,
+            },
+        }
+    }
+}
+
+impl Provision {
+    fn make_ready(&mut self, incarnation: u64) -> Result<Ready, (Step, io::Error)> {
+        let plan = ReadyPlan::new(self.plan.clone(), incarnation).map_err(|error| (Step::Exec, error))?;
+        let leaf = self.leaves.as_mut().map(|leaves| leaves.of_life(incarnation)).transpose();
+        Ok(Ready { plan: Rc::new(plan), leaf: leaf.map_err(|error| (Step::Cgroup, error))? })
+    }
+}
+
+impl Life {
+    /// Ends what is left of the tree, if that is wanted. Returns whether nothing is left, or nothing is to be done.
+    pub(super) fn sweep(&self) -> bool {
+        if !self.plan.end_leftovers {
+            return true;
+        }
+        match &self.leaf {
+            Some(leaf) => {
+                let empty = !leaf.populated();
+                if !empty {
+                    leaf.kill();
+                }
+                empty
+            }
+            None => !tree::kill_by_tag(self.pid, &self.plan.tag),
+        }
+    }
+
+    /// SIGKILL to the tree while the main process lives.
+    pub(super) fn kill_tree(&self) {
+        match &self.leaf {
+            Some(leaf) => leaf.kill(),
+            None => {
+                tree::kill_by_tag(self.pid, &self.plan.tag);
+            }
+        }
+    }
+
+    /// Whether SIGKILL is for the main process alone.
+    pub(super) fn keeps_leftovers(&self) -> bool {
+        !self.plan.end_leftovers
+    }
+
+    /// The leaf, if there is one.
+    pub(super) fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_deref()
+    }
+}

@@ -1,0 +1,13 @@
+//! defib: a defibrillator for Linux processes. `monitor/ARCHITECTURE.md` says how its parts fit together, and who may know
+//! whom.
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod duration;
+pub mod effect;
+pub mod keeper;
+pub mod source;

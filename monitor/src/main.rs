@@ -1,0 +1,41 @@
+//! The program: reads the command line, carries out the verb, ends with its exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use defib::cli::args::{Cli, Command, Daemon, DaemonVerb};
+use defib::cli::{self, Exit};
+use defib::{api, daemon};
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => dispatch(cli),
+        Err(usage) => {
+            let wrong = usage.use_stderr();
+            // Nobody is left to tell if even this cannot be written.
+            drop(usage.print());
+            if wrong { Exit::Usage.into() } else { Exit::Done.into() }
+        }
+    }
+}
+
+fn dispatch(Cli { options, command }: Cli) -> ExitCode {
+    let exit = match command {
+        Command::Daemon(Daemon { ask: None, under_keeper }) => {
+            return daemon::run(&options.overrides(false), under_keeper, |listener, handle, stop| {
+                Box::pin(api::serve(listener, handle, stop))
+            });
+        }
+        Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now }), .. }) => {
+            cli::daemon::stop(&options, now)
+        }
+        Command::Status { names } => cli::status::run(&options, &names),
+        Command::Act(act) => cli::verbs::run(&options, act),
+        Command::Events { follow, service, after } => {
+            cli::events::run(&options, follow, service.as_ref(), after)
+        }
+        Command::Check { strict } => cli::check::run(options, strict),
+        Command::LoadProbes => cli::probes::run(&options),
+    };
+    exit.into()
+}

@@ -1,0 +1,194 @@
+//! The attached probes, seen from user space: the ring, the maps and the counters.
+
+#![expect(unsafe_code, reason = "tokio takes the owner's word that a polled descriptor stays open")]
+
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use aya::maps::{MapData, RingBuf};
+use defib_core::model::Witness;
+use defib_ebpf::{EndKey, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, kind};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::super::any::Batch;
+use super::super::stats::{KindStats, SourceStats};
+use super::decode::{decode, witness};
+use super::error::EbpfError;
+use super::load::{PROBES, load, report};
+use super::maps::{Maps, take_ring};
+use super::process::coarse_start;
+
+/// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
+const TURN: usize = 512;
+
+/// Probes that hear of the keeper's children. Dropping it detaches them.
+pub struct EbpfSource {
+    ring: AsyncFd<RingBuf<MapData>>,
+    pub(super) maps: Maps,
+    tally: Tally,
+    /// Ends that have been looked up and are still in EXITS.
+    taken: Vec<EndKey>,
+    probes: aya::Ebpf,
+}
+
+/// What this side has counted.
+#[derive(Debug, Default)]
+struct Tally {
+    received: [u64; kind::COUNT],
+    malformed: u64,
+    /// Losses that a [`Batch`] has told already.
+    told: u64,
+}
+
+impl fmt::Debug for EbpfSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EbpfSource").field("tally", &self.tally).finish_non_exhaustive()
+    }
+}
+
+impl EbpfSource {
+    /// Loads and attaches the probes. Also returns what they were attached to.
+    pub(in crate::source) fn open(keeper: u32) -> Result<(Self, Vec<String>), EbpfError> {
+        let mut probes = load(keeper)?;
+        let attached = report(&mut probes)?;
+        let ring = take_ring(&mut probes)?;
+        let maps = Maps::take(&mut probes)?;
+        // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+        let ring = ring.map_err(|error| EbpfError::Poll(error.into()))?;
+        Ok((Self { ring, maps, tally: Tally::default(), taken: Vec::new(), probes }, attached))
+    }
+
+    pub(in crate::source) async fn wait(&mut self, batch: &mut Batch) {
+        match self.ring.readable_mut().await {
+            Ok(mut ready) => {
+                // Readiness is an edge: it is given up only when the ring was seen empty.
+                if self.tally.read(ready.get_inner_mut(), batch) {
+                    ready.clear_ready();
+                }
+            }
+            Err(error) => {
+                // The runtime is shutting down.
+                tracing::debug!(%error, "the ring is not polled any more");
+                std::future::pending().await
+            }
+        }
+        self.tell_losses(batch);
+    }
+
+    pub(in crate::source) fn drain(&mut self, batch: &mut Batch) {
+        self.tally.read(self.ring.get_mut(), batch);
+    }
+
+    pub(in crate::source) fn settle(&mut self, batch: &mut Batch) {
+        for key in std::mem::take(&mut self.taken) {
+            if let Err(error) = self.maps.forget_end(key) {
+                tracing::warn!(pid = key.tgid, error = %error.chain(), "an end stays recorded");
+            }
+        }
+        self.tell_losses(batch);
+    }
+
+    pub(in crate::source) fn take_end(&mut self, pid: u32, start: u64) -> Option<Witness> {
+        let key = EndKey::new(pid, start);
+        if self.taken.contains(&key) {
+            return None;
+        }
+        match self.maps.end(key) {
+            Ok(Some(end)) => {
+                self.taken.push(key);
+                return Some(witness(&end));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(pid, error = %error.chain(), "an end cannot be looked up"),
+        }
+        // The probe missed it, and would have removed this too.
+        if let Ok(Some(entry)) = self.maps.tracked(pid)
+            && entry.start == start
+            && let Err(error) = self.maps.untrack(pid)
+        {
+            tracing::warn!(pid, error = %error.chain(), "a process that has ended is still tracked");
+        }
+        None
+    }
+
+    pub(in crate::source) fn track(&mut self, pid: u32, slot: u32) -> Result<Option<u64>, EbpfError> {
+        let Some(start) = coarse_start(pid) else { return Ok(None) };
+        self.maps
+            .track(pid, Tracked { start, slot, flags: TRACKED_MAIN | TRACKED_COARSE | TRACKED_EXECUTED })?;
+        // It may have ended in between. An entry for a zombie stays until `take_end` removes it.
+        if coarse_start(pid) != Some(start) {
+            self.maps.untrack(pid)?;
+            return Ok(None);
+        }
+        Ok(Some(start))
+    }
+
+    pub(in crate::source) fn next_slot(&self) -> BorrowedFd<'_> {
+        self.maps.next_slot()
+    }
+
+    pub(in crate::source) fn stats(&self) -> SourceStats {
+        let counted = self.counted();
+        let of_kind = |index: usize| KindStats {
+            kind: kind::NAMES[index],
+            emitted: counted.emitted[index],
+            received: self.tally.received[index],
+            lost: counted.lost[index],
+            host: counted.host[index],
+        };
+        SourceStats {
+            kinds: (0..kind::COUNT).map(of_kind).collect(),
+            descendant_exits: counted.descendant_exits,
+            untracked: counted.tracked_full,
+            unrecorded: counted.exits_full,
+            malformed: self.tally.malformed,
+            skipped: self.skipped(),
+        }
+    }
+
+    fn counted(&self) -> Stats {
+        self.maps.stats().unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "the probes' counters cannot be read");
+            Stats::default()
+        })
+    }
+
+    fn tell_losses(&mut self, batch: &mut Batch) {
+        let counted = self.counted();
+        let in_kernel = counted.lost.iter().sum::<u64>() + counted.tracked_full + counted.exits_full;
+        let lost = in_kernel + self.tally.malformed;
+        batch.lost += lost.saturating_sub(self.tally.told);
+        self.tally.told = self.tally.told.max(lost);
+    }
+
+    /// Runs that the kernel skipped because the probe was running on that CPU already, from fdinfo.
+    fn skipped(&self) -> Option<u64> {
+        PROBES.iter().map(|(probe, _)| skipped_runs(self.probes.program(probe)?)).sum()
+    }
+}
+
+impl Tally {
+    /// Reads up to [`TURN`] records; true if the ring is empty now.
+    fn read(&mut self, ring: &mut RingBuf<MapData>, batch: &mut Batch) -> bool {
+        for _ in 0..TURN {
+            let Some(record) = ring.next() else { return true };
+            match decode(&record) {
+                Some(decoded) => {
+                    self.received[usize::from(decoded.kind)] += 1;
+                    batch.events.push(decoded.event);
+                }
+                None => self.malformed += 1,
+            }
+        }
+        false
+    }
+}
+
+fn skipped_runs(program: &aya::programs::Program) -> Option<u64> {
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
+}

@@ -1,0 +1,126 @@
+//! The maps of the loaded object, by name and with the types of the ABI.
+
+#![expect(
+    unsafe_code,
+    reason = "aya copies map values as bytes, and only their owner can promise that they are plain"
+)]
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use defib_ebpf::{End, EndKey, Facts, Offsets, Stats, Tracked, kind};
+
+use super::error::EbpfError;
+
+/// A type of the ABI as aya takes it.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Abi<T>(pub(super) T);
+
+macro_rules! plain {
+    ($($name:ty),+) => {$(
+        // SAFETY: `repr(C)`, integers only, every bit pattern valid, and its size is checked against the sum of its
+        // fields where it is defined, so there is no padding.
+        unsafe impl Pod for Abi<$name> {}
+    )+};
+}
+
+plain!(End, EndKey, Facts, Offsets, Stats, Tracked);
+
+/// What is read and written from here, all but the ring.
+pub(super) struct Maps {
+    tracked: HashMap<MapData, u32, Abi<Tracked>>,
+    exits: HashMap<MapData, Abi<EndKey>, Abi<End>>,
+    stats: PerCpuArray<MapData, Abi<Stats>>,
+    next_slot: MapData,
+}
+
+/// A failed use of the map of that name.
+fn failed(map: &'static str) -> impl FnOnce(MapError) -> EbpfError {
+    move |cause| EbpfError::Map { map, cause: Box::new(cause) }
+}
+
+/// Takes a map out of the object.
+fn take(object: &mut aya::Ebpf, name: &'static str) -> Result<Map, EbpfError> {
+    object.take_map(name).ok_or(EbpfError::Missing { what: "map", name })
+}
+
+/// Takes the ring out of the object.
+pub(super) fn take_ring(object: &mut aya::Ebpf) -> Result<RingBuf<MapData>, EbpfError> {
+    take(object, "URGENT")?.try_into().map_err(failed("URGENT"))
+}
+
+impl Maps {
+    /// Takes the maps out of the object.
+    pub(super) fn take(object: &mut aya::Ebpf) -> Result<Self, EbpfError> {
+        let Map::Array(next_slot) = take(object, "NEXT_SLOT")? else {
+            return Err(EbpfError::Missing { what: "array", name: "NEXT_SLOT" });
+        };
+        Ok(Self {
+            tracked: take(object, "TRACKED")?.try_into().map_err(failed("TRACKED"))?,
+            exits: take(object, "EXITS")?.try_into().map_err(failed("EXITS"))?,
+            stats: take(object, "STATS")?.try_into().map_err(failed("STATS"))?,
+            next_slot,
+        })
+    }
+
+    pub(super) fn next_slot(&self) -> BorrowedFd<'_> {
+        self.next_slot.fd().as_fd()
+    }
+
+    /// What TRACKED says of a thread group.
+    pub(super) fn tracked(&self, tgid: u32) -> Result<Option<Tracked>, EbpfError> {
+        Ok(found(self.tracked.get(&tgid, 0)).map_err(failed("TRACKED"))?.map(|Abi(entry)| entry))
+    }
+
+    pub(super) fn track(&mut self, tgid: u32, entry: Tracked) -> Result<(), EbpfError> {
+        self.tracked.insert(tgid, Abi(entry), 0).map_err(failed("TRACKED"))
+    }
+
+    pub(super) fn untrack(&mut self, tgid: u32) -> Result<(), EbpfError> {
+        found(self.tracked.remove(&tgid)).map_err(failed("TRACKED"))?;
+        Ok(())
+    }
+
+    /// An end in EXITS.
+    pub(super) fn end(&self, key: EndKey) -> Result<Option<End>, EbpfError> {
+        let end = found(self.exits.get(&Abi(key), 0)).map_err(failed("EXITS"))?;
+        Ok(end.map(|Abi(end)| end))
+    }
+
+    /// Takes an end out of EXITS.
+    pub(super) fn forget_end(&mut self, key: EndKey) -> Result<(), EbpfError> {
+        found(self.exits.remove(&Abi(key))).map_err(failed("EXITS")).map(drop)
+    }
+
+    /// The counters of all CPUs together.
+    pub(super) fn stats(&self) -> Result<Stats, EbpfError> {
+        let per_cpu = self.stats.get(&0, 0).map_err(failed("STATS"))?;
+        Ok(per_cpu.iter().fold(Stats::default(), |sum, Abi(one)| add(sum, one)))
+    }
+}
+
+/// A key that is not there is no failure.
+fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn add(mut sum: Stats, one: &Stats) -> Stats {
+    for index in 0..kind::COUNT {
+        sum.emitted[index] += one.emitted[index];
+        sum.lost[index] += one.lost[index];
+        sum.host[index] += one.host[index];
+    }
+    sum.descendant_exits += one.descendant_exits;
+    sum.tracked_full += one.tracked_full;
+    sum.exits_full += one.exits_full;
+    sum
+}

@@ -1,0 +1,22 @@
+//! The eBPF source: four probes in this kernel, a ring that they write and maps that they keep.
+//!
+//! Opening it reads the kernel's own types ([`btf`]), resolves from them what the probes must know ([`offsets`]),
+//! loads and attaches the embedded object ([`load`]) and takes hold of its maps ([`maps`]). From then on [`live`]
+//! turns ring records into events by way of [`decode`]. Dropping the source detaches the probes.
+//!
+//! The kernel half is the package `defib-ebpf`, whose library holds the layouts that both halves share.
+
+mod btf;
+mod decode;
+mod error;
+mod live;
+mod load;
+mod maps;
+mod offsets;
+mod process;
+#[cfg(test)]
+mod tests;
+
+pub use error::EbpfError;
+pub(super) use live::EbpfSource;
+pub use load::probe_report;

@@ -1,0 +1,261 @@
+//! The probes on this kernel: real processes, real deaths. Needs root; says so where it cannot run.
+
+#![expect(unsafe_code, reason = "the test maps NEXT_SLOT, as the keeper does")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use defib_core::model::{KernelEvent, KernelFact, WaitStatus};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+
+use super::error::EbpfError;
+use super::live::EbpfSource;
+use crate::source::any::Batch;
+
+/// A small generator (splitmix64): the same numbers on every run.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// A shell that stands in for the keeper: it makes the processes, one command line at a time.
+struct Keeper {
+    shell: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Keeper {
+    #[expect(clippy::disallowed_methods, reason = "a test starts its own processes")]
+    fn start() -> Self {
+        let mut command = Command::new("sh");
+        let mut shell = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("there is a sh");
+        let input = shell.stdin.take().expect("it is piped");
+        let output = BufReader::new(shell.stdout.take().expect("it is piped")).lines();
+        Self { shell, input, output }
+    }
+
+    /// Runs a line and waits for its end. The status goes to the shell and is not looked at here.
+    fn run(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}\necho done").expect("the shell reads");
+        let mut said = String::new();
+        for line in self.output.by_ref() {
+            let line = line.expect("the shell writes text");
+            if line == "done" {
+                break;
+            }
+            said.push_str(&line);
+        }
+        said
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shell.kill().expect("it is our child");
+        self.shell.wait().expect("it is our child");
+    }
+}
+
+/// Probes that follow a shell, and the mapping through which slots are announced.
+struct World {
+    keeper: Keeper,
+    source: EbpfSource,
+    next_slot: &'static AtomicU64,
+}
+
+impl World {
+    /// `None` with a word on stderr where the kernel or the rights do not allow it.
+    fn new() -> Option<Self> {
+        let keeper = Keeper::start();
+        let (source, attached) = match EbpfSource::open(keeper.shell.id()) {
+            Ok(opened) => opened,
+            Err(error @ EbpfError::Refused { .. }) => {
+                panic!("{}\n{}", error.chain(), error.verifier_log().unwrap_or_default())
+            }
+            Err(error) => {
+                eprintln!("skipped: needs CAP_BPF and an eBPF object ({})", error.chain());
+                return None;
+            }
+        };
+        assert_eq!(attached.len(), 4);
+        // SAFETY: the mapping is as large as the map's one value, shared, and never unmapped.
+        let next_slot = unsafe {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            let page =
+                mmap(std::ptr::null_mut(), size_of::<u64>(), access, MapFlags::SHARED, source.next_slot(), 0);
+            AtomicU64::from_ptr(page.expect("the map can be mapped").cast())
+        };
+        Some(Self { keeper, source, next_slot })
+    }
+
+    /// Runs a line whose first process is the main process of `slot`, and returns what was heard.
+    fn run_main(&mut self, slot: u32, line: &str) -> Vec<KernelEvent> {
+        self.next_slot.store(u64::from(slot) + 1, Ordering::Relaxed);
+        self.keeper.run(line);
+        self.next_slot.store(0, Ordering::Relaxed);
+        self.heard()
+    }
+
+    fn heard(&mut self) -> Vec<KernelEvent> {
+        let mut batch = Batch::default();
+        self.source.drain(&mut batch);
+        self.source.settle(&mut batch);
+        assert_eq!(batch.lost, 0);
+        batch.events
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_main_process_is_heard_from_its_fork_to_its_end() {
+    let Some(mut world) = World::new() else { return };
+    let table = [
+        // command, whether it executes a program, raw wait status
+        ("(exit 7)", false, 0x700),
+        ("/bin/sh -c 'exit 0'", true, 0),
+        ("/bin/sh -c 'kill -TERM $$'", true, 15),
+        ("/bin/sh -c 'kill -KILL $$'", true, 9),
+        ("/bin/sh -c 'ulimit -c 0; kill -SEGV $$'", true, 11),
+    ];
+    for (slot, (line, executes, status)) in (40..).zip(table) {
+        let events = world.run_main(slot, line);
+        let first = events.first().expect("its fork was heard");
+        assert!(events.iter().all(|event| event.main && event.slot == slot), "{line}: {events:?}");
+        assert!(events.iter().all(|event| (event.pid, event.start) == (first.pid, first.start)), "{line}");
+        assert!(events.windows(2).all(|pair| pair[0].at <= pair[1].at), "{line}: {events:?}");
+        assert_eq!(first.fact, KernelFact::Fork { parent: world.keeper.shell.id() }, "{line}");
+        let executed =
+            events.iter().any(|event| event.fact == KernelFact::Exec { filename: "/bin/sh".into() });
+        assert_eq!(executed, executes, "{line}: {events:?}");
+        let Some(KernelFact::Exit(witness)) = events.last().map(|event| event.fact.clone()) else {
+            panic!("{line}: no end was heard: {events:?}");
+        };
+        assert_eq!((witness.status, witness.oom), (WaitStatus(status), false), "{line}");
+        assert_eq!(world.source.take_end(first.pid, first.start + 1), None, "another life");
+        assert_eq!(world.source.take_end(first.pid, first.start), Some(witness), "{line}");
+        assert_eq!(world.source.take_end(first.pid, first.start), None, "it was taken");
+    }
+    let stats = world.source.stats();
+    assert_eq!(stats.lost(), 0, "{stats:?}");
+    assert!(
+        stats.kinds.iter().all(|kind| kind.emitted == kind.received && kind.host >= kind.emitted),
+        "{stats:?}"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn descendants_are_counted_and_strangers_are_not() {
+    let Some(mut world) = World::new() else { return };
+    world.keeper.run("/bin/sh -c 'exit 1'; (exit 2)");
+    assert_eq!(world.heard(), [], "nothing was announced");
+
+    let events =
+        world.run_main(3, "/bin/sh -c '(exit 1); (exit 2); (/bin/sh -c \"exit 3\"; exit 4); exit 5'");
+    let ends: Vec<_> = events.iter().filter(|event| matches!(event.fact, KernelFact::Exit(_))).collect();
+    assert!(events.iter().all(|event| event.main), "{events:?}");
+    assert_eq!(ends.len(), 1, "{events:?}");
+    assert!(world.source.stats().descendant_exits >= 3);
+}
+
+/// A memory cgroup of v1 or v2 that holds 16 MiB; `None` where none can be made.
+struct SmallGroup(PathBuf);
+
+impl SmallGroup {
+    fn new() -> Option<Self> {
+        let name = format!("defib-test-{}", std::process::id());
+        for (hierarchy, limit) in [("memory", "memory.limit_in_bytes"), (".", "memory.max")] {
+            let group = Self(Path::new("/sys/fs/cgroup").join(hierarchy).join(&name));
+            if fs::create_dir(&group.0).is_ok() && fs::write(group.0.join(limit), "16M").is_ok() {
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for SmallGroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("{} stays behind: {error}", self.0.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_victim_of_the_out_of_memory_killer_is_marked_before_and_at_its_end() {
+    let Some(mut world) = World::new() else { return };
+    let Some(group) = SmallGroup::new() else {
+        eprintln!("skipped: needs a memory cgroup");
+        return;
+    };
+    // tail(1) keeps the last line, and this one has no end.
+    let hog = format!("echo $$ >{}/cgroup.procs && exec tail /dev/zero", group.0.display());
+    for (line, main) in [
+        (format!("/bin/sh -c '{hog}'"), true),
+        (format!("/bin/sh -c '(/bin/sh -c \"{}\"); exit 1'", hog.replace('$', "\\$")), false),
+    ] {
+        let events = world.run_main(0, &line);
+        let marked = events.iter().position(|event| event.fact == KernelFact::Oom && event.main == main);
+        let ended = events.iter().position(|event| {
+            event.main == main
+                && matches!(event.fact, KernelFact::Exit(end) if end.oom && end.status == WaitStatus(9))
+        });
+        assert!(marked.is_some() && marked < ended, "{line}: {events:?}");
+        assert!(events.iter().all(|event| event.slot == 0), "{events:?}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_process_that_ran_before_is_known_by_its_coarse_start() {
+    let Some(mut world) = World::new() else { return };
+    let pid: u32 = world.keeper.run("sleep 1000 & echo $!").parse().expect("a pid");
+    let start = world.source.track(pid, 9).expect("there is room").expect("it runs");
+    world.keeper.run(&format!("kill -KILL {pid}; wait {pid}"));
+
+    // Through the reactor this time, not by a look at the ring.
+    let mut batch = Batch::default();
+    world.source.wait(&mut batch).await;
+    let [KernelEvent { pid: heard, start: same, slot: 9, main: true, fact: KernelFact::Exit(witness), .. }] =
+        batch.events[..]
+    else {
+        panic!("{:?}", batch.events);
+    };
+    assert_eq!((heard, same, witness.status), (pid, start, WaitStatus(9)));
+    assert_eq!(world.source.take_end(pid, start), Some(witness));
+    assert_eq!(world.source.track(pid, 9).expect("there is room"), None, "it has ended");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_end_that_nobody_saw_leaves_nothing_behind() {
+    let Some(mut world) = World::new() else { return };
+    // A zombie, so that its entry is made after its end. The shell reaps it only at its own `wait`.
+    let pid: u32 = world.keeper.run("(exit 0) & echo $!; sleep 0.1").parse().expect("a pid");
+    let start = world.source.track(pid, 9).expect("there is room");
+    if let Some(start) = start {
+        assert_eq!(world.source.take_end(pid, start), None);
+        assert_eq!(world.source.maps.tracked(pid).expect("the map can be read"), None);
+    }
+}

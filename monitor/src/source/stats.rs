@@ -1,0 +1,41 @@
+//! What a source has counted, for metrics and `doctor`.
+
+/// The counters of one kind of event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KindStats {
+    /// `fork`, `exec`, `exit` or `oom`.
+    pub kind: &'static str,
+    /// Records that the kernel side wrote.
+    pub emitted: u64,
+    /// Records that arrived here.
+    pub received: u64,
+    /// Records for which the kernel side had no room.
+    pub lost: u64,
+    /// How often it happened on the whole host, to processes of defib's or others.
+    pub host: u64,
+}
+
+/// Everything a source has counted since it was opened. A source without a kernel side counts nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStats {
+    /// The counters by kind.
+    pub kinds: Vec<KindStats>,
+    /// Ends of descendants of services, which make no event.
+    pub descendant_exits: u64,
+    /// Processes that could not be tracked because there were too many.
+    pub untracked: u64,
+    /// Ends that could not be kept for [`take_end`](super::Source::take_end) because too many were kept already.
+    pub unrecorded: u64,
+    /// Records that made no sense and were dropped.
+    pub malformed: u64,
+    /// Runs of a probe that the kernel skipped; `None` before Linux 5.12, which does not count them.
+    pub skipped: Option<u64>,
+}
+
+impl SourceStats {
+    /// Everything that was missed. When it grows, what is known may be stale.
+    pub fn lost(&self) -> u64 {
+        let lost: u64 = self.kinds.iter().map(|kind| kind.lost).sum();
+        lost + self.untracked + self.unrecorded + self.malformed + self.skipped.unwrap_or(0)
+    }
+}
