@@ -1,0 +1,285 @@
+//! A real `defib daemon` in folders of its own, driven by the real command line.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take that should be quick: machines are shared.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a test looks. Tests may poll; defib may not.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Waits until `look` finds something. Panics with `what` if it never does.
+#[track_caller]
+pub fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// What a program said.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code.
+    pub code: i32,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+/// Runs the built program.
+pub fn defib(args: &[&str]) -> Said {
+    said(Command::new(program()).args(args))
+}
+
+/// Runs a command to its end.
+pub fn said(command: &mut Command) -> Said {
+    let output = command.stdin(Stdio::null()).output().expect("the program runs");
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The built program: what `cargo xtask test` says, or else the one beside the tests.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("DEFIB_BIN") {
+        return path.into();
+    }
+    let tests = std::env::current_exe().expect("the path of the test");
+    let beside = tests.parent().and_then(Path::parent).expect("target/debug/deps").join("defib");
+    assert!(beside.exists(), "{} is not built: run `cargo xtask test`", beside.display());
+    beside
+}
+
+/// How to start a daemon.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Put before the program: `setpriv --reuid 65534`, for one.
+    pub before: Vec<String>,
+    /// Arguments after `defib daemon`.
+    pub args: Vec<String>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
+    /// Whom the folders belong to.
+    pub owner: Option<u32>,
+}
+
+/// A running daemon. It is ended with all its services when this is dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    folder: TempDir,
+    keeper: Child,
+    /// What is put before the program.
+    before: Vec<String>,
+}
+
+impl Daemon {
+    /// Starts one with this configuration, and waits until it answers.
+    #[track_caller]
+    pub fn start(config: &str) -> Self {
+        Self::start_with(config, &Options::default())
+    }
+
+    /// Starts one in another way.
+    #[track_caller]
+    pub fn start_with(config: &str, options: &Options) -> Self {
+        let mut daemon = Self::launch(config, options);
+        patiently("the daemon to answer", || {
+            let ended = daemon.keeper.try_wait().expect("a child");
+            assert_eq!(ended, None, "{}", daemon.log());
+            (daemon.cli(&["status"]).code == 0).then_some(())
+        });
+        daemon
+    }
+
+    /// Starts one that may fail.
+    pub fn launch(config: &str, options: &Options) -> Self {
+        let folder = tempfile::Builder::new().prefix("defib-test-").tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).into_os_string().into_string().expect("UTF-8");
+        fs::write(path("defib.toml"), config.replace("{dir}", folder.path().to_str().expect("UTF-8")))
+            .expect("a file");
+        // Services of other users write here, and a daemon of another user makes its folders here.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("permissions");
+        if options.owner.is_some() {
+            std::os::unix::fs::chown(folder.path(), options.owner, options.owner).expect("root");
+        }
+        let log = fs::File::create(path("daemon.log")).expect("a log");
+        let program = program().into_os_string().into_string().expect("UTF-8");
+        let mut words = options.before.clone();
+        words.extend([program, "daemon".into(), "--config".into(), path("defib.toml")]);
+        words.extend(["--state-dir".into(), path("state"), "--runtime-dir".into(), path("run")]);
+        words.extend(["--log-dir".into(), path("log")]);
+        words.extend(options.args.iter().cloned());
+        let keeper = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        Self { folder, keeper, before: options.before.clone() }
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What the daemon and the keeper have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// A verb of the command line.
+    pub fn cli(&self, args: &[&str]) -> Said {
+        said(&mut self.command(args))
+    }
+
+    /// The same, to be run in another way.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut words: Vec<_> = self.before.iter().map(OsString::from).collect();
+        words.extend([program().into(), "--runtime-dir".into(), self.path("run").into()]);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(args);
+        command
+    }
+
+    /// A verb that must succeed.
+    #[track_caller]
+    pub fn ask(&self, args: &[&str]) -> String {
+        let Said { code, out, err } = self.cli(args);
+        assert_eq!(code, 0, "{args:?}: {out}{err}\n{}", self.log());
+        out
+    }
+
+    /// `status --json` of one service.
+    #[track_caller]
+    pub fn status(&self, service: &str) -> Value {
+        let all: Value = serde_json::from_str(&self.ask(&["status", "--json", service])).expect("JSON");
+        all["services"][0].clone()
+    }
+
+    /// Waits until the status of a service is as wanted.
+    #[track_caller]
+    pub fn wait(&self, service: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let begun = Instant::now();
+        loop {
+            last = self.try_status(service).unwrap_or(last);
+            if wanted(&last) {
+                return last;
+            }
+            let waited = begun.elapsed();
+            assert!(waited < PATIENCE, "waited in vain for {service} {what}: {last:#}\n{}", self.log());
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn try_status(&self, service: &str) -> Option<Value> {
+        let Said { code: 0, out, .. } = self.cli(&["status", "--json", service]) else { return None };
+        let all: Value = serde_json::from_str(&out).ok()?;
+        Some(all["services"][0].clone())
+    }
+
+    /// Waits for a state.
+    #[track_caller]
+    pub fn wait_state(&self, service: &str, state: &str) -> Value {
+        self.wait(service, &format!("to be {state}"), |status| status["state"] == state)
+    }
+
+    /// The events of a service so far, oldest first.
+    #[track_caller]
+    pub fn events(&self, service: &str) -> Vec<Value> {
+        let lines = self.ask(&["events", "--json", "--service", service]);
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// The events of a kind.
+    #[track_caller]
+    pub fn events_of(&self, service: &str, kind: &str) -> Vec<Value> {
+        self.events(service).into_iter().filter(|event| event["kind"] == kind).collect()
+    }
+
+    /// The keeper.
+    pub fn keeper(&self) -> u32 {
+        self.keeper.id()
+    }
+
+    /// The daemon under the keeper.
+    #[track_caller]
+    pub fn daemon(&self) -> u32 {
+        patiently("the daemon's process", || {
+            children(self.keeper()).into_iter().find(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.windows(14).any(|word| word == b"--under-keeper")
+            })
+        })
+    }
+
+    /// Waits for the keeper's end, and returns its exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        patiently("the keeper to end", || self.keeper.try_wait().expect("a child")).code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}", self.log());
+        }
+        if !matches!(self.keeper.try_wait(), Ok(None)) {
+            return;
+        }
+        signal(self.keeper(), libc::SIGTERM);
+        let begun = Instant::now();
+        while matches!(self.keeper.try_wait(), Ok(None)) {
+            if begun.elapsed() > PATIENCE {
+                // It never should: what it leaves behind is for whoever looks into the failure.
+                self.keeper.kill().ok();
+                self.keeper.wait().ok();
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Sends a signal to a process that this test made, or had made.
+pub fn signal(pid: u32, signal: i32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
+    nix::sys::signal::kill(pid, signal).ok();
+}
+
+/// The children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether a process lives: a zombie does not.
+pub fn lives(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+        !matches!(state, Some(b'Z' | b'X'))
+    })
+}

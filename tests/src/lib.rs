@@ -1,0 +1,12 @@
+//! What the tests share: a real daemon on a configuration of its own ([`Daemon`]), and the simulated world of the core
+//! ([`sim`]).
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests start programs, wait for them, and tell what they saw when they fail"
+)]
+
+mod daemon;
+pub mod sim;
+
+pub use daemon::{Daemon, Options, Said, children, defib, lives, patiently, program, said, signal};

@@ -1,0 +1,402 @@
+//! What must hold after every turn of the core, whatever the world does.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use defib_core::model::{Ending, GiveUp, Incarnation, Record, ServiceName, ServiceView, State, Tick, What};
+use defib_core::{Effect, Effects, Input, Memo, Supervisor, Verb};
+
+use super::keeper::Slot;
+use super::past::Restart;
+use super::world::{Turn, World};
+
+/// An invariant that does not hold.
+#[derive(Debug)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: &'static str,
+    /// What was seen instead.
+    pub found: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.found)
+    }
+}
+
+type Invariant = fn(&World, &Turn) -> Result<(), String>;
+
+macro_rules! named {
+    ($($invariant:ident),* $(,)?) => { [$((stringify!($invariant), $invariant as Invariant)),*] };
+}
+
+const INVARIANTS: [(&str, Invariant); 18] = named![
+    invariant_one_life,
+    invariant_a_plan_for_every_life,
+    invariant_one_end,
+    invariant_an_end_for_every_life,
+    invariant_orders_name_the_present_life,
+    invariant_an_answered_stop_has_left_nothing,
+    invariant_no_start_after_an_answered_stop,
+    invariant_no_start_after_shutdown,
+    invariant_disabled_until_enabled,
+    invariant_a_date_for_every_wait,
+    invariant_deadlines_are_met,
+    invariant_deaths_count_from_the_death,
+    invariant_restarts_stay_within_the_window,
+    invariant_operators_begin_a_new_series,
+    invariant_one_answer_for_every_request,
+    invariant_answers_come_last,
+    invariant_the_memo_is_the_view,
+    invariant_leave_only_when_nothing_is_left,
+];
+
+/// Checks everything about a turn that has just been taken.
+pub(crate) fn check(world: &World, turn: &Turn) -> Result<(), Violation> {
+    let broken =
+        INVARIANTS.iter().find_map(|(name, holds)| holds(world, turn).err().map(|found| (*name, found)));
+    match broken {
+        None => Ok(()),
+        Some((invariant, found)) => {
+            let found =
+                format!("{found}\n  turn at {:?}: {:?}\n  effects: {:#?}", turn.at, turn.input, turn.effects);
+            Err(Violation { invariant, found })
+        }
+    }
+}
+
+/// Checks that nothing is pending when all faults have stopped and enough time has passed.
+pub(crate) fn check_at_rest(world: &World) -> Result<(), Violation> {
+    invariant_rest(world).map_err(|found| Violation { invariant: "invariant_rest", found })
+}
+
+/// A life is started only when the one before has ended and nothing is left of its tree.
+fn invariant_one_life(_: &World, turn: &Turn) -> Result<(), String> {
+    for order in &turn.orders {
+        if let Effect::Spawn { service, incarnation } = &order.effect {
+            match order.slot {
+                Slot::Empty { last } if last < *incarnation => {}
+                ref slot => return Err(format!("{service}: life {incarnation} is to start on {slot:?}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A life has a plan of its own. Only an immediate restart after a life may use the one that the keeper holds.
+fn invariant_a_plan_for_every_life(world: &World, turn: &Turn) -> Result<(), String> {
+    for order in &turn.orders {
+        if let Effect::Spawn { service, incarnation } = &order.effect {
+            let last = (service.clone(), Incarnation(incarnation.0 - 1));
+            let immediate = world.past.ended.contains(&last) && !world.past.due.contains_key(service);
+            if order.plan != Some(*incarnation) && !(order.plan.is_some() && immediate) {
+                return Err(format!("{service}: life {incarnation} by the plan {:?}", order.plan));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A life ends once. Only a turn that was lost with its daemon may be told again.
+fn invariant_one_end(world: &World, turn: &Turn) -> Result<(), String> {
+    let mut now = BTreeSet::new();
+    for record in turn.records() {
+        if matches!(record.what, What::Exit { .. } | What::StartFailed { .. }) {
+            let life = (record.service.clone(), record.incarnation);
+            let before = world.past.ended.contains(&life) || world.past.unborn.contains(&life);
+            if before || !now.insert(life) {
+                return Err(format!("the end of {} {} is told again", record.service, record.incarnation));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keeper is told to forget an end only when it has been told, and as it was.
+fn invariant_an_end_for_every_life(world: &World, turn: &Turn) -> Result<(), String> {
+    for order in &turn.orders {
+        let Effect::Acknowledge { service, incarnation } = &order.effect else { continue };
+        if order.slot.incarnation() != Some(*incarnation) {
+            continue;
+        }
+        let life = (service.clone(), *incarnation);
+        let mut told = turn.records().filter(|it| it.service == *service && it.incarnation == *incarnation);
+        let known = match &order.slot {
+            Slot::Ended { acknowledged: true, .. } => world.past.ended.contains(&life),
+            Slot::Ended { process, end: held, .. } => told.any(|record| match &record.what {
+                What::Exit { ending: Ending { end, .. }, started } => {
+                    (record.at, record.pid, *started) == (held.at, Some(process.pid), Some(process.started))
+                        && end == held
+                }
+                What::State { .. } | What::StartFailed { .. } | What::Restart { .. } => false,
+            }),
+            Slot::Failed { failure: held, .. } => {
+                told.any(|record| matches!(&record.what, What::StartFailed { failure } if failure == held))
+            }
+            Slot::Empty { .. } | Slot::Starting(_) | Slot::Living(_) => false,
+        };
+        if !known {
+            return Err(format!("{service}: nobody was told of the end of {:?}", order.slot));
+        }
+    }
+    Ok(())
+}
+
+/// Signals go to the life that there is.
+fn invariant_orders_name_the_present_life(_: &World, turn: &Turn) -> Result<(), String> {
+    for order in &turn.orders {
+        if let Effect::Signal { service, incarnation, .. } | Effect::KillTree { service, incarnation } =
+            &order.effect
+            && order.slot.incarnation() != Some(*incarnation)
+        {
+            return Err(format!("{service}: a signal for life {incarnation} meets {:?}", order.slot));
+        }
+    }
+    Ok(())
+}
+
+/// Who is told that a service is down finds nothing of it.
+fn invariant_an_answered_stop_has_left_nothing(world: &World, turn: &Turn) -> Result<(), String> {
+    for service in turn.told_down() {
+        let slot = &world.keeper.seat(service).slot;
+        if !slot.is_empty() {
+            return Err(format!("{service} is said to be down, and there is {slot:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Once `stop` or `disable` has been answered, nothing is started until somebody asks, not even by a later daemon.
+fn invariant_no_start_after_an_answered_stop(world: &World, turn: &Turn) -> Result<(), String> {
+    let told_now: BTreeSet<_> = turn.told_down().collect();
+    for service in turn.begun() {
+        if told_now.contains(service) || (world.past.down.contains(service) && !turn.asks_for(service)) {
+            return Err(format!("{service} starts although it was stopped"));
+        }
+    }
+    Ok(())
+}
+
+/// A service may be started unless `disable` was the last word, even over the death of a daemon.
+fn invariant_disabled_until_enabled(world: &World, turn: &Turn) -> Result<(), String> {
+    for view in &turn.views {
+        let last_word = turn.asked().filter(|(service, _)| **service == view.name).map(|(_, verb)| verb);
+        let enabled = match last_word {
+            Some(Verb::Enable) => true,
+            Some(Verb::Disable) => false,
+            _ => !world.past.disabled.contains(&view.name),
+        };
+        if world.daemon.as_ref().is_some_and(|daemon| daemon.begun) && view.enabled != enabled {
+            return Err(format!("{} is {}enabled", view.name, if enabled { "not " } else { "" }));
+        }
+    }
+    Ok(())
+}
+
+/// A daemon that is to leave starts nothing.
+fn invariant_no_start_after_shutdown(world: &World, turn: &Turn) -> Result<(), String> {
+    match (&world.daemon, turn.begun().next()) {
+        (Some(daemon), Some(service)) if daemon.leaving => Err(format!("{service} starts")),
+        _ => Ok(()),
+    }
+}
+
+/// The core wants to be woken for the first restart that is due and the first stop that takes too long, and for
+/// nothing else.
+fn invariant_a_date_for_every_wait(world: &World, turn: &Turn) -> Result<(), String> {
+    let mut first: Option<Tick> = None;
+    for view in &turn.views {
+        let date = match view.state {
+            State::Retrying => {
+                Some(view.next_start.ok_or(format!("{} is retrying without a date", view.name))?)
+            }
+            State::Stopping => kill_date(world, turn, view),
+            State::Stopped
+            | State::Starting
+            | State::Running
+            | State::Crashed
+            | State::Failed
+            | State::Disabled => None,
+        };
+        first = [first, date].into_iter().flatten().min();
+    }
+    if first == turn.deadline || turn.views.is_empty() {
+        return Ok(());
+    }
+    Err(format!("the next deadline is {:?}, the first date {first:?}", turn.deadline))
+}
+
+/// When the tree of a service that is asked to end gets SIGKILL, if it has not had it and its end is not known.
+fn kill_date(world: &World, turn: &Turn, view: &ServiceView) -> Option<Tick> {
+    let life = (view.name.clone(), view.incarnation);
+    let of_life =
+        |service: &ServiceName, incarnation: Incarnation| *service == life.0 && incarnation == life.1;
+    let ends = |what: &What| matches!(what, What::Exit { .. });
+    let ended = turn.records().any(|it| of_life(&it.service, it.incarnation) && ends(&it.what));
+    let killed = turn.orders.iter().any(|order| {
+        matches!(&order.effect, Effect::KillTree { service, incarnation } if of_life(service, *incarnation))
+    });
+    if ended || killed || world.past.ended.contains(&life) || world.past.killed.contains(&life) {
+        return None;
+    }
+    let since = turn.records().find_map(|record| match record.what {
+        What::State { to: State::Stopping, .. } if record.service == life.0 => Some(record.at),
+        _ => None,
+    });
+    let since = since.or_else(|| world.past.stopping_since.get(&life.0).copied())?;
+    Some(since + world.spec(&life.0).stop.timeout)
+}
+
+/// Whoever is late, a passed deadline is dealt with in one turn.
+fn invariant_deadlines_are_met(_: &World, turn: &Turn) -> Result<(), String> {
+    match turn.deadline {
+        Some(next) if turn.input == Input::Deadline && next <= turn.at => Err(format!("{next:?} has passed")),
+        _ => Ok(()),
+    }
+}
+
+/// A delayed start is due at the death plus its delay, however late the report, and never before.
+fn invariant_deaths_count_from_the_death(world: &World, turn: &Turn) -> Result<(), String> {
+    let mut due = world.past.due.clone();
+    let failed = |record: &&Record| matches!(record.what, What::Exit { .. } | What::StartFailed { .. });
+    for record in turn.records().filter(failed) {
+        due.remove(&record.service);
+    }
+    due.retain(|service, _| !turn.concerns(service));
+    due.extend(
+        turn.restarts()
+            .iter()
+            .filter(|it| !it.delay.is_zero())
+            .map(|it| (it.service.clone(), it.died + it.delay)),
+    );
+    for (service, due) in &due {
+        if turn.begun().any(|begun| begun == service) && turn.at < *due {
+            return Err(format!("{service} starts at {:?}, before {due:?}", turn.at));
+        }
+        let view = turn.views.iter().find(|view| view.name == *service);
+        if let Some(view) = view
+            && matches!(view.state, State::Crashed | State::Retrying)
+            && view.next_start != Some(*due)
+        {
+            return Err(format!("{service} is to start at {:?} instead of {due:?}", view.next_start));
+        }
+    }
+    Ok(())
+}
+
+/// There are never more restarts than `max_restarts` within the window, but for the tries of `retry_every`.
+fn invariant_restarts_stay_within_the_window(world: &World, turn: &Turn) -> Result<(), String> {
+    for restart in turn.restarts() {
+        let spec = &world.spec(restart.service).restart;
+        let Some(max) = spec.max_restarts else { continue };
+        let earlier = match spec.window {
+            None => restart.attempt as usize - 1,
+            Some(window) => world
+                .past
+                .restarts
+                .get(restart.service)
+                .map_or(0, |all| all.iter().filter(|at| restart.died.since(**at) < window).count()),
+        };
+        let spared = matches!(spec.give_up, GiveUp::RetryEvery(every) if every == restart.delay);
+        if earlier >= max as usize && !spared {
+            return Err(format!("{}: {restart:?} after {earlier} of {max}", restart.service));
+        }
+    }
+    Ok(())
+}
+
+/// What an operator starts, restarts or resets has all its restarts before it again.
+fn invariant_operators_begin_a_new_series(world: &World, turn: &Turn) -> Result<(), String> {
+    let late = |restart: &Restart<'_>| world.past.new_series.contains(restart.service) && restart.attempt > 1;
+    match turn.restarts().into_iter().find(late) {
+        Some(restart) => Err(format!("{restart:?} is not the first of its series")),
+        None => Ok(()),
+    }
+}
+
+/// No request is answered that is not open.
+fn invariant_one_answer_for_every_request(_: &World, turn: &Turn) -> Result<(), String> {
+    if turn.answers.iter().any(Option::is_none) { Err("an answer to nobody".to_owned()) } else { Ok(()) }
+}
+
+/// Nobody is answered before the orders of the turn have been sent: an answer cannot be lost with the daemon.
+fn invariant_answers_come_last(_: &World, turn: &Turn) -> Result<(), String> {
+    let answer = |effect: &&Effect| matches!(effect, Effect::Reply { .. } | Effect::Leave);
+    match turn.effects.iter().skip_while(|effect| !answer(effect)).find(|effect| !answer(effect)) {
+        Some(effect) => Err(format!("after an answer comes {effect:?}")),
+        None => Ok(()),
+    }
+}
+
+/// Nothing is shown that the next daemon would not show: a view changes together with its memo, and a memo resumes
+/// to the same view.
+fn invariant_the_memo_is_the_view(world: &World, turn: &Turn) -> Result<(), String> {
+    for view in &turn.views {
+        let memo = turn.orders.iter().rev().find_map(|order| match &order.effect {
+            Effect::Remember { service, memo } if *service == view.name => Some(memo),
+            _ => None,
+        });
+        let expected = match memo {
+            Some(memo) => Some(resumed(world, &view.name, memo)),
+            None => world.past.views.iter().find(|it| it.name == view.name).cloned(),
+        };
+        if let Some(expected) = expected
+            && expected != *view
+        {
+            return Err(format!("it shows {view:#?}, the next daemon would show {expected:#?}"));
+        }
+    }
+    Ok(())
+}
+
+fn resumed(world: &World, service: &ServiceName, memo: &Memo) -> ServiceView {
+    let (mut core, mut fx) = (Supervisor::new(0), Effects::new());
+    core.handle(Tick(0), Input::Configure(vec![world.spec(service).clone()]), &mut fx);
+    core.handle(Tick(0), Input::Resume { service: service.clone(), memo: memo.clone() }, &mut fx);
+    core.view(service).expect("it is configured")
+}
+
+/// The daemon leaves when it has been asked to and the keeper holds nothing any more.
+fn invariant_leave_only_when_nothing_is_left(world: &World, turn: &Turn) -> Result<(), String> {
+    if !turn.effects.contains(&Effect::Leave) || !turn.sent {
+        return Ok(());
+    }
+    let held = world.keeper.seats().find(|(_, seat)| !seat.slot.is_empty());
+    match (world.shutting_down, held) {
+        (false, _) => Err("nobody asked".to_owned()),
+        (true, Some((service, seat))) => Err(format!("of {service} there is {:?}", seat.slot)),
+        (true, None) => Ok(()),
+    }
+}
+
+/// When all faults have stopped and time has passed, everything has come to an end that stays.
+fn invariant_rest(world: &World) -> Result<(), String> {
+    if world.shutting_down {
+        return if world.left { Ok(()) } else { Err("the daemon does not leave".to_owned()) };
+    }
+    let daemon = world.daemon.as_ref().ok_or("there is no daemon")?;
+    if let Some((id, (service, verb))) = daemon.open.first_key_value() {
+        return Err(format!("{service}: {id:?} ({verb:?}) is never answered"));
+    }
+    if let Some(deadline) = daemon.core.next_deadline() {
+        return Err(format!("something is due at {deadline:?}"));
+    }
+    for view in daemon.core.views() {
+        let slot = &world.keeper.seat(&view.name).slot;
+        let matches = match view.state {
+            State::Running => matches!(slot, Slot::Living(process)
+                if Some(process.pid) == view.pid && process.incarnation == view.incarnation),
+            State::Stopped | State::Failed | State::Disabled => slot.is_empty(),
+            State::Starting | State::Stopping | State::Crashed | State::Retrying => false,
+        };
+        if !matches {
+            return Err(format!("{} is {} for ever, the keeper holds {slot:?}", view.name, view.state));
+        }
+        let untouched = world.spec(&view.name).autostart && !world.past.asked.contains(&view.name);
+        if untouched && view.incarnation == Incarnation::default() {
+            return Err(format!("{} has never been started", view.name));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! The keeper and the kernel as the core knows them: one slot a service, whose present state is reported.
+
+use std::collections::BTreeMap;
+
+use defib_core::model::{End, Incarnation, Leftovers, ServiceName, ServiceSpec, Signal, StartFailure, Tick};
+use defib_core::{Effect, Memo};
+
+/// What the keeper holds for a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) slot: Slot,
+    pub(crate) memo: Option<Memo>,
+    /// The life that the present plan was made for.
+    pub(crate) plan: Option<Incarnation>,
+    /// Whether the slot has changed since it was last reported.
+    pub(crate) unreported: bool,
+    leftovers: Leftovers,
+}
+
+/// The state of the one place for a process of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Slot {
+    /// Nothing is left of the last life.
+    Empty { last: Incarnation },
+    /// The child has not executed its program yet.
+    Starting(Process),
+    /// The program has been executed.
+    Living(Process),
+    /// There is no child. Kept until it is acknowledged.
+    Failed { incarnation: Incarnation, failure: StartFailure },
+    /// The main process has been reaped. Kept until it is acknowledged and its tree is empty.
+    Ended { process: Process, end: End, cleared: bool, acknowledged: bool },
+}
+
+/// A main process.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Process {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) pid: u32,
+    pub(crate) started: Tick,
+    pub(crate) fate: Fate,
+}
+
+/// What a process will do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Live on, and end when a signal asks.
+    Obeys,
+    /// Live on, whatever signal comes but SIGKILL.
+    Defies,
+    /// It was asked to end, and will.
+    Asked,
+    /// SIGKILL is on its way.
+    Killed,
+}
+
+impl Slot {
+    /// The life that occupies it.
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        match self {
+            Self::Empty { .. } => None,
+            Self::Starting(process) | Self::Living(process) | Self::Ended { process, .. } => {
+                Some(process.incarnation)
+            }
+            Self::Failed { incarnation, .. } => Some(*incarnation),
+        }
+    }
+
+    /// Whether nothing is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty { .. })
+    }
+
+    fn process_mut(&mut self) -> Option<&mut Process> {
+        match self {
+            Self::Starting(process) | Self::Living(process) => Some(process),
+            Self::Empty { .. } | Self::Failed { .. } | Self::Ended { .. } => None,
+        }
+    }
+}
+
+impl Seat {
+    fn new(leftovers: Leftovers) -> Self {
+        let slot = Slot::Empty { last: Incarnation::default() };
+        Self { slot, memo: None, plan: None, unreported: false, leftovers }
+    }
+
+    /// Changes the slot. The keeper will tell of it, unless nothing but an acknowledgement is new.
+    fn change(&mut self, slot: Slot) {
+        self.unreported |= !matches!(slot, Slot::Ended { acknowledged: true, cleared: false, .. });
+        self.slot = match slot {
+            Slot::Ended { process, cleared: true, acknowledged: true, .. } => {
+                Slot::Empty { last: process.incarnation }
+            }
+            slot => slot,
+        };
+    }
+}
+
+/// All seats.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    seats: BTreeMap<ServiceName, Seat>,
+    last_pid: u32,
+}
+
+impl Keeper {
+    pub(crate) fn new(services: &[ServiceSpec]) -> Self {
+        let seats = services.iter().map(|spec| (spec.name.clone(), Seat::new(spec.leftovers))).collect();
+        Self { seats, last_pid: 100 }
+    }
+
+    pub(crate) fn seats(&self) -> impl Iterator<Item = (&ServiceName, &Seat)> {
+        self.seats.iter()
+    }
+
+    pub(crate) fn seat(&self, service: &ServiceName) -> &Seat {
+        &self.seats[service]
+    }
+
+    pub(crate) fn seat_mut(&mut self, service: &ServiceName) -> &mut Seat {
+        self.seats.get_mut(service).expect("every service of a world has a seat")
+    }
+
+    /// Carries out an order, or does nothing if it is about another life.
+    pub(crate) fn obey(&mut self, now: Tick, order: &Effect) {
+        match order {
+            Effect::Spawn { service, incarnation } => {
+                self.last_pid += 1;
+                let (incarnation, pid) = (*incarnation, self.last_pid);
+                let seat = self.seat_mut(service);
+                if seat.slot.is_empty() {
+                    let process = Process { incarnation, pid, started: now, fate: Fate::Obeys };
+                    seat.change(Slot::Starting(process));
+                }
+            }
+            Effect::Signal { service, incarnation, signal } => {
+                let fate = if *signal == Signal::KILL { Fate::Killed } else { Fate::Asked };
+                self.doom(service, *incarnation, fate);
+            }
+            Effect::KillTree { service, incarnation } => self.doom(service, *incarnation, Fate::Killed),
+            Effect::Acknowledge { service, incarnation } => {
+                let seat = self.seat_mut(service);
+                if seat.slot.incarnation() != Some(*incarnation) {
+                    return;
+                }
+                match seat.slot.clone() {
+                    Slot::Failed { incarnation, .. } => seat.change(Slot::Empty { last: incarnation }),
+                    Slot::Ended { process, end, cleared, acknowledged: _ } => {
+                        seat.change(Slot::Ended { process, end, cleared, acknowledged: true });
+                    }
+                    Slot::Empty { .. } | Slot::Starting(_) | Slot::Living(_) => {}
+                }
+            }
+            Effect::Remember { service, memo } => self.seat_mut(service).memo = Some(memo.clone()),
+            Effect::Prepare { .. }
+            | Effect::Record(_)
+            | Effect::Publish { .. }
+            | Effect::Reply { .. }
+            | Effect::Leave => {}
+        }
+    }
+
+    fn doom(&mut self, service: &ServiceName, incarnation: Incarnation, fate: Fate) {
+        let slot = &mut self.seat_mut(service).slot;
+        if slot.incarnation() != Some(incarnation) {
+            return;
+        }
+        if let Some(process) = slot.process_mut() {
+            process.fate = match (process.fate, fate) {
+                (Fate::Killed, _) | (_, Fate::Killed) => Fate::Killed,
+                (Fate::Defies, _) => Fate::Defies,
+                (Fate::Obeys | Fate::Asked, fate) => fate,
+            };
+        }
+    }
+
+    /// The child executes its program, which may ignore SIGTERM. One that has had SIGKILL never gets there.
+    pub(crate) fn exec(&mut self, service: &ServiceName, defies: bool) {
+        let seat = self.seat_mut(service);
+        if let Slot::Starting(process) = &seat.slot
+            && process.fate != Fate::Killed
+        {
+            let mut process = process.clone();
+            if defies && process.fate == Fate::Obeys {
+                process.fate = Fate::Defies;
+            }
+            seat.change(Slot::Living(process));
+        }
+    }
+
+    /// The child could not execute its program.
+    pub(crate) fn fail(&mut self, service: &ServiceName, failure: StartFailure) {
+        let seat = self.seat_mut(service);
+        if let Slot::Starting(process) = &seat.slot {
+            let incarnation = process.incarnation;
+            seat.change(Slot::Failed { incarnation, failure });
+        }
+    }
+
+    /// The main process ends; `clean` says that it leaves nobody behind.
+    pub(crate) fn die(&mut self, service: &ServiceName, end: End, clean: bool) {
+        let seat = self.seat_mut(service);
+        if let Slot::Starting(process) | Slot::Living(process) = &seat.slot {
+            let (process, cleared) = (process.clone(), clean || seat.leftovers == Leftovers::Keep);
+            seat.change(Slot::Ended { process, end, cleared, acknowledged: false });
+        }
+    }
+
+    /// The last of those whom a main process left behind ends.
+    pub(crate) fn clear(&mut self, service: &ServiceName) {
+        let seat = self.seat_mut(service);
+        if let Slot::Ended { process, end, cleared: false, acknowledged } = seat.slot.clone() {
+            seat.change(Slot::Ended { process, end, cleared: true, acknowledged });
+        }
+    }
+}

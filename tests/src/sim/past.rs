@@ -1,0 +1,182 @@
+//! What an onlooker remembers of a world: only what was told to somebody outside the core.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use defib_core::model::{Incarnation, Record, ServiceName, ServiceView, State, Tick, What};
+use defib_core::{Effect, Input, Reply, Verb};
+
+use super::world::Turn;
+
+/// One life of one service.
+pub(crate) type Life = (ServiceName, Incarnation);
+
+/// The history so far. A turn whose orders were lost with its daemon has not happened, whoever heard of it.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// Lives whose end has been told.
+    pub(crate) ended: BTreeSet<Life>,
+    /// Lives whose failure to start has been told.
+    pub(crate) unborn: BTreeSet<Life>,
+    /// Lives whose tree has had SIGKILL.
+    pub(crate) killed: BTreeSet<Life>,
+    /// Services whose operator was told that they are down, and has not asked for a start since.
+    pub(crate) down: BTreeSet<ServiceName>,
+    /// When a delayed restart is due.
+    pub(crate) due: BTreeMap<ServiceName, Tick>,
+    /// Since when a service is shown as stopping.
+    pub(crate) stopping_since: BTreeMap<ServiceName, Tick>,
+    /// The deaths that were followed by a restart, since an operator last asked for something new.
+    pub(crate) restarts: BTreeMap<ServiceName, Vec<Tick>>,
+    /// Services whose next restart by itself is the first of a new series.
+    pub(crate) new_series: BTreeSet<ServiceName>,
+    /// Services that were disabled and not enabled since.
+    pub(crate) disabled: BTreeSet<ServiceName>,
+    /// Services that an operator has ever asked something of.
+    pub(crate) asked: BTreeSet<ServiceName>,
+    /// The views after the last turn of this daemon.
+    pub(crate) views: Vec<ServiceView>,
+}
+
+/// A restart that the core decided by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Restart<'a> {
+    pub(crate) service: &'a ServiceName,
+    pub(crate) died: Tick,
+    pub(crate) attempt: u32,
+    pub(crate) delay: Duration,
+}
+
+impl Turn {
+    /// The records that somebody outside has heard.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.told().iter().filter_map(|effect| match effect {
+            Effect::Record(record) => Some(record),
+            _ => None,
+        })
+    }
+
+    /// The services that begin a life.
+    pub(crate) fn begun(&self) -> impl Iterator<Item = &ServiceName> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::Prepare { service, .. } | Effect::Spawn { service, .. } => Some(service),
+            _ => None,
+        })
+    }
+
+    /// Whether an operator asks for a life of `service`.
+    pub(crate) fn asks_for(&self, service: &ServiceName) -> bool {
+        matches!(self.asked(), Some((asked, Verb::Start | Verb::Restart)) if asked == service)
+    }
+
+    /// Whether what was to follow for `service` may change by somebody's will.
+    pub(crate) fn concerns(&self, service: &ServiceName) -> bool {
+        matches!(self.input, Input::Shutdown | Input::Hurry)
+            || self.asked().is_some_and(|(asked, _)| asked == service)
+    }
+
+    /// The answers by which an operator learns that a service is down.
+    pub(crate) fn told_down(&self) -> impl Iterator<Item = &ServiceName> {
+        self.answers.iter().flatten().filter_map(|answer| match (&answer.verb, &answer.reply) {
+            (Verb::Stop | Verb::Disable, Reply::Done(_)) => Some(&answer.service),
+            _ => None,
+        })
+    }
+
+    /// The restarts that were decided, with the death that each follows.
+    pub(crate) fn restarts(&self) -> Vec<Restart<'_>> {
+        let mut died = self.at;
+        let mut restarts = Vec::new();
+        for record in self.records() {
+            match &record.what {
+                What::Exit { ending, .. } => died = ending.end.at,
+                What::StartFailed { .. } => died = record.at,
+                // Number 0 is an operator's.
+                What::Restart { attempt: attempt @ 1.., delay_ns, .. } => {
+                    let (attempt, delay) = (*attempt, Duration::from_nanos(*delay_ns));
+                    restarts.push(Restart { service: &record.service, died, attempt, delay });
+                }
+                What::Restart { .. } | What::State { .. } => {}
+            }
+        }
+        restarts
+    }
+}
+
+impl Past {
+    /// A new daemon has shown nothing yet.
+    pub(crate) fn forget_views(&mut self) {
+        self.views.clear();
+    }
+
+    /// Takes a turn into account.
+    pub(crate) fn observe(&mut self, turn: Turn) {
+        if !turn.sent {
+            return;
+        }
+        if let Some((service, verb)) = turn.asked() {
+            match verb {
+                Verb::Start | Verb::Restart => {
+                    self.down.remove(service);
+                    self.restarts.remove(service);
+                }
+                Verb::Reset => {
+                    self.restarts.remove(service);
+                }
+                Verb::Enable => {
+                    self.disabled.remove(service);
+                }
+                Verb::Disable => {
+                    self.disabled.insert(service.clone());
+                }
+                Verb::Stop | Verb::Kill(_) => {}
+            }
+            if self.begins_a_series(service, verb) {
+                self.new_series.insert(service.clone());
+            }
+            self.asked.insert(service.clone());
+        }
+        self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
+        for record in turn.records() {
+            let life = (record.service.clone(), record.incarnation);
+            match &record.what {
+                What::Exit { .. } => {
+                    self.due.remove(&record.service);
+                    self.ended.insert(life);
+                }
+                What::StartFailed { .. } => {
+                    self.due.remove(&record.service);
+                    self.unborn.insert(life);
+                }
+                What::State { to: State::Stopping, .. } => {
+                    self.stopping_since.insert(record.service.clone(), record.at);
+                }
+                What::State { .. } | What::Restart { .. } => {}
+            }
+        }
+        for restart in turn.restarts() {
+            self.restarts.entry(restart.service.clone()).or_default().push(restart.died);
+            self.new_series.remove(restart.service);
+            if !restart.delay.is_zero() && !turn.begun().any(|begun| begun == restart.service) {
+                self.due.insert(restart.service.clone(), restart.died + restart.delay);
+            }
+        }
+        for order in &turn.orders {
+            if let Effect::KillTree { service, incarnation } = &order.effect {
+                self.killed.insert((service.clone(), *incarnation));
+            }
+        }
+        self.down.extend(turn.told_down().cloned());
+        self.views = turn.views;
+    }
+    /// Whether a verb leads to a life that nobody was about to begin, or says so itself.
+    fn begins_a_series(&self, service: &ServiceName, verb: Verb) -> bool {
+        let Some(view) = self.views.iter().find(|view| view.name == *service) else { return false };
+        match (verb, view.state) {
+            (Verb::Reset, _) | (Verb::Restart, State::Running) => true,
+            (Verb::Start, State::Running) | (_, State::Starting) => false,
+            (Verb::Start | Verb::Restart, _) => view.enabled,
+            (Verb::Stop | Verb::Enable | Verb::Disable | Verb::Kill(_), _) => false,
+        }
+    }
+}

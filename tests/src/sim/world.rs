@@ -1,0 +1,364 @@
+//! A world for one supervisor: what there is, what happens in it, and one turn of the core.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use defib_core::model::{
+    End, Incarnation, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure, StartFailureKind, Tick,
+    Usage, WaitStatus,
+};
+use defib_core::{Effect, Effects, Input, Reply, Supervisor, Verb};
+
+use super::action::{Action, Setup};
+use super::chance;
+use super::invariants::{self, Violation};
+use super::keeper::{Keeper, Slot};
+use super::past::Past;
+
+/// How many actions it may take until nothing is pending any more.
+const PATIENCE: usize = 5_000;
+
+/// Everything there is.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) setup: Setup,
+    pub(crate) now: Tick,
+    pub(crate) keeper: Keeper,
+    /// `None` between its death and its next start, and after it has left.
+    pub(crate) daemon: Option<Daemon>,
+    pub(crate) past: Past,
+    /// The daemon is to die soon.
+    pub(crate) fuse: Option<Fuse>,
+    /// Whether defib was asked to end. The keeper asks each new daemon again.
+    pub(crate) shutting_down: bool,
+    /// Whether a daemon has left.
+    pub(crate) left: bool,
+    last_request: RequestId,
+}
+
+/// What dies with the daemon.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) core: Supervisor,
+    /// Reports that it has not read yet.
+    pub(crate) mailbox: VecDeque<(ServiceName, Slot)>,
+    /// Plans that are being made.
+    pub(crate) plans: VecDeque<(ServiceName, Incarnation)>,
+    /// Requests without an answer.
+    pub(crate) open: BTreeMap<RequestId, (ServiceName, Verb)>,
+    /// Whether it has been told all of the past.
+    pub(crate) begun: bool,
+    /// Whether it has been asked to leave.
+    pub(crate) leaving: bool,
+}
+
+/// The death of the daemon `turns` turns from now, after it has carried out so many effects of that turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fuse {
+    turns: u32,
+    effects: u32,
+}
+
+/// One input of the core and what came of it.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) at: Tick,
+    pub(crate) input: Input,
+    /// What the core wanted.
+    pub(crate) effects: Vec<Effect>,
+    /// How many of the effects were carried out.
+    pub(crate) reach: usize,
+    /// Whether the orders among them arrived at the keeper: all do, or none.
+    pub(crate) sent: bool,
+    /// The orders that arrived, with what the keeper held at that time.
+    pub(crate) orders: Vec<Order>,
+    /// The requests that were answered; `None` for one that nobody waited for.
+    pub(crate) answers: Vec<Option<Answer>>,
+    /// The views of the core after the turn, and its deadline; none if the daemon died of it.
+    pub(crate) views: Vec<ServiceView>,
+    pub(crate) deadline: Option<Tick>,
+}
+
+/// An order as it arrived.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) effect: Effect,
+    pub(crate) slot: Slot,
+    pub(crate) plan: Option<Incarnation>,
+}
+
+/// What a client was told.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) service: ServiceName,
+    pub(crate) verb: Verb,
+    pub(crate) reply: Reply,
+}
+
+impl Turn {
+    /// The effects that were carried out before the daemon died, if it did.
+    pub(crate) fn told(&self) -> &[Effect] {
+        &self.effects[..self.reach]
+    }
+
+    /// The service that a request of an operator was about.
+    pub(crate) fn asked(&self) -> Option<(&ServiceName, Verb)> {
+        match &self.input {
+            Input::Request { service, verb, .. } => Some((service, *verb)),
+            _ => None,
+        }
+    }
+}
+
+impl World {
+    /// A world in which nothing has happened yet.
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            now: Tick(1_000_000_000),
+            keeper: Keeper::new(&setup.services),
+            daemon: None,
+            past: Past::default(),
+            fuse: None,
+            shutting_down: false,
+            left: false,
+            last_request: RequestId(0),
+            setup,
+        }
+    }
+
+    /// The specification of a service.
+    pub(crate) fn spec(&self, service: &ServiceName) -> &ServiceSpec {
+        self.setup.services.iter().find(|spec| spec.name == *service).expect("a service of this world")
+    }
+
+    /// Lets something happen. What cannot happen now does not.
+    pub fn apply(&mut self, action: &Action) -> Result<(), Violation> {
+        match action {
+            Action::Wait { ns } => self.now = self.now + Duration::from_nanos(*ns),
+            Action::Boot => self.boot()?,
+            Action::Ask { service, verb } => {
+                if let Some(daemon) = &mut self.daemon {
+                    let id = RequestId(self.last_request.0 + 1);
+                    self.last_request = id;
+                    daemon.open.insert(id, (service.clone(), *verb));
+                    self.turn(Input::Request { id, service: service.clone(), verb: *verb })?;
+                }
+            }
+            Action::Plan { fails } => {
+                if let Some((service, incarnation)) = self.daemon.as_mut().and_then(|it| it.plans.pop_front())
+                {
+                    let failure = fails.then(|| failure(StartFailureKind::User, "getpwnam api"));
+                    if failure.is_none() {
+                        self.keeper.seat_mut(&service).plan = Some(incarnation);
+                    }
+                    self.turn(Input::Prepared { service, incarnation, failure })?;
+                }
+            }
+            Action::Exec { service, defies } => self.keeper.exec(service, *defies),
+            Action::Fail { service } => {
+                self.keeper.fail(service, failure(StartFailureKind::Exec, "execve /usr/bin/api"));
+            }
+            Action::Die { service, status, oom, clean } => {
+                let (status, usage) = (WaitStatus(*status), Usage::default());
+                self.keeper.die(service, End { status, at: self.now, usage, oom: *oom }, *clean);
+            }
+            Action::Clear { service } => self.keeper.clear(service),
+            Action::Report { service } => {
+                if let Some(daemon) = &mut self.daemon {
+                    let seat = self.keeper.seat_mut(service);
+                    seat.unreported = false;
+                    daemon.mailbox.push_back((service.clone(), seat.slot.clone()));
+                }
+            }
+            Action::Deliver { overtakes, whole } => {
+                if let Some((service, slot)) =
+                    self.daemon.as_mut().and_then(|it| it.mailbox.remove(*overtakes))
+                {
+                    self.report(&service, slot, *whole)?;
+                }
+            }
+            Action::Wake => self.turn(Input::Deadline)?,
+            Action::Shutdown { hurry } => {
+                if let Some(daemon) = &mut self.daemon {
+                    daemon.leaving = true;
+                    self.shutting_down = true;
+                    self.turn(if *hurry { Input::Hurry } else { Input::Shutdown })?;
+                }
+            }
+            Action::Doom { turns, effects } => self.fuse = Some(Fuse { turns: *turns, effects: *effects }),
+            Action::Rest => self.rest()?,
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more until nothing happens any more.
+    fn rest(&mut self) -> Result<(), Violation> {
+        for _ in 0..PATIENCE {
+            let Some(action) = chance::calm(self) else { break };
+            self.apply(&action)?;
+        }
+        invariants::check_at_rest(self)
+    }
+
+    /// A new daemon: it learns what its predecessor knew, what the keeper holds, then begins.
+    fn boot(&mut self) -> Result<(), Violation> {
+        if self.daemon.is_some() || self.left {
+            return Ok(());
+        }
+        self.past.forget_views();
+        self.daemon = Some(Daemon {
+            core: Supervisor::new(self.setup.seed),
+            mailbox: VecDeque::new(),
+            plans: VecDeque::new(),
+            open: BTreeMap::new(),
+            begun: false,
+            leaving: false,
+        });
+        let seats: Vec<_> = self.keeper.seats().map(|(name, seat)| (name.clone(), seat.clone())).collect();
+        self.turn(Input::Configure(self.setup.services.clone()))?;
+        for (service, seat) in &seats {
+            if let Some(memo) = seat.memo.clone() {
+                self.turn(Input::Resume { service: service.clone(), memo })?;
+            }
+        }
+        for (service, seat) in seats {
+            self.report(&service, seat.slot, true)?;
+        }
+        if let Some(daemon) = &mut self.daemon {
+            daemon.begun = true;
+            self.turn(Input::Begin)?;
+        }
+        if self.shutting_down
+            && let Some(daemon) = &mut self.daemon
+        {
+            daemon.leaving = true;
+            self.turn(Input::Shutdown)?;
+        }
+        Ok(())
+    }
+
+    /// The daemon reads the state of a slot. `whole`: it tells the core of the beginning of an ended life too.
+    fn report(&mut self, service: &ServiceName, slot: Slot, whole: bool) -> Result<(), Violation> {
+        let service = || service.clone();
+        match slot {
+            Slot::Empty { last } if last == Incarnation::default() => Ok(()),
+            Slot::Empty { last } => self.turn(Input::Cleared { service: service(), incarnation: last }),
+            Slot::Starting(_) => Ok(()),
+            Slot::Living(process) => self.turn(Input::Spawned {
+                service: service(),
+                incarnation: process.incarnation,
+                pid: process.pid,
+                at: process.started,
+            }),
+            Slot::Failed { incarnation, failure } => {
+                self.turn(Input::SpawnFailed { service: service(), incarnation, failure })
+            }
+            Slot::Ended { process, end, cleared, acknowledged: _ } => {
+                let (incarnation, pid, started) = (process.incarnation, process.pid, process.started);
+                if whole {
+                    self.turn(Input::Spawned { service: service(), incarnation, pid, at: started })?;
+                }
+                self.turn(Input::Ended { service: service(), incarnation, pid, started, end })?;
+                if cleared {
+                    self.turn(Input::Cleared { service: service(), incarnation })?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One input, its effects, and the invariants. A daemon that is dead takes no turn.
+    fn turn(&mut self, input: Input) -> Result<(), Violation> {
+        let Some(daemon) = &mut self.daemon else { return Ok(()) };
+        let mut fx = Effects::new();
+        daemon.core.handle(self.now, input.clone(), &mut fx);
+        let effects: Vec<_> = fx.drain().collect();
+
+        let death = match self.fuse {
+            Some(Fuse { turns: 0, effects }) => Some(effects as usize),
+            Some(Fuse { turns, effects }) => {
+                self.fuse = Some(Fuse { turns: turns - 1, effects });
+                None
+            }
+            None => None,
+        };
+        // The orders of a turn are sent in one piece before anybody hears an answer.
+        let last_word = |effect: &Effect| matches!(effect, Effect::Reply { .. } | Effect::Leave);
+        let send_at = effects.iter().position(last_word).unwrap_or(effects.len());
+        let reach = death.unwrap_or(effects.len()).min(effects.len());
+        let sent = reach > send_at || reach == effects.len();
+        let mut turn = Turn {
+            at: self.now,
+            input,
+            effects,
+            reach,
+            sent,
+            orders: Vec::new(),
+            answers: Vec::new(),
+            views: Vec::new(),
+            deadline: None,
+        };
+        self.carry_out(&mut turn);
+        if death.is_some() {
+            self.fuse = None;
+            self.daemon = None;
+        }
+        if let Some(daemon) = &self.daemon {
+            turn.views = daemon.core.views().collect();
+            turn.deadline = daemon.core.next_deadline();
+        }
+        invariants::check(self, &turn)?;
+        self.past.observe(turn);
+        if self.left {
+            self.daemon = None;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, turn: &mut Turn) {
+        let Some(daemon) = &mut self.daemon else { return };
+        for effect in turn.effects.iter().filter(|_| turn.sent) {
+            let (Effect::Spawn { service, .. }
+            | Effect::Signal { service, .. }
+            | Effect::KillTree { service, .. }
+            | Effect::Acknowledge { service, .. }
+            | Effect::Remember { service, .. }) = effect
+            else {
+                continue;
+            };
+            let seat = self.keeper.seat(service);
+            turn.orders.push(Order { effect: effect.clone(), slot: seat.slot.clone(), plan: seat.plan });
+            self.keeper.obey(self.now, effect);
+        }
+        for effect in &turn.effects[..turn.reach] {
+            match effect {
+                Effect::Prepare { service, incarnation } => {
+                    daemon.plans.push_back((service.clone(), *incarnation));
+                }
+                Effect::Reply { id, reply } => {
+                    let asked = daemon.open.remove(id);
+                    let reply = reply.clone();
+                    turn.answers.push(asked.map(|(service, verb)| Answer { service, verb, reply }));
+                }
+                Effect::Leave => self.left = true,
+                Effect::Spawn { .. }
+                | Effect::Signal { .. }
+                | Effect::KillTree { .. }
+                | Effect::Acknowledge { .. }
+                | Effect::Remember { .. }
+                | Effect::Record(_)
+                | Effect::Publish { .. } => {}
+            }
+        }
+    }
+}
+
+fn failure(kind: StartFailureKind, call: &str) -> StartFailure {
+    StartFailure {
+        kind,
+        call: call.to_owned(),
+        errno: Some(2),
+        error: "ENOENT".to_owned(),
+        remedy: String::new(),
+    }
+}

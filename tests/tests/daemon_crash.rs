@@ -1,0 +1,112 @@
+//! The daemon dies, the keeper and the services live on.
+
+use std::fs;
+
+use defib_tests::{Daemon, Options, lives, patiently, signal};
+use serde_json::{Value, json};
+
+const THREE: &str = r#"
+[service.a]
+command = "sleep 1000"
+[service.b]
+command = "sleep 1000"
+restart = { immediate = 256, max_restarts = "none" }
+[service.c]
+command = "sleep 1000"
+autostart = false
+"#;
+
+fn pid(status: &Value) -> u32 {
+    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+}
+
+#[test]
+fn services_keep_their_pids_and_what_was_asked_is_remembered() {
+    let daemon = Daemon::start(THREE);
+    let before = ["a", "b"].map(|name| daemon.wait_state(name, "running"));
+    daemon.ask(&["disable", "c"]);
+    let first = daemon.daemon();
+    signal(first, libc::SIGKILL);
+    let second = patiently("the next daemon", || Some(daemon.daemon()).filter(|pid| *pid != first));
+    assert_ne!(first, second);
+    for (name, before) in ["a", "b"].iter().zip(&before) {
+        let after = daemon.wait_state(name, "running");
+        for field in ["pid", "incarnation", "restarts"] {
+            assert_eq!(after[field], before[field], "{name} {field}");
+        }
+    }
+    assert_eq!(daemon.wait_state("c", "disabled")["enabled"], false);
+
+    // It supervises: an end is noticed, and told as fully as before.
+    signal(pid(&before[0]), libc::SIGKILL);
+    let after =
+        daemon.wait("a", "in its second life", |it| it["incarnation"] == 2 && it["state"] == "running");
+    assert_eq!(after["last_exit"]["signal"], "SIGKILL");
+}
+
+/// A process dies while there is no daemon: its end waits in the keeper.
+#[test]
+fn no_exit_is_lost_between_two_daemons() {
+    let daemon = Daemon::start(THREE);
+    let mut lives_lost = 0;
+    let mut seen = daemon.wait_state("b", "running");
+    for round in 0..10 {
+        let old = daemon.daemon();
+        let victim = pid(&seen);
+        if round % 2 == 0 {
+            signal(old, libc::SIGKILL);
+            signal(victim, libc::SIGKILL);
+        } else {
+            signal(victim, libc::SIGKILL);
+            signal(old, libc::SIGKILL);
+        }
+        lives_lost += 1;
+        let expected = lives_lost + 1;
+        seen = daemon.wait("b", "to be back", |it| it["incarnation"] == expected && it["state"] == "running");
+        assert_eq!(seen["restarts"], lives_lost, "round {round}: one end, one restart");
+        assert!(!lives(victim));
+    }
+}
+
+/// The file has changed, or broken, since it was accepted: a daemon that comes back goes on with what it had.
+#[test]
+fn a_daemon_that_comes_back_does_not_read_the_file_again() {
+    let daemon = Daemon::start(THREE);
+    let before = daemon.wait_state("a", "running");
+    fs::write(daemon.path("defib.toml"), "this is [not TOML").expect("a file");
+    signal(daemon.daemon(), libc::SIGKILL);
+    assert_eq!(daemon.wait_state("a", "running")["pid"], before["pid"]);
+    daemon.ask(&["stop", "a"]);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused_with_the_holder() {
+    let first = Daemon::start(THREE);
+    let state = first.path("state").display().to_string();
+    let options = Options { args: vec!["--state-dir".into(), state.clone()], ..Options::default() };
+    // The last flag of a kind wins.
+    let mut second = Daemon::launch(THREE, &options);
+    assert_eq!(second.exit_code(), 1);
+    let log = second.log();
+    assert!(log.contains(&format!("pid {}", first.keeper())) && log.contains(&state), "{log}");
+    first.wait_state("a", "running");
+}
+
+/// A keeper that is killed leaves its services to nobody: the next one must not run them twice.
+#[test]
+fn what_a_killed_keeper_left_is_ended_by_the_next_start() {
+    let mut first = Daemon::start(THREE);
+    let orphan = pid(&first.wait_state("a", "running"));
+    let daemon = first.daemon();
+    signal(first.keeper(), libc::SIGKILL);
+    assert_eq!(first.exit_code(), -1);
+    patiently("the daemon to leave", || (!lives(daemon)).then_some(()));
+    assert!(lives(orphan), "services go on");
+
+    let state = first.path("state").display().to_string();
+    let options = Options { args: vec!["--state-dir".into(), state], ..Options::default() };
+    let second = Daemon::start_with(THREE, &options);
+    assert_eq!(second.wait_state("a", "running")["incarnation"], json!(1));
+    assert!(!lives(orphan));
+    assert!(second.log().contains("killed"), "{}", second.log());
+}
