@@ -110,3 +110,19 @@ fn what_a_killed_keeper_left_is_ended_by_the_next_start() {
     assert!(!lives(orphan));
     assert!(second.log().contains("killed"), "{}", second.log());
 }
+
+/// The daemon dies while it ends everything: the next one goes on with that.
+#[test]
+fn a_request_to_end_outlives_the_daemon() {
+    let mut daemon = Daemon::start(
+        "[service.it]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; echo ready > {dir}/ready; while :; do sleep 0.1; done\"]\n\
+         stop = { timeout = \"2s\" }\n",
+    );
+    patiently("the trap", || daemon.path("ready").exists().then_some(()));
+    let victim = pid(&daemon.wait_state("it", "running"));
+    signal(daemon.keeper(), libc::SIGTERM);
+    daemon.wait_state("it", "stopping");
+    signal(daemon.daemon(), libc::SIGKILL);
+    assert_eq!(daemon.exit_code(), 0, "{}", daemon.log());
+    assert!(!lives(victim));
+}
