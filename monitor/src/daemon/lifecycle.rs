@@ -185,7 +185,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
 
     supervisor.run().await?;
 
-    surfaces.stop();
+    surfaces.stop(supervisor.journal);
     fs::remove_file(&socket).ok();
     drop(supervisor.planner);
     if let Ok(tree) = cgroups

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_core::model::{RequestId, ServiceName, Tick, What};
+use defib_core::model::{KernelFact, RequestId, ServiceName, SourceName, Tick, What, Witness};
 use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub(super) struct Daemon {
     pub(super) slots: Slots,
     pub(super) link: KeeperLink,
     pub(super) source: Source,
-    pub(super) source_name: defib_core::model::SourceName,
+    pub(super) source_name: SourceName,
     pub(super) planner: Planner,
     pub(super) planned: mpsc::Receiver<Planned>,
     pub(super) asks: mpsc::Receiver<Ask>,
@@ -116,28 +116,7 @@ impl Daemon {
         let mut batch = Batch::default();
         self.source.drain(&mut batch);
         batch.events.iter().for_each(|event| self.slots.learn(event));
-        let witness = match *state {
-            SlotState::Ended { pid, .. } => {
-                self.slots.start_of(slot, pid).and_then(|start| self.source.take_end(pid, start))
-            }
-            SlotState::Empty { .. }
-            | SlotState::Starting { .. }
-            | SlotState::Living { .. }
-            | SlotState::Failed { .. } => None,
-        };
-        // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
-        let witness = match (state, witness) {
-            (SlotState::Ended { status, .. }, Some(witness)) if witness.status.0 != *status => {
-                tracing::error!(
-                    slot,
-                    keeper = status,
-                    source = witness.status.0,
-                    "two statuses of one death"
-                );
-                None
-            }
-            (_, witness) => witness,
-        };
+        let witness = self.witness(slot, state);
         let rest = self.decide(self.slots.inputs(slot, state, witness))?;
         if let (SlotState::Ended { at, .. }, Some(witness)) = (state, witness) {
             let (ordered, seen) = (clock::now(), Tick(*at));
@@ -150,12 +129,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// What the source knows of the end that a slot reports.
+    fn witness(&mut self, slot: u32, state: &SlotState) -> Option<Witness> {
+        let SlotState::Ended { pid, status, .. } = *state else { return None };
+        let start = self.slots.start_of(slot, pid)?;
+        let witness = self.source.take_end(pid, start)?;
+        if witness.status.0 == status {
+            return Some(witness);
+        }
+        // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
+        tracing::error!(slot, keeper = status, source = witness.status.0, "two statuses of one death");
+        None
+    }
+
     /// Tells of what the kernel told. Each tale may wake the surfaces' thread, so none is told between a death and the
     /// order for the next life.
     fn tell_events(&mut self, batch: Batch) {
         for event in batch.events {
             // The record of an end is the core's, once it is complete.
-            let told = matches!(event.fact, defib_core::model::KernelFact::Exit(_)) && event.main;
+            let told = matches!(event.fact, KernelFact::Exit(_)) && event.main;
             if let Some(service) = self.slots.service(event.slot)
                 && !told
             {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::handle::Handle;
-use super::journal::{Entry, Journal};
+use super::journal::{Entry, Journal, JournalWriter};
 
 /// Serves clients on a socket until told to stop. What it is made of is no business of the daemon's: the program hands
 /// it in.
@@ -23,7 +23,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The running thread.
 #[derive(Debug)]
 pub(super) struct Surfaces {
-    stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -43,7 +42,11 @@ impl Surfaces {
             runtime.block_on(async {
                 match tokio::net::UnixListener::from_std(listener) {
                     Ok(listener) => {
-                        let kept = tokio::spawn(journal.run(entries));
+                        // Clients are told to go when the last event is in the journal, so that they miss none.
+                        let kept = tokio::spawn(async move {
+                            journal.run(entries).await;
+                            stop.send_replace(true);
+                        });
                         serve(listener, handle, stopped).await;
                         kept.abort();
                     }
@@ -52,12 +55,12 @@ impl Surfaces {
             });
             runtime.shutdown_timeout(FAREWELL);
         })?;
-        Ok(Self { stop, thread })
+        Ok(Self { thread })
     }
 
-    /// Ends the thread, and waits for it.
-    pub(super) fn stop(self) {
-        self.stop.send_replace(true);
+    /// Ends the thread, and waits for it. Nothing is told any more: that is how it knows.
+    pub(super) fn stop(self, last: JournalWriter) {
+        drop(last);
         if self.thread.join().is_err() {
             tracing::error!("the surfaces' thread has panicked");
         }
