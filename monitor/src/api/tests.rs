@@ -19,7 +19,7 @@ use super::routes;
 use super::server::{Limits, serve_within};
 use super::types::{Event, Progress, What};
 use crate::client::{Client, Error};
-use crate::daemon::handle::{Ask, Facts, Handle};
+use crate::daemon::handle::{Ask, Handle};
 use crate::daemon::journal::{Event as Happened, Journal, JournalWriter};
 
 const QUICK: Duration = Duration::from_millis(200);
@@ -56,16 +56,9 @@ fn world() -> World {
     let names = ["api", "db", "off"].map(view).map(|view| (view.name.clone(), Arc::new(view)));
     let (views, views_seen) = watch::channel(Arc::new(BTreeMap::from(names)));
     let (writer, journal, waiting) = Journal::new(1);
-    let facts = Facts {
-        source: SourceName::Scripted,
-        source_why: Vec::new(),
-        keeper_pid: 1,
-        started: Tick(0),
-        cgroup: Err("a test".to_owned()),
-    };
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&journal).run(waiting));
-    let handle = Handle::new(ask, views_seen, journal, Arc::new(facts));
+    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted);
     World { folder: tempfile::tempdir().unwrap(), handle, asks, writer, _views: views, _tasks: tasks }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
+use defib_core::model::{ServiceName, ServiceView, SourceName};
 use defib_core::{Reply, Verb};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,21 +37,6 @@ pub enum Ask {
 /// The views of all services at one moment.
 pub type Views = Arc<BTreeMap<ServiceName, Arc<ServiceView>>>;
 
-/// What does not change while the daemon runs.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// The event source in use.
-    pub source: SourceName,
-    /// Why it is that one: a line for each thing that was found out.
-    pub source_why: Vec<String>,
-    /// The keeper.
-    pub keeper_pid: u32,
-    /// When this daemon started.
-    pub started: Tick,
-    /// Where the cgroups of the services are; `None`: there are none, and this is why.
-    pub cgroup: Result<String, String>,
-}
-
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -70,8 +55,8 @@ pub struct Handle {
     views: watch::Receiver<Views>,
     /// The latest events.
     pub journal: Arc<Journal>,
-    /// What does not change.
-    pub facts: Arc<Facts>,
+    /// The event source in use.
+    pub source: SourceName,
 }
 
 impl Handle {
@@ -80,9 +65,9 @@ impl Handle {
         asks: mpsc::Sender<Ask>,
         views: watch::Receiver<Views>,
         journal: Arc<Journal>,
-        facts: Arc<Facts>,
+        source: SourceName,
     ) -> Self {
-        Self { asks, views, journal, facts }
+        Self { asks, views, journal, source }
     }
 
     /// All services, as they are now.

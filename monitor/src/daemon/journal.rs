@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc};
 /// How many events are kept. One takes about 300 bytes.
 const KEPT: usize = 4096;
 
-/// How many events may wait between the supervisor thread and the journal. When it is full, events are dropped
-/// and counted: the supervisor thread never waits.
+/// How many events may wait between the supervisor thread and the journal. When it is full, events are dropped: the
+/// supervisor thread never waits. The gap in their numbers says how many.
 const QUEUE: usize = 8192;
 
 /// How far a follower may lag behind before it is told that it has missed events.
@@ -53,7 +53,6 @@ pub enum Event {
 pub struct JournalWriter {
     queue: mpsc::Sender<Entry>,
     next: u64,
-    dropped: u64,
 }
 
 impl JournalWriter {
@@ -61,14 +60,8 @@ impl JournalWriter {
     pub fn tell(&mut self, at: Tick, event: Event) {
         let entry = Entry { seq: self.next, at, event };
         self.next += 1;
-        if self.queue.try_send(entry).is_err() {
-            self.dropped += 1;
-        }
-    }
-
-    /// How many events did not fit into the queue.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
+        // A full queue leaves a gap in the numbers, which readers are told of.
+        self.queue.try_send(entry).ok();
     }
 }
 
@@ -86,7 +79,7 @@ impl Journal {
     pub fn new(first: u64) -> (JournalWriter, Arc<Self>, mpsc::Receiver<Entry>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let journal = Arc::new(Self { kept: Mutex::default(), news: broadcast::channel(LAG).0 });
-        (JournalWriter { queue, next: first, dropped: 0 }, journal, waiting)
+        (JournalWriter { queue, next: first }, journal, waiting)
     }
 
     /// Moves events from the queue to the readers until the supervisor thread is gone.

@@ -23,7 +23,7 @@ use nix::unistd::{Gid, Group, Uid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
-use super::handle::{self, Facts, Handle};
+use super::handle::{self, Handle};
 use super::journal::Journal;
 use super::link::{KeeperLink, LinkError};
 use super::run::Daemon;
@@ -114,21 +114,13 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     let settings = configuration(overrides, &mut link, &mut past)?;
     let daemon = &settings.daemon;
     folders(daemon)?;
-    lock(&daemon.state_dir, keeper_pid, &mut link, &mut past)?;
+    lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
     let socket = daemon.runtime_dir.join(handle::SOCKET);
     let listener = listen(&socket, &mut link, &mut past)?;
     let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
 
     let choice = source_choice(daemon.source);
-    let selection = source::open(&choice, keeper_pid).map_err(|error| {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        DaemonError::Source(text)
-    })?;
+    let selection = source::open(&choice, keeper_pid).map_err(|error| DaemonError::Source(error.chain()))?;
     for why in &selection.why {
         tracing::info!(source = selection.name.as_str(), "{why}");
     }
@@ -150,17 +142,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
     let first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
     let (journal, events, entries) = Journal::new(first);
-    let facts = Facts {
-        source: selection.name,
-        source_why: selection.why,
-        keeper_pid,
-        started,
-        cgroup: match &cgroups {
-            Ok(tree) => Ok(tree.base().display().to_string()),
-            Err(why) => Err(why.clone()),
-        },
-    };
-    let handle = Handle::new(asks, shown, Arc::clone(&events), Arc::new(facts));
+    let handle = Handle::new(asks, shown, Arc::clone(&events), selection.name);
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
@@ -195,8 +177,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     }
     let mut link = supervisor.link;
     link.order(Order::Leave, vec![])?;
-    link.send_turn()?;
-    debug_assert!(link.is_idle(), "the keeper has nothing left to be told");
+    link.finish().await?;
     tracing::info!("every service has ended; defib leaves");
     Ok(())
 }
@@ -280,7 +261,7 @@ fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {
 }
 
 /// One daemon for each state directory. The keeper holds the lock, so that it outlives this daemon.
-fn lock(state_dir: &Path, keeper: u32, link: &mut KeeperLink, past: &mut Past) -> Result<(), DaemonError> {
+fn lock(state_dir: &Path, keeper: u32, link: &mut KeeperLink, past: &Past) -> Result<(), DaemonError> {
     if past.held.contains_key(held::LOCK) {
         return Ok(());
     }

@@ -142,9 +142,14 @@ impl KeeperLink {
         }
     }
 
-    /// Whether everything has been sent.
-    pub(super) fn is_idle(&self) -> bool {
-        self.turn.is_empty() && self.waiting.is_empty()
+    /// Sends the orders of this turn, and waits until everything has been sent: the last orders must arrive.
+    pub(super) async fn finish(mut self) -> Result<(), LinkError> {
+        self.send_turn()?;
+        while !self.waiting.is_empty() {
+            self.socket.writable().await?;
+            self.send_waiting()?;
+        }
+        Ok(())
     }
 }
 

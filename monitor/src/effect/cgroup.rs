@@ -120,7 +120,8 @@ impl CgroupTree {
     /// whether it is gone.
     pub fn end_strays(&self, patience: Duration) -> (bool, bool) {
         let services = self.services();
-        if !populated(&services) {
+        let Ok(events) = fs::File::open(services.join("cgroup.events")) else { return (false, true) };
+        if !populated(&events) {
             return (false, true);
         }
         // Before Linux 5.14 there is no cgroup.kill, and the processes of the leaves are ended one by one.
@@ -131,7 +132,7 @@ impl CgroupTree {
                 }
             }
         }
-        let gone = wait_until_empty(&services, patience);
+        let gone = wait_until_empty(&events, patience);
         // A leaf in which something was killed is not used again: see the keeper's `Leaf`.
         self.remove_leaves().ok();
         (true, gone)
@@ -184,8 +185,12 @@ fn enter(group: &Path, pid: u32) -> Result<(), NoCgroup> {
     fs::write(&path, pid.to_string()).map_err(|cause| NoCgroup::Unusable { what: "write", path, cause })
 }
 
-fn populated(group: &Path) -> bool {
-    fs::read_to_string(group.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+/// Whether a living process is in the group that this `cgroup.events` is of. Read through the descriptor that may be
+/// polled: a poll tells of changes since the last read.
+fn populated(events: &fs::File) -> bool {
+    let mut text = [0; 128];
+    let length = events.read_at(&mut text, 0).unwrap_or(0);
+    text[..length].windows(11).any(|word| word == b"populated 1")
 }
 
 fn folders(parent: &Path) -> Vec<PathBuf> {
@@ -203,24 +208,18 @@ fn processes(leaf: &Path) -> Vec<rustix::process::Pid> {
 }
 
 /// Waits for the kernel to tell that a group is empty.
-fn wait_until_empty(group: &Path, patience: Duration) -> bool {
-    let Ok(events) = fs::File::open(group.join("cgroup.events")) else { return false };
+fn wait_until_empty(events: &fs::File, patience: Duration) -> bool {
     let deadline = clock::now() + patience;
-    loop {
-        // Reading it through the descriptor that is polled: the poll tells of changes since the last read.
-        let mut text = [0; 128];
-        let length = events.read_at(&mut text, 0).unwrap_or(0);
-        if !text[..length].windows(11).any(|word| word == b"populated 1") {
-            return true;
-        }
+    while populated(events) {
         let left = deadline.since(clock::now());
         if left.is_zero() {
             return false;
         }
-        let mut poll = [PollFd::new(&events, PollFlags::PRI)];
+        let mut poll = [PollFd::new(events, PollFlags::PRI)];
         let (tv_sec, tv_nsec) = (left.as_secs().try_into().unwrap_or(i64::MAX), left.subsec_nanos().into());
         rustix::event::poll(&mut poll, Some(&Timespec { tv_sec, tv_nsec })).ok();
     }
+    true
 }
 
 /// The first mount of a whole cgroup2 file system: proc(5), `/proc/pid/mountinfo`.

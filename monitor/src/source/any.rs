@@ -74,6 +74,25 @@ pub enum SourceError {
     },
 }
 
+impl SourceError {
+    /// The error with all its causes, on one line.
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+}
+
+/// An error with all its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// Opens the source that `choice` asks for, to hear of the children of the process `keeper`.
 ///
 /// `Auto` always finds one. To be called on the tokio runtime that will wait for the source.

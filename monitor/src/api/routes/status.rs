@@ -16,7 +16,7 @@ use crate::effect::clock;
 pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Json<Status> {
     let now = clock::now();
     let services = shared.handle.views().values().map(|view| service(&shared, view, now)).collect();
-    Json(Status { services, source: shared.handle.facts.source })
+    Json(Status { services, source: shared.handle.source })
 }
 
 /// `GET /v1/status/NAME`
