@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::memo::Memo;
-use crate::model::{End, Incarnation, RequestId, ServiceName, ServiceSpec, Signal, StartFailure, Tick};
+use crate::model::{
+    End, Incarnation, RequestId, ServiceName, ServiceSpec, Signal, StartFailure, TakenPort, Tick,
+};
 
 /// One thing that the core is told. Whatever can come late names the life that it is about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +39,8 @@ pub enum Input {
         incarnation: Incarnation,
         /// The obstacle, if there was one.
         failure: Option<StartFailure>,
+        /// Ports of the service on which others listen. That may be meant so, and is no obstacle by itself.
+        taken: Vec<TakenPort>,
     },
     /// The program of a life has been executed.
     Spawned {
@@ -77,6 +81,17 @@ pub enum Input {
         service: ServiceName,
         /// The life.
         incarnation: Incarnation,
+    },
+    /// The processes of a life listen on a port, or do so no longer: how it is, not what changed.
+    Port {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+        /// The port.
+        port: u16,
+        /// Whether they listen.
+        listening: bool,
     },
     /// A deadline may have passed.
     Deadline,

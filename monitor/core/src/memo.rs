@@ -1,8 +1,10 @@
 //! What the next daemon must know of a service, held by the keeper while no daemon lives.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Ending, Incarnation};
+use crate::model::{Ending, Incarnation, TakenPort};
 use crate::phase::Phase;
 use crate::series::Series;
 
@@ -17,6 +19,10 @@ pub struct Memo {
     /// All restarts, by whatever cause.
     pub(crate) restarts: u64,
     pub(crate) last_exit: Option<Ending>,
+    /// The ports of its specification on which the present life listens.
+    pub(crate) listening: BTreeSet<u16>,
+    /// The ports that were taken when the present life was prepared.
+    pub(crate) taken: Vec<TakenPort>,
 }
 
 impl Memo {
@@ -28,6 +34,8 @@ impl Memo {
             series: Series::default(),
             restarts: 0,
             last_exit: None,
+            listening: BTreeSet::new(),
+            taken: Vec::new(),
         }
     }
 }

@@ -72,8 +72,8 @@ impl Supervisor {
                 }
             }
             Input::Request { id, service, verb } => self.request(now, id, &service, verb, fx),
-            Input::Prepared { service, incarnation, failure } => {
-                self.with(now, &service, fx, |it, turn| it.prepared(turn, incarnation, failure));
+            Input::Prepared { service, incarnation, failure, taken } => {
+                self.with(now, &service, fx, |it, turn| it.prepared(turn, incarnation, failure, taken));
             }
             Input::Spawned { service, incarnation, pid, at } => {
                 let life = Life { pid, started: at };
@@ -88,6 +88,9 @@ impl Supervisor {
             }
             Input::Cleared { service, incarnation } => {
                 self.with(now, &service, fx, |it, turn| it.cleared(turn, incarnation));
+            }
+            Input::Port { service, incarnation, port, listening } => {
+                self.with(now, &service, fx, |it, turn| it.port(turn, incarnation, port, listening));
             }
             Input::Deadline => {
                 while let Some(service) = self.timers.due(now) {

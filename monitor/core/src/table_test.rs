@@ -1,8 +1,8 @@
 //! Walks every cell of the tables in `states.md`: the code does what the specification says, nothing is left out.
 
 use crate::model::{
-    Command, End, Incarnation, Launch, Leftovers, RequestId, RestartSpec, ServiceName, ServiceSpec, Signal,
-    StartFailure, StartFailureKind, StopSpec, Tick, Usage, WaitStatus,
+    Blame, Command, End, Incarnation, Launch, Leftovers, RequestId, RestartSpec, ServiceName, ServiceSpec,
+    Signal, StartFailure, StartFailureKind, StopSpec, Tick, Usage, WaitStatus,
 };
 use crate::phase::Phase;
 use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
@@ -154,7 +154,13 @@ impl Rig {
         let service = name();
         let (pid, at) = (42, self.now);
         let ended = |service, status| {
-            let end = End { status: WaitStatus(status), at, usage: Usage::default(), oom: None };
+            let end = End {
+                status: WaitStatus(status),
+                at,
+                usage: Usage::default(),
+                oom: None,
+                blame: Blame::Unknown,
+            };
             Input::Ended { service, incarnation, pid, started: at, end }
         };
         let request = |verb| Input::Request { id: RequestId(1), service: name(), verb };
@@ -166,8 +172,10 @@ impl Rig {
             "enable" => request(Verb::Enable),
             "disable" => request(Verb::Disable),
             "kill" => request(Verb::Kill(Signal::TERM)),
-            "prepared" => Input::Prepared { service, incarnation, failure: None },
-            "prepare failed" => Input::Prepared { service, incarnation, failure: Some(failure()) },
+            "prepared" => Input::Prepared { service, incarnation, failure: None, taken: Vec::new() },
+            "prepare failed" => {
+                Input::Prepared { service, incarnation, failure: Some(failure()), taken: Vec::new() }
+            }
             "spawned" => Input::Spawned { service, incarnation, pid, at },
             "spawn failed" => Input::SpawnFailed { service, incarnation, failure: failure() },
             "ended well" => ended(service, 0),
@@ -234,6 +242,8 @@ fn spec() -> ServiceSpec {
             groups: None,
         },
         autostart: false,
+        ports: Default::default(),
+        ready: Default::default(),
         restart: RestartSpec::default(),
         stop: StopSpec::default(),
         leftovers: Leftovers::default(),

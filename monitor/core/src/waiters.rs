@@ -7,7 +7,7 @@ use crate::phase::Phase;
 /// What a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
-    /// That it runs.
+    /// That it runs and is ready.
     Up,
     /// That nothing is left of it.
     Down,
@@ -23,14 +23,15 @@ impl Waiters {
         self.0.push((id, goal));
     }
 
-    /// Answers everybody if `phase` is one in which a service stays until something new happens.
-    pub(crate) fn settle(&mut self, now: Tick, fx: &mut Effects, phase: &Phase) {
+    /// Answers everybody if `phase` is one in which a service stays until something new happens: as a process that
+    /// runs does once it is `ready`.
+    pub(crate) fn settle(&mut self, now: Tick, fx: &mut Effects, phase: &Phase, ready: bool) {
         if self.0.is_empty() {
             return;
         }
         let again = || Reply::Failed("it was started again by another request".to_owned());
         let (up, down) = match phase {
-            Phase::Running(life) => (Reply::Done(format!("running, pid {}", life.pid)), again()),
+            Phase::Running(life) if ready => (Reply::Done(format!("running, pid {}", life.pid)), again()),
             Phase::Stopped => {
                 let up = Reply::Failed("it was stopped, or ended, before it ran".to_owned());
                 (up, Reply::Done("stopped".to_owned()))
@@ -46,6 +47,7 @@ impl Waiters {
             Phase::Disabled => (Reply::Disabled, Reply::Done("disabled".to_owned())),
             Phase::Preparing
             | Phase::Spawning
+            | Phase::Running(_)
             | Phase::Replacing(_)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }

@@ -45,8 +45,8 @@ impl Follower {
             if let Some(last) = self.last.replace(before).filter(|last| *last < before) {
                 let count = self.seen.then_some(before - last);
                 let lost = What::Lost { source: None, count };
-                let event =
-                    Event { seq: before, at: show::time(entry.at), service: None, pid: None, what: lost };
+                let at = show::time(entry.at);
+                let event = Event { seq: Some(before), at, service: None, pid: None, name: None, what: lost };
                 self.past.push_front(entry);
                 return Some(event);
             }
@@ -112,7 +112,9 @@ mod tests {
     }
 
     fn numbers(follower: &mut Follower) -> Vec<(u64, bool)> {
-        std::iter::from_fn(|| follower.past()).map(|event| (event.seq, gap(&event).is_some())).collect()
+        std::iter::from_fn(|| follower.past())
+            .map(|event| (event.seq.unwrap(), gap(&event).is_some()))
+            .collect()
     }
 
     /// What is missing, if the event says that something is.
@@ -136,7 +138,7 @@ mod tests {
         tell(&mut writer, 2);
         for wanted in FIRST + 1..FIRST + 5 {
             let event = follower.next(&mut stop).await.unwrap();
-            assert_eq!((event.seq, gap(&event)), (wanted, None));
+            assert_eq!((event.seq, gap(&event)), (Some(wanted), None));
         }
         drop(writer);
         running.await.unwrap();
@@ -152,7 +154,7 @@ mod tests {
         let (relay, relayed) = mpsc::channel(8192);
         relay.send(waiting.recv().await.unwrap()).await.unwrap();
         let running = tokio::spawn(Arc::clone(&journal).run(relayed));
-        assert_eq!(follower.next(&mut stop).await.unwrap().seq, FIRST);
+        assert_eq!(follower.next(&mut stop).await.unwrap().seq, Some(FIRST));
         tell(&mut writer, 6000);
         drop(writer);
         while let Some(entry) = waiting.recv().await {
@@ -163,10 +165,10 @@ mod tests {
 
         let lost = follower.next(&mut stop).await.unwrap();
         let kept = journal.since(0);
-        assert_eq!(lost.seq, kept[0].seq - 1);
+        assert_eq!(lost.seq, Some(kept[0].seq - 1));
         assert_eq!(gap(&lost), Some(Some(6000 - kept.len() as u64)));
         for entry in kept {
-            assert_eq!(follower.next(&mut stop).await.unwrap().seq, entry.seq);
+            assert_eq!(follower.next(&mut stop).await.unwrap().seq, Some(entry.seq));
         }
     }
 
@@ -178,7 +180,7 @@ mod tests {
         Arc::clone(&journal).run(waiting).await;
         let mut late = Follower::new(Arc::clone(&journal), Some(7), None);
         let lost = late.past().unwrap();
-        assert_eq!((lost.seq, gap(&lost)), (FIRST - 1, Some(None)), "how many is not known");
+        assert_eq!((lost.seq, gap(&lost)), (Some(FIRST - 1), Some(None)), "how many is not known");
         assert_eq!(numbers(&mut late), [(FIRST, false), (FIRST + 1, false)]);
         let mut new = Follower::new(journal, None, None);
         assert_eq!(
@@ -202,7 +204,7 @@ mod tests {
             });
             let mut last = 0;
             while let Some(event) = follower.next(&mut stopping).await {
-                last = event.seq;
+                last = event.seq.unwrap();
             }
             assert_eq!(last, FIRST + 4);
             drop(supervisor.join().unwrap());
@@ -219,7 +221,7 @@ mod tests {
         drop(writer);
         journal.run(waiting).await;
         stop.send(true).unwrap();
-        assert_eq!(follower.next(&mut stopping).await.unwrap().seq, FIRST);
+        assert_eq!(follower.next(&mut stopping).await.unwrap().seq, Some(FIRST));
         assert_eq!(follower.next(&mut stopping).await, None);
     }
 }

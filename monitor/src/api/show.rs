@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use defib_core::model::{
-    End, Ending, KernelEvent, KernelFact, Record, ServiceView, Tick, WaitStatus, What as Told, Witness,
+    Blame, Cause, End, Ending, KernelEvent, KernelFact, Record, ServiceView, Tick, Unknown, WaitStatus,
+    What as Told, Witness,
 };
 use jiff::Timestamp;
 
-use super::types::{Event, Exec, Exit, Failure, LastExit, Service, Unknown, What};
+use super::types::{Event, Exec, Exit, Failure, LastExit, Port, Sender, Service, What};
 use super::usage::Use;
 use crate::daemon::journal;
 use crate::effect::clock;
@@ -23,8 +24,8 @@ fn seconds(span: Duration) -> f64 {
     (span.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-/// A service as it is at `now`, with what its process uses, if there is one.
-pub(super) fn service(view: &ServiceView, usage: Option<Use>, now: Tick) -> Service {
+/// A service as it is at `now`, with what its process uses, if there is one, and its ports.
+pub(super) fn service(view: &ServiceView, usage: Option<Use>, ports: Vec<Port>, now: Tick) -> Service {
     Service {
         name: view.name.clone(),
         state: view.state,
@@ -41,7 +42,7 @@ pub(super) fn service(view: &ServiceView, usage: Option<Use>, now: Tick) -> Serv
         next_start_at: view.next_start.map(time),
         cpu_seconds: usage.map(|usage| seconds(usage.cpu)),
         memory_bytes: usage.map(|usage| usage.memory),
-        ports: Vec::new(),
+        ports,
         description: view.description.clone(),
         why: view.why.clone(),
     }
@@ -54,8 +55,10 @@ fn last_exit(Ending { end, by }: &Ending) -> LastExit {
         code: end.status.code(),
         signal: signal(end.status),
         core: end.status.core(),
+        sender: sender(&end.blame),
+        address: address(&end.blame),
         at: time(end.at),
-        unknown: unknown(end),
+        unknown: end.unknowns(),
     }
 }
 
@@ -68,7 +71,8 @@ pub(super) fn event(entry: &journal::Entry) -> Event {
             (None, None, What::Lost { source: Some(*source), count: Some(*count) })
         }
     };
-    Event { seq: entry.seq, at: time(entry.at), service: service.cloned(), pid, what }
+    let name = None;
+    Event { seq: Some(entry.seq), at: time(entry.at), service: service.cloned(), pid, name, what }
 }
 
 /// What the core tells.
@@ -99,6 +103,9 @@ fn told(record: &Record) -> What {
                 remedy: failure.remedy,
             }),
         }),
+        Told::PortTaken(taken) => What::Port { port: taken.port, holder: taken.holder },
+        Told::Listen { port } => What::Listen { port },
+        Told::Unlisten { port } => What::Unlisten { port },
         Told::Restart { reason, attempt, delay_ns } => {
             let delay_seconds = seconds(Duration::from_nanos(delay_ns));
             What::Restart { incarnation, reason, attempt, delay_seconds }
@@ -110,16 +117,27 @@ fn told(record: &Record) -> What {
 fn seen(event: &KernelEvent) -> What {
     let main = event.main;
     match &event.fact {
-        KernelFact::Fork { parent } => What::Fork { parent: *parent },
+        KernelFact::Fork { parent } => What::Fork { parent: *parent, main },
         KernelFact::Exec { filename } => {
             What::Exec(Exec { ok: true, main, filename: Some(filename.clone()), failure: None })
         }
-        KernelFact::Exit(Witness { at, status, oom }) => {
-            let end = End { status: *status, at: *at, usage: Default::default(), oom: Some(*oom) };
-            What::Exit(Box::new(exit(&end, main)))
+        KernelFact::Signal { signal, blame } => {
+            What::Signal { main, signal: signal.to_string(), sender: sender(blame), address: address(blame) }
         }
+        KernelFact::Exit(witness) => What::Exit(Box::new(witnessed(witness, event.at, main))),
         KernelFact::Oom => What::Oom { main },
+        KernelFact::Listen(listener) => What::Listen { port: listener.port },
+        KernelFact::Unlisten(listener) => What::Unlisten { port: listener.port },
     }
+}
+
+/// An end of which the source may not know how.
+fn witnessed(Witness { at, status, oom, blame }: &Witness, told: Tick, main: bool) -> Exit {
+    let known = status.is_some();
+    let (status, blame) = (status.unwrap_or(WaitStatus(0)), blame.clone());
+    let end = End { status, at: at.unwrap_or(told), usage: Default::default(), oom: *oom, blame };
+    let shown = exit(&end, main);
+    if known { shown } else { Exit { code: None, oom: *oom, unknown: vec![Unknown::Status], ..shown } }
 }
 
 /// An end without what only defib knows of it.
@@ -132,20 +150,38 @@ fn exit(end: &End, main: bool) -> Exit {
         code: end.status.code(),
         signal: signal(end.status),
         core: end.status.core(),
-        oom: if end.oom_unknown() { None } else { Some(end.oom.unwrap_or(false)) },
+        oom: if end.unknowns().contains(&Unknown::Oom) { None } else { Some(end.cause() == Cause::Oom) },
+        sender: sender(&end.blame),
+        address: address(&end.blame),
         ran_seconds: None,
         cpu_seconds: None,
         max_rss_bytes: None,
-        unknown: unknown(end),
+        unknown: end.unknowns(),
+    }
+}
+
+fn sender(blame: &Blame) -> Option<Sender> {
+    match blame {
+        Blame::Process(sender) => Some(Sender {
+            signal: sender.signal.to_string(),
+            pid: sender.pid,
+            uid: sender.uid,
+            name: sender.name.clone(),
+        }),
+        Blame::Unknown | Blame::Nobody | Blame::Kernel { .. } => None,
+    }
+}
+
+/// As text: JSON's numbers cannot hold every address.
+fn address(blame: &Blame) -> Option<String> {
+    match blame {
+        Blame::Kernel { address } => address.map(|address| format!("{address:#x}")),
+        Blame::Unknown | Blame::Nobody | Blame::Process(_) => None,
     }
 }
 
 fn signal(status: WaitStatus) -> Option<String> {
     status.signal().map(|signal| signal.to_string())
-}
-
-fn unknown(end: &End) -> Vec<Unknown> {
-    if end.oom_unknown() { vec![Unknown::Oom] } else { Vec::new() }
 }
 
 #[cfg(test)]

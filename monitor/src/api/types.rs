@@ -3,7 +3,9 @@
 //! `null` stands where nothing is known, and no key is ever missing, but for those that say why a start failed. Times
 //! are RFC 3339 in UTC, to the microsecond; spans are seconds, sizes bytes.
 
-use defib_core::model::{By, Cause, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State};
+use defib_core::model::{
+    By, Cause, Holder, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State, Unknown,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -81,31 +83,43 @@ pub struct LastExit {
     pub signal: Option<String>,
     /// Whether a core was dumped.
     pub core: bool,
+    /// Who sent the signal that ended it, or the last that asked it to end; `null`: nobody, or `unknown` says so.
+    pub sender: Option<Sender>,
+    /// The address of the access or instruction that the kernel ended it for, as in `0x7f00dead`.
+    pub address: Option<String>,
     /// When it died.
     pub at: Timestamp,
     /// What no source could tell.
     pub unknown: Vec<Unknown>,
 }
 
-/// Something about an end that no source could tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unknown {
-    /// Whether the out-of-memory killer did it.
-    Oom,
+/// A process that sent a signal, as it was at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// The signal, as in `SIGTERM`.
+    pub signal: String,
+    /// Its pid.
+    pub pid: u32,
+    /// Its real user.
+    pub uid: u32,
+    /// Its name: at most 15 bytes, which it can choose.
+    pub name: String,
 }
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its place in the order of everything: grows with every event, and over restarts of the daemon.
-    pub seq: u64,
+    /// Its place in the order of everything: grows with every event, and over restarts of the daemon. `null` of what
+    /// is not kept: processes that are no main process of a service.
+    pub seq: Option<u64>,
     /// When it happened.
     pub at: Timestamp,
     /// The service that it is about.
     pub service: Option<ServiceName>,
     /// The process that it is about.
     pub pid: Option<u32>,
+    /// The name of that process, where it is told: of those that belong to no service.
+    pub name: Option<String>,
     /// What happened, its `kind` first.
     #[serde(flatten)]
     pub what: What,
@@ -121,13 +135,43 @@ pub enum What {
     Fork {
         /// The process that forked.
         parent: u32,
+        /// Whether the new process is the main process of its service, not a descendant.
+        main: bool,
     },
     /// A process ended.
     Exit(Box<Exit>),
+    /// A process got a signal of which it will die.
+    Signal {
+        /// Whether it is the main process of its service, not a descendant.
+        main: bool,
+        /// The signal, as in `SIGSEGV`.
+        signal: String,
+        /// Who sent it; `null`: the kernel.
+        sender: Option<Sender>,
+        /// The address of the access or instruction that the kernel sent it for.
+        address: Option<String>,
+    },
     /// The out-of-memory killer chose a process.
     Oom {
         /// Whether it is the main process of its service, not a descendant.
         main: bool,
+    },
+    /// A process of the service listens on a TCP port: clients can connect.
+    Listen {
+        /// The port.
+        port: u16,
+    },
+    /// No process of the service listens on a TCP port any more.
+    Unlisten {
+        /// The port.
+        port: u16,
+    },
+    /// A port that the service is to listen on is taken.
+    Port {
+        /// The port.
+        port: u16,
+        /// The process that holds it; `null`: it cannot be seen.
+        holder: Option<Holder>,
     },
     /// A service went from one state to another.
     State {
@@ -210,6 +254,10 @@ pub struct Exit {
     pub core: bool,
     /// Whether the out-of-memory killer ended it.
     pub oom: Option<bool>,
+    /// Who sent the signal that ended it, or the last that asked it to end; `null`: nobody, or `unknown` says so.
+    pub sender: Option<Sender>,
+    /// The address of the access or instruction that the kernel ended it for, as in `0x7f00dead`.
+    pub address: Option<String>,
     /// How long it ran.
     pub ran_seconds: Option<f64>,
     /// The CPU time that it used, with that of the children it waited for.

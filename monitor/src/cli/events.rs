@@ -1,6 +1,6 @@
 //! `defib events`
 
-use defib_core::model::{By, Cause, ServiceName};
+use defib_core::model::{By, Cause, ServiceName, Unknown};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -8,7 +8,7 @@ use super::Exit;
 use super::args::Options;
 use super::output::{Printer, complain_of, escape, span};
 use super::session::{self, Failure};
-use crate::api::types::{Event, Exec, Exit as End, Failure as Obstacle, Unknown, What};
+use crate::api::types::{Event, Exec, Exit as End, Failure as Obstacle, Sender, What};
 
 /// Shows what happened, and with `follow` what happens.
 pub fn run(options: &Options, follow: bool, service: Option<&ServiceName>, after: Option<u64>) -> Exit {
@@ -48,14 +48,36 @@ fn line(event: &Event, now: Timestamp, zone: TimeZone) -> String {
 
 /// The kind of an event, and the rest in words.
 fn what(event: &Event) -> (&'static str, String) {
-    let pid = event.pid.map_or_else(|| "a process".to_owned(), |pid| format!("pid {pid}"));
+    let pid = match (event.pid, &event.name) {
+        (Some(pid), Some(name)) => format!("pid {pid} ({})", escape(name)),
+        (Some(pid), None) => format!("pid {pid}"),
+        (None, _) => "a process".to_owned(),
+    };
     match &event.what {
         What::Exec(Exec { failure: Some(failure), .. }) => ("exec", obstacle(failure)),
         What::Exec(Exec { filename, .. }) => {
             ("exec", format!("{pid} runs {}", escape(filename.as_deref().unwrap_or("a program"))))
         }
-        What::Fork { parent } => ("fork", format!("{pid} made by pid {parent}")),
+        What::Fork { parent, .. } => ("fork", format!("{pid} made by pid {parent}")),
         What::Exit(exit) => ("exit", format!("{pid} {}", end(exit))),
+        What::Signal { signal, sender, address, .. } => {
+            let signal = escape(signal);
+            let origin = match (sender, address) {
+                (Some(sender), _) => format!("from {}", named(sender)),
+                (None, Some(address)) => format!("from the kernel at address {}", escape(address)),
+                (None, None) => "from the kernel".to_owned(),
+            };
+            ("signal", format!("{pid} dies of {signal} {origin}"))
+        }
+        What::Listen { port } => ("listen", format!("{pid} listens on port {port}")),
+        What::Unlisten { port } => ("unlisten", format!("{pid} listens on port {port} no longer")),
+        What::Port { port, holder: Some(holder) } => {
+            let (pid, name) = (holder.pid, escape(&holder.name));
+            ("port", format!("port {port} is taken by pid {pid} ({name})"))
+        }
+        What::Port { port, holder: None } => {
+            ("port", format!("port {port} is taken by a process that defib cannot see"))
+        }
         What::Oom { .. } => ("oom", format!("{pid} chosen by the out-of-memory killer")),
         What::State { from, to, why, .. } if why.is_empty() => ("state", format!("{from} → {to}")),
         What::State { from, to, why, .. } => ("state", format!("{from} → {to}: {}", escape(why))),
@@ -82,6 +104,7 @@ fn obstacle(Obstacle { call, error, remedy, .. }: &Obstacle) -> String {
 fn end(exit: &End) -> String {
     let signal = escape(exit.signal.as_deref().unwrap_or("a signal"));
     let how = match exit.cause {
+        Cause::Exit if exit.unknown.contains(&Unknown::Status) => "ended; how is unknown".to_owned(),
         Cause::Exit => format!("exited with code {}", exit.code.unwrap_or_default()),
         Cause::Signal => format!("ended by {signal}"),
         Cause::Core => format!("ended by {signal} (core dumped)"),
@@ -92,8 +115,26 @@ fn end(exit: &End) -> String {
         Some(by @ (By::Stop | By::Shutdown)) => format!(", asked by {}", by.as_str()),
         Some(By::Itself) | None => String::new(),
     };
-    let open = if exit.unknown.contains(&Unknown::Oom) { "; out of memory or not is unknown" } else { "" };
-    format!("{how}{after}{by}{open}")
+    let origin = match (&exit.sender, &exit.address) {
+        (Some(sender), _) if exit.signal.as_ref() == Some(&sender.signal) => {
+            format!(" from {}", named(sender))
+        }
+        (Some(sender), _) => format!(" upon {} from {}", escape(&sender.signal), named(sender)),
+        (None, Some(address)) => format!(" at address {}", escape(address)),
+        (None, None) => String::new(),
+    };
+    let open = match (exit.unknown.contains(&Unknown::Oom), exit.unknown.contains(&Unknown::Sender)) {
+        (true, true) => "; who sent it, or whether memory ran out, is unknown",
+        (true, false) => "; whether memory ran out is unknown",
+        (false, true) => "; who sent it is unknown",
+        (false, false) => "",
+    };
+    format!("{how}{origin}{after}{by}{open}")
+}
+
+/// A sender of a signal: `pid 812 (deploy)`.
+fn named(sender: &Sender) -> String {
+    format!("pid {} ({})", sender.pid, escape(&sender.name))
 }
 
 #[cfg(test)]
@@ -104,10 +145,11 @@ mod tests {
 
     fn shown(what: What) -> String {
         let event = Event {
-            seq: 1,
+            seq: Some(1),
             at: "2026-08-03T14:03:22.118Z".parse().unwrap(),
             service: Some("flaky".parse().unwrap()),
             pid: Some(4711),
+            name: None,
             what,
         };
         line(&event, "2026-08-03T20:00:00Z".parse().unwrap(), TimeZone::UTC)
@@ -123,6 +165,8 @@ mod tests {
             signal: Some("SIGSEGV".to_owned()),
             core: true,
             oom: Some(false),
+            sender: None,
+            address: None,
             ran_seconds: Some(3.0),
             cpu_seconds: Some(0.1),
             max_rss_bytes: Some(4096),
@@ -156,7 +200,7 @@ mod tests {
                 }),
                 "exec     pid 4711 runs /bin/\\u{1b}x",
             ),
-            (What::Fork { parent: 4710 }, "fork     pid 4711 made by pid 4710"),
+            (What::Fork { parent: 4710, main: true }, "fork     pid 4711 made by pid 4710"),
             (What::Lost { source: None, count: Some(7) }, "lost     7 events lost (on the way here)"),
         ] {
             assert_eq!(shown(what), format!("14:03:22.118 flaky        {text}\n"));
@@ -166,8 +210,14 @@ mod tests {
     #[test]
     fn an_event_of_another_day_has_its_date() {
         let at: Timestamp = "2026-08-02T14:03:22.118Z".parse().unwrap();
-        let event =
-            Event { seq: 1, at, service: None, pid: None, what: What::Lost { source: None, count: None } };
+        let event = Event {
+            seq: Some(1),
+            at,
+            service: None,
+            pid: None,
+            name: None,
+            what: What::Lost { source: None, count: None },
+        };
         let line = line(&event, "2026-08-03T20:00:00Z".parse().unwrap(), TimeZone::UTC);
         assert_eq!(
             line,

@@ -155,6 +155,8 @@ mod tests {
             code: None,
             signal: Some("SIGSEGV".to_owned()),
             core: true,
+            sender: None,
+            address: None,
             at: "2026-08-03T13:59:15Z".parse().unwrap(),
             unknown: Vec::new(),
         };

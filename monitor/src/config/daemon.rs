@@ -30,12 +30,18 @@ pub enum SourceChoice {
     Auto,
     /// eBPF, or no start.
     Ebpf,
+    /// The kernel's proc connector, or no start.
+    ProcConnector,
     /// pidfds.
     Pidfd,
 }
 
-const SOURCES: [(&str, SourceChoice); 3] =
-    [("auto", SourceChoice::Auto), ("ebpf", SourceChoice::Ebpf), ("pidfd", SourceChoice::Pidfd)];
+const SOURCES: [(&str, SourceChoice); 4] = [
+    ("auto", SourceChoice::Auto),
+    ("ebpf", SourceChoice::Ebpf),
+    ("proc-connector", SourceChoice::ProcConnector),
+    ("pidfd", SourceChoice::Pidfd),
+];
 
 impl SourceChoice {
     /// The word for it.
@@ -43,6 +49,7 @@ impl SourceChoice {
         match self {
             Self::Auto => "auto",
             Self::Ebpf => "ebpf",
+            Self::ProcConnector => "proc-connector",
             Self::Pidfd => "pidfd",
         }
     }
@@ -98,14 +105,7 @@ fn socket_dir(node: Node<'_>) -> Option<PathBuf> {
 }
 
 fn source(node: Node<'_>) -> Option<SourceChoice> {
-    match node.value.as_str() {
-        Some(word) if planned::SOURCES.contains(&word) => node.complain(not_built(word)),
-        _ => values::word(node, &SOURCES),
-    }
-}
-
-fn not_built(word: &str) -> String {
-    format!("{} is not built yet, wanted {}", quoted(word), values::one_of(&SOURCES))
+    values::word(node, &SOURCES)
 }
 
 /// Settles every key: flag, variable, file, default.
@@ -163,9 +163,8 @@ fn chosen(doc: &Document<'_>, set: Option<(&str, &OsStr)>) -> Option<SourceChoic
     let value = value.to_string_lossy();
     let found = SOURCES.iter().find(|(word, _)| *word == value).map(|(_, source)| *source);
     if found.is_none() {
-        let planned = planned::SOURCES.contains(&value.as_ref());
-        let unknown = || format!("found {}, wanted {}", quoted(&value), values::one_of(&SOURCES));
-        doc.note(Place::Override, name, if planned { not_built(&value) } else { unknown() });
+        let message = format!("found {}, wanted {}", quoted(&value), values::one_of(&SOURCES));
+        doc.note(Place::Override, name, message);
     }
     found
 }

@@ -17,9 +17,6 @@ pub(super) const ROOT: &[&str] = &[
 /// `[daemon]`.
 pub(super) const DAEMON: &[&str] = &["backend", "id", "log", "pid_dir", "realtime"];
 
-/// Values of `daemon.source`.
-pub(super) const SOURCES: &[&str] = &["proc-connector"];
-
 /// `[service.NAME]`.
 pub(super) const SERVICE: &[&str] = &[
     "adopt",

@@ -102,7 +102,17 @@ pub(super) fn service(name: &str, node: Node<'_>, mut keys: Keys) -> Option<(Ser
 fn finish(name: ServiceName, description: String, command: Command, keys: Keys) -> ServiceSpec {
     let Keys { cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers } = keys;
     let launch = Launch { command, cwd, env, env_file, user, group, groups };
-    ServiceSpec { name, description, launch, autostart, restart: restart.finish(), stop, leftovers }
+    ServiceSpec {
+        name,
+        description,
+        launch,
+        autostart,
+        ports: Default::default(),
+        ready: Default::default(),
+        restart: restart.finish(),
+        stop,
+        leftovers,
+    }
 }
 
 fn env(node: Node<'_>, env: &mut BTreeMap<String, String>) -> Option<()> {

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use defib_core::model::Tick;
 use defib_core::{Input, Supervisor};
 use nix::unistd::{Gid, Group, Uid};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ use crate::effect::clock;
 use crate::effect::planner::{Planner, Workshop};
 use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
 use crate::keeper::{self, plan};
-use crate::source::{self, Source, SourceChoice};
+use crate::source::{self, Life, SourceChoice};
 
 /// How long processes that an earlier keeper left may take to end.
 const STRAYS: Duration = Duration::from_secs(5);
@@ -325,6 +326,7 @@ fn source_choice(configured: config::SourceChoice) -> SourceChoice {
         (Some(script), _) => SourceChoice::Scripted(script.into()),
         (None, config::SourceChoice::Auto) => SourceChoice::Auto,
         (None, config::SourceChoice::Ebpf) => SourceChoice::Ebpf,
+        (None, config::SourceChoice::ProcConnector) => SourceChoice::ProcConnector,
         (None, config::SourceChoice::Pidfd) => SourceChoice::Pidfd,
     }
 }
@@ -337,8 +339,8 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         daemon.turn([Input::Resume { service, memo }])?;
     }
     for (slot, state) in past.states {
-        if let SlotState::Living { pid, .. } = state {
-            follow(daemon, slot, pid);
+        if let SlotState::Living { pid, started, .. } = state {
+            follow(daemon, &Life { slot, pid, started: Tick(started) });
         }
         daemon.hear(Report::Slot { slot, state })?;
     }
@@ -351,8 +353,9 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
 }
 
 /// A process that was made before this daemon opened its source.
-fn follow(daemon: &mut Daemon, slot: u32, pid: u32) {
-    match Source::track(&mut daemon.source, pid, slot) {
+fn follow(daemon: &mut Daemon, life: &Life) {
+    let Life { slot, pid, .. } = *life;
+    match daemon.source.track(life) {
         Ok(Some(start)) => daemon.slots.identify(slot, pid, start),
         Ok(None) => {}
         Err(error) => tracing::warn!(slot, pid, %error, "a process of an earlier daemon is not followed"),

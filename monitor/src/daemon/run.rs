@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_core::model::{KernelFact, RequestId, ServiceName, SourceName, Tick, What, Witness};
+use defib_core::model::{KernelFact, RequestId, ServiceName, SourceName, Tick, WaitStatus, What, Witness};
 use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::slots::{Kept, Slots};
 use crate::effect::clock;
 use crate::effect::planner::{Job, Planned, Planner};
 use crate::keeper::protocol::{Order, Received, Report, SlotState};
-use crate::source::{Batch, Source};
+use crate::source::{Batch, Life, Source};
 
 /// A second signal to end within this time is the first one again: timeout(1) and some init systems signal the process
 /// and then its group. A later one means: hurry.
@@ -115,12 +115,16 @@ impl Daemon {
         // orders have gone out: see `tell_events`.
         let mut batch = Batch::default();
         self.source.drain(&mut batch);
+        if let Some(life) = life(slot, state) {
+            self.source.claim(&life, &mut batch);
+        }
         batch.events.iter().for_each(|event| self.slots.learn(event));
         let witness = self.witness(slot, state);
+        let died = witness.as_ref().and_then(|witness| witness.at);
         let rest = self.decide(self.slots.inputs(slot, state, witness))?;
-        if let (SlotState::Ended { at, .. }, Some(witness)) = (state, witness) {
+        if let (SlotState::Ended { at, .. }, Some(died)) = (state, died) {
             let (ordered, seen) = (clock::now(), Tick(*at));
-            let (keeper, daemon) = (seen.since(witness.at), heard.since(seen));
+            let (keeper, daemon) = (seen.since(died), heard.since(seen));
             tracing::debug!(slot, ?keeper, ?daemon, decided = ?ordered.since(heard), "time since the death");
         }
         self.source.settle(&mut batch);
@@ -132,14 +136,16 @@ impl Daemon {
     /// What the source knows of the end that a slot reports.
     fn witness(&mut self, slot: u32, state: &SlotState) -> Option<Witness> {
         let SlotState::Ended { pid, status, .. } = *state else { return None };
-        let start = self.slots.start_of(slot, pid)?;
-        let witness = self.source.take_end(pid, start)?;
-        if witness.status.0 == status {
-            return Some(witness);
+        let start = self.slots.start_of(slot, pid);
+        let witness = self.source.take_end(&life(slot, state)?, start, WaitStatus(status))?;
+        match witness.status {
+            // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
+            Some(WaitStatus(other)) if other != status => {
+                tracing::error!(slot, keeper = status, source = other, "two statuses of one death");
+                None
+            }
+            Some(_) | None => Some(witness),
         }
-        // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
-        tracing::error!(slot, keeper = status, source = witness.status.0, "two statuses of one death");
-        None
     }
 
     /// Tells of what the kernel told. Each tale may wake the surfaces' thread, so none is told between a death and the
@@ -148,7 +154,7 @@ impl Daemon {
         for event in batch.events {
             // The record of an end is the core's, once it is complete.
             let told = matches!(event.fact, KernelFact::Exit(_)) && event.main;
-            if let Some(service) = self.slots.service(event.slot)
+            if let Some(service) = event.slot.and_then(|slot| self.slots.service(slot))
                 && !told
             {
                 let service = service.clone();
@@ -176,7 +182,7 @@ impl Daemon {
             }
             Err(failure) => Some(failure),
         };
-        self.turn([Input::Prepared { service, incarnation, failure }])
+        self.turn([Input::Prepared { service, incarnation, failure, taken: Vec::new() }])
     }
 
     fn take_ask(&mut self, ask: Ask) -> Result<(), LinkError> {
@@ -300,6 +306,16 @@ impl Daemon {
     }
 }
 
+/// The life that a slot's state is about.
+fn life(slot: u32, state: &SlotState) -> Option<Life> {
+    match *state {
+        SlotState::Living { pid, started, .. } | SlotState::Ended { pid, started, .. } => {
+            Some(Life { slot, pid, started: Tick(started) })
+        }
+        SlotState::Empty { .. } | SlotState::Starting { .. } | SlotState::Failed { .. } => None,
+    }
+}
+
 /// Sleeps until a tick, by tokio's clock: if that stands still during a suspend, the core only asks again.
 async fn sleep_until(deadline: Option<Tick>) {
     match deadline {
@@ -324,6 +340,9 @@ fn log(service: &ServiceName, what: &What) {
             // As a string, which the log escapes: the program may be called anything.
             tracing::warn!(%service, failure = failure.to_string(), "start failed");
         }
+        What::PortTaken(taken) => tracing::warn!(%service, "{taken}"),
+        What::Listen { port } => tracing::info!(%service, port, "listen"),
+        What::Unlisten { port } => tracing::info!(%service, port, "unlisten"),
         What::Restart { reason, attempt, delay_ns } => {
             let delay = Duration::from_nanos(*delay_ns);
             tracing::info!(%service, reason = reason.as_str(), attempt, ?delay, "restart");

@@ -66,8 +66,8 @@ impl Slots {
 
     /// Learns from the fork of a main process when it started.
     pub(super) fn learn(&mut self, event: &KernelEvent) {
-        if event.main && matches!(event.fact, KernelFact::Fork { .. }) {
-            self.identify(event.slot, event.pid, event.start);
+        if let (true, Some(slot), KernelFact::Fork { .. }) = (event.main, event.slot, &event.fact) {
+            self.identify(slot, event.pid, event.start);
         }
     }
 
@@ -103,12 +103,14 @@ impl Slots {
             }
             SlotState::Ended { incarnation, pid, started, at, status, usage, cleared } => {
                 let incarnation = Incarnation(incarnation);
+                let witness = witness.unwrap_or_default();
                 let end = End {
                     status: WaitStatus(status),
                     // Within the life, whatever the source says: delays and series are counted from it.
-                    at: witness.map_or(Tick(at), |witness| witness.at.max(Tick(started)).min(Tick(at))),
+                    at: witness.at.map_or(Tick(at), |died| died.max(Tick(started)).min(Tick(at))),
                     usage,
-                    oom: witness.map(|witness| witness.oom),
+                    oom: witness.oom,
+                    blame: witness.blame,
                 };
                 let started = Tick(started);
                 let ended = Input::Ended { service: service.clone(), incarnation, pid, started, end };

@@ -4,9 +4,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use defib_core::model::{KernelEvent, SourceName, Witness};
+use defib_core::model::{KernelEvent, SourceName, Tick, WaitStatus, Witness};
 
+use super::connector::{ConnectorError, ConnectorSource};
 use super::ebpf::{EbpfError, EbpfSource};
+use super::feed::Feed;
 use super::pidfd::PidfdSource;
 use super::scripted::ScriptedSource;
 use super::stats::SourceStats;
@@ -19,6 +21,8 @@ pub enum SourceChoice {
     Auto,
     /// eBPF or nothing.
     Ebpf,
+    /// The proc connector or nothing.
+    ProcConnector,
     /// Only what the keeper reports.
     Pidfd,
     /// The events in this file or FIFO, one JSON object a line.
@@ -31,7 +35,9 @@ pub enum SourceChoice {
 pub enum Source {
     /// eBPF programs in this kernel.
     Ebpf(EbpfSource),
-    /// Nothing but the keeper's reports.
+    /// The kernel's proc connector.
+    ProcConnector(ConnectorSource),
+    /// The keeper's reports, and pidfds.
     Pidfd(PidfdSource),
     /// A script of events.
     Scripted(ScriptedSource),
@@ -46,6 +52,19 @@ pub struct Selection {
     pub name: SourceName,
     /// Why each better one was not taken, else what this one is attached to.
     pub why: Vec<String>,
+    /// Hears of every process of the host when it is asked to; `None` if the source cannot.
+    pub feed: Option<Feed>,
+}
+
+/// The main process of a slot, as the keeper knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The slot.
+    pub slot: u32,
+    /// The process.
+    pub pid: u32,
+    /// When the keeper made it: a little before the kernel says that it started.
+    pub started: Tick,
 }
 
 /// What one turn brought.
@@ -63,6 +82,9 @@ pub enum SourceError {
     /// The eBPF source.
     #[error(transparent)]
     Ebpf(#[from] EbpfError),
+    /// The proc connector.
+    #[error(transparent)]
+    ProcConnector(#[from] ConnectorError),
     /// The script.
     #[error("cannot start reading the script {}", path.display())]
     Script {
@@ -98,35 +120,51 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 /// `Auto` always finds one. To be called on the tokio runtime that will wait for the source.
 pub fn open(choice: &SourceChoice, keeper: u32) -> Result<Selection, SourceError> {
     match choice {
-        SourceChoice::Auto => Ok(open_ebpf(keeper).unwrap_or_else(|error| {
-            let pidfd = Source::Pidfd(PidfdSource);
-            Selection {
-                source: pidfd,
-                name: SourceName::Pidfd,
-                why: vec![format!("ebpf: {}", error.chain())],
-            }
-        })),
+        SourceChoice::Auto => Ok(best(keeper)),
         SourceChoice::Ebpf => Ok(open_ebpf(keeper)?),
-        SourceChoice::Pidfd => {
-            let source = Source::Pidfd(PidfdSource);
-            Ok(Selection {
-                source,
-                name: SourceName::Pidfd,
-                why: vec!["asked for by the configuration".into()],
-            })
-        }
+        SourceChoice::ProcConnector => Ok(open_connector(keeper)?),
+        SourceChoice::Pidfd => Ok(open_pidfd(vec!["asked for by the configuration".into()])),
         SourceChoice::Scripted(path) => {
             let source = ScriptedSource::open(path)
                 .map_err(|cause| SourceError::Script { path: path.clone(), cause })?;
             let why = vec![format!("reads {}", path.display())];
-            Ok(Selection { source: Source::Scripted(source), name: SourceName::Scripted, why })
+            let source = Source::Scripted(source);
+            Ok(Selection { source, name: SourceName::Scripted, why, feed: None })
         }
     }
 }
 
+/// The best source that works, and why better ones do not.
+fn best(keeper: u32) -> Selection {
+    let ebpf = match open_ebpf(keeper) {
+        Ok(selection) => return selection,
+        Err(error) => format!("ebpf: {}", error.chain()),
+    };
+    match open_connector(keeper) {
+        Ok(mut selection) => {
+            selection.why.insert(0, ebpf);
+            selection
+        }
+        Err(error) => open_pidfd(vec![ebpf, format!("proc-connector: {}", chain(&error))]),
+    }
+}
+
 fn open_ebpf(keeper: u32) -> Result<Selection, EbpfError> {
-    let (source, why) = EbpfSource::open(keeper)?;
-    Ok(Selection { source: Source::Ebpf(source), name: SourceName::Ebpf, why })
+    let (source, feed, why) = EbpfSource::open(keeper)?;
+    let (source, feed) = (Source::Ebpf(source), Some(Feed::Ebpf(feed)));
+    Ok(Selection { source, name: SourceName::Ebpf, why, feed })
+}
+
+fn open_connector(keeper: u32) -> Result<Selection, ConnectorError> {
+    let (source, feed, why) = ConnectorSource::open(keeper)?;
+    let (source, feed) = (Source::ProcConnector(source), Some(Feed::ProcConnector(feed)));
+    Ok(Selection { source, name: SourceName::ProcConnector, why, feed })
+}
+
+fn open_pidfd(mut why: Vec<String>) -> Selection {
+    let (source, limits) = PidfdSource::open();
+    why.extend(limits);
+    Selection { source: Source::Pidfd(source), name: SourceName::Pidfd, why, feed: None }
 }
 
 impl Source {
@@ -135,20 +173,31 @@ impl Source {
     pub async fn wait(&mut self, batch: &mut Batch) {
         match self {
             Self::Ebpf(ebpf) => ebpf.wait(batch).await,
-            Self::Pidfd(pidfd) => pidfd.wait().await,
+            Self::ProcConnector(connector) => connector.wait(batch).await,
+            Self::Pidfd(pidfd) => pidfd.wait(batch).await,
             Self::Scripted(script) => script.wait(batch).await,
         }
     }
 
     /// Adds what is there already, without waiting; bounded as in [`Source::wait`].
     ///
-    /// When the keeper reports an end, everything about it is there: the kernel side has written it before the
-    /// keeper's pidfd fired.
+    /// When the keeper reports an end, everything about it that eBPF tells is there: the kernel side has written it
+    /// before the keeper's pidfd fired.
     pub fn drain(&mut self, batch: &mut Batch) {
         match self {
             Self::Ebpf(ebpf) => ebpf.drain(batch),
-            Self::Pidfd(PidfdSource) => {}
+            Self::ProcConnector(connector) => connector.drain(batch),
+            Self::Pidfd(pidfd) => pidfd.drain(batch),
             Self::Scripted(script) => script.drain(batch),
+        }
+    }
+
+    /// Learns from the keeper's report whose process that is, and adds what had been heard of it before. For sources
+    /// that the keeper cannot tell ahead; to be called after [`Source::drain`], as often as the keeper reports.
+    pub fn claim(&mut self, life: &Life, batch: &mut Batch) {
+        match self {
+            Self::ProcConnector(connector) => connector.claim(life, batch),
+            Self::Ebpf(_) | Self::Pidfd(_) | Self::Scripted(_) => {}
         }
     }
 
@@ -158,27 +207,50 @@ impl Source {
     pub fn settle(&mut self, batch: &mut Batch) {
         match self {
             Self::Ebpf(ebpf) => ebpf.settle(batch),
-            Self::Pidfd(PidfdSource) | Self::Scripted(_) => {}
+            Self::ProcConnector(connector) => connector.settle(batch),
+            Self::Pidfd(pidfd) => pidfd.settle(batch),
+            Self::Scripted(_) => {}
         }
     }
 
-    /// The end of the main process `pid` that started at `start`, once. `None` if the source has not seen it.
-    pub fn take_end(&mut self, pid: u32, start: u64) -> Option<Witness> {
+    /// What is known of the end of a main process that the keeper has reaped with `status`, once. `start` is its start
+    /// time as the source told it. `None` if the source has not seen the end.
+    pub fn take_end(&mut self, life: &Life, start: Option<u64>, status: WaitStatus) -> Option<Witness> {
         match self {
-            Self::Ebpf(ebpf) => ebpf.take_end(pid, start),
-            Self::Pidfd(PidfdSource) => None,
-            Self::Scripted(script) => script.take_end(pid, start),
+            Self::Ebpf(ebpf) => ebpf.take_end(life.pid, start?),
+            Self::ProcConnector(connector) => connector.take_end(life, status),
+            Self::Pidfd(pidfd) => pidfd.take_end(life, status),
+            Self::Scripted(script) => script.take_end(life.pid, start?),
         }
     }
 
-    /// Begins to hear of a main process that ran before the source was opened, and returns the start time by which it
-    /// goes from now on. `None` if there is no such process, or the source does not track.
+    /// Begins to hear of a main process that ran before the source was opened, or that it has lost sight of, and returns
+    /// the start time by which it goes from now on. `None` if there is no such process, or the source does not track.
     ///
     /// Descendants that it has already are not heard of; those it makes from now on are.
-    pub fn track(&mut self, pid: u32, slot: u32) -> Result<Option<u64>, SourceError> {
+    pub fn track(&mut self, life: &Life) -> Result<Option<u64>, SourceError> {
         match self {
-            Self::Ebpf(ebpf) => Ok(ebpf.track(pid, slot)?),
-            Self::Pidfd(PidfdSource) | Self::Scripted(_) => Ok(None),
+            Self::Ebpf(ebpf) => Ok(ebpf.track(life.pid, life.slot)?),
+            Self::ProcConnector(connector) => Ok(connector.track(life)),
+            Self::Pidfd(pidfd) => Ok(pidfd.track(life)),
+            Self::Scripted(_) => Ok(None),
+        }
+    }
+
+    /// Whether a main process is still heard of. After a loss it may not be: its fork may be what was lost.
+    pub fn follows(&self, pid: u32, start: Option<u64>) -> bool {
+        match self {
+            Self::Ebpf(ebpf) => start.is_some_and(|start| ebpf.follows(pid, start)),
+            Self::ProcConnector(connector) => connector.follows(pid),
+            Self::Pidfd(_) | Self::Scripted(_) => true,
+        }
+    }
+
+    /// Whether it tells when a process begins and ceases to listen on a port.
+    pub fn hears_ports(&self) -> bool {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.hears_ports(),
+            Self::ProcConnector(_) | Self::Pidfd(_) | Self::Scripted(_) => false,
         }
     }
 
@@ -186,7 +258,7 @@ impl Source {
     pub fn next_slot(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Ebpf(ebpf) => Some(ebpf.next_slot()),
-            Self::Pidfd(PidfdSource) | Self::Scripted(_) => None,
+            Self::ProcConnector(_) | Self::Pidfd(_) | Self::Scripted(_) => None,
         }
     }
 
@@ -194,7 +266,8 @@ impl Source {
     pub fn stats(&self) -> SourceStats {
         match self {
             Self::Ebpf(ebpf) => ebpf.stats(),
-            Self::Pidfd(PidfdSource) => SourceStats::default(),
+            Self::ProcConnector(connector) => connector.stats(),
+            Self::Pidfd(_) => SourceStats::default(),
             Self::Scripted(script) => script.stats(),
         }
     }

@@ -12,11 +12,15 @@
 //! A source is owned by the supervisor thread. It decides nothing.
 
 mod any;
+mod connector;
 mod ebpf;
+mod feed;
 mod pidfd;
 mod scripted;
 mod stats;
 
-pub use any::{Batch, Selection, Source, SourceChoice, SourceError, open};
+pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, open};
+pub use connector::ConnectorError;
 pub use ebpf::{EbpfError, probe_report};
+pub use feed::Feed;
 pub use stats::{KindStats, SourceStats};

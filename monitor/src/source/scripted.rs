@@ -69,10 +69,10 @@ impl ScriptedSource {
     }
 
     fn add(&mut self, event: KernelEvent, batch: &mut Batch) {
-        if let KernelFact::Exit(witness) = event.fact
+        if let KernelFact::Exit(witness) = &event.fact
             && event.main
         {
-            self.ends.insert((event.pid, event.start), witness);
+            self.ends.insert((event.pid, event.start), witness.clone());
         }
         batch.events.push(event);
     }
@@ -116,10 +116,18 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn events_come_in_order_and_a_bad_line_is_a_loss() {
-        let witness = Witness { at: Tick(7), status: WaitStatus(0x700), oom: false };
-        let event = |pid, fact| KernelEvent { at: Tick(1), pid, start: 5, slot: 0, main: true, fact };
+        let witness = Witness { at: Some(Tick(7)), status: Some(WaitStatus(0x700)), ..Witness::default() };
+        let event = |pid, fact| KernelEvent {
+            at: Tick(1),
+            pid,
+            start: 5,
+            slot: Some(0),
+            main: true,
+            name: None,
+            fact,
+        };
         let exec = event(10, KernelFact::Exec { filename: "/bin/true".into() });
-        let exit = event(10, KernelFact::Exit(witness));
+        let exit = event(10, KernelFact::Exit(witness.clone()));
         let line = |event| serde_json::to_string(event).expect("an event is JSON");
         let script = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(script.path(), format!("{}\nnonsense\n{}\n", line(&exec), line(&exit)))

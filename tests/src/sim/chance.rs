@@ -64,6 +64,8 @@ fn service(name: &str, chance: &mut Chance) -> ServiceSpec {
             groups: None,
         },
         autostart: !chance.one_in(4),
+        ports: Default::default(),
+        ready: Default::default(),
         restart: restart(chance),
         stop: StopSpec { signal: Signal::TERM, timeout: millis(chance.of(&[0, 20, 1_000, 10_000])) },
         leftovers: chance.of(&[Leftovers::Kill, Leftovers::Kill, Leftovers::Keep]),

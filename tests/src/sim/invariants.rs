@@ -129,7 +129,12 @@ fn invariant_an_end_for_every_life(world: &World, turn: &Turn) -> Result<(), Str
                     (record.at, record.pid, *started) == (held.at, Some(process.pid), Some(process.started))
                         && end == held
                 }
-                What::State { .. } | What::StartFailed { .. } | What::Restart { .. } => false,
+                What::State { .. }
+                | What::StartFailed { .. }
+                | What::PortTaken(_)
+                | What::Listen { .. }
+                | What::Unlisten { .. }
+                | What::Restart { .. } => false,
             }),
             Slot::Failed { failure: held, .. } => {
                 told.any(|record| matches!(&record.what, What::StartFailed { failure } if failure == held))

@@ -96,7 +96,11 @@ impl Turn {
                     let (attempt, delay) = (*attempt, Duration::from_nanos(*delay_ns));
                     restarts.push(Restart { service: &record.service, died, attempt, delay });
                 }
-                What::Restart { .. } | What::State { .. } => {}
+                What::Restart { .. }
+                | What::State { .. }
+                | What::PortTaken(_)
+                | What::Listen { .. }
+                | What::Unlisten { .. } => {}
             }
         }
         restarts
@@ -151,7 +155,11 @@ impl Past {
                 What::State { to: State::Stopping, .. } => {
                     self.stopping_since.insert(record.service.clone(), record.at);
                 }
-                What::State { .. } | What::Restart { .. } => {}
+                What::State { .. }
+                | What::Restart { .. }
+                | What::PortTaken(_)
+                | What::Listen { .. }
+                | What::Unlisten { .. } => {}
             }
         }
         for restart in turn.restarts() {

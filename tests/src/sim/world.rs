@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use defib_core::model::{
-    End, Incarnation, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure, StartFailureKind, Tick,
-    Usage, WaitStatus,
+    Blame, End, Incarnation, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
+    StartFailureKind, Tick, Usage, WaitStatus,
 };
 use defib_core::{Effect, Effects, Input, Reply, Supervisor, Verb};
 
@@ -151,7 +151,8 @@ impl World {
                     if failure.is_none() {
                         self.keeper.seat_mut(&service).plan = Some(incarnation);
                     }
-                    self.turn(Input::Prepared { service, incarnation, failure })?;
+                    let taken = Vec::new();
+                    self.turn(Input::Prepared { service, incarnation, failure, taken })?;
                 }
             }
             Action::Exec { service, defies } => self.keeper.exec(service, *defies),
@@ -160,7 +161,8 @@ impl World {
             }
             Action::Die { service, status, oom, clean } => {
                 let (status, usage) = (WaitStatus(*status), Usage::default());
-                self.keeper.die(service, End { status, at: self.now, usage, oom: *oom }, *clean);
+                let end = End { status, at: self.now, usage, oom: *oom, blame: Blame::Unknown };
+                self.keeper.die(service, end, *clean);
             }
             Action::Clear { service } => self.keeper.clear(service),
             Action::Report { service } => {

@@ -92,6 +92,49 @@ pub struct Usage {
     pub max_rss_kib: u64,
 }
 
+/// Who is to blame for an end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// No source could tell.
+    #[default]
+    Unknown,
+    /// Nobody but the process itself: no signal had come.
+    Nobody,
+    /// The kernel, for something that the process did.
+    Kernel {
+        /// The memory address that it should not have touched, or the instruction that it should not have executed.
+        address: Option<u64>,
+    },
+    /// A process, which sent a signal. If the end was an exit, the process had handled the signal and went.
+    Process(Sender),
+}
+
+/// The process that sent a signal, as it was at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// The signal.
+    pub signal: Signal,
+    /// Its pid.
+    pub pid: u32,
+    /// Its real user.
+    pub uid: u32,
+    /// Its name: at most 15 bytes, which it can choose.
+    pub name: String,
+}
+
+impl Sender {
+    /// What is said of it after the end that it brought about: ` from pid 812 (deploy)`.
+    fn phrase(&self, status: WaitStatus) -> String {
+        let Self { signal, pid, name, .. } = self;
+        if status.signal() == Some(*signal) {
+            format!(" from pid {pid} ({name})")
+        } else {
+            format!(" after {signal} from pid {pid} ({name})")
+        }
+    }
+}
+
 /// The end of a main process as the keeper reaped it, joined with what the event source knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -103,6 +146,20 @@ pub struct End {
     pub usage: Usage,
     /// Whether the out-of-memory killer ended it; `None` if no source could tell.
     pub oom: Option<bool>,
+    /// Who is to blame.
+    pub blame: Blame,
+}
+
+/// Something about an end that no source could tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// The status of the process as a whole.
+    Status,
+    /// Whether the out-of-memory killer did it.
+    Oom,
+    /// Who sent the signal.
+    Sender,
 }
 
 impl End {
@@ -116,9 +173,38 @@ impl End {
         }
     }
 
-    /// Whether it stays open that the out-of-memory killer did it: only SIGKILL can be its work.
-    pub fn oom_unknown(&self) -> bool {
-        self.oom.is_none() && self.status.signal() == Some(Signal::KILL)
+    /// What stays open: where the answer follows from the status, no source is needed. Only SIGKILL can be the work of
+    /// the out-of-memory killer, and only a signal has a sender who must be named.
+    pub fn unknowns(&self) -> Vec<Unknown> {
+        let Some(signal) = self.status.signal() else { return Vec::new() };
+        let mut open = Vec::new();
+        if self.oom.is_none() && signal == Signal::KILL {
+            open.push(Unknown::Oom);
+        }
+        if self.blame == Blame::Unknown && self.oom != Some(true) {
+            open.push(Unknown::Sender);
+        }
+        open
+    }
+}
+
+/// In a few words, as in `SIGKILL by the out-of-memory killer`.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => write!(f, "exit code {code}")?,
+            (None, Some(signal)) => write!(f, "{signal}")?,
+            (None, None) => write!(f, "wait status {:#x}", self.status.0)?,
+        }
+        if self.cause() == Cause::Oom {
+            return f.write_str(" by the out-of-memory killer");
+        }
+        match &self.blame {
+            Blame::Process(sender) => write!(f, "{}", sender.phrase(self.status))?,
+            Blame::Kernel { address: Some(address) } => write!(f, " at address {address:#x}")?,
+            Blame::Kernel { address: None } | Blame::Nobody | Blame::Unknown => {}
+        }
+        f.write_str(if self.status.core() { ", core dumped" } else { "" })
     }
 }
 

@@ -3,19 +3,24 @@
 mod event;
 mod exit;
 mod ids;
+mod port;
 mod record;
 mod signal;
 mod spec;
 mod time;
 mod view;
 
-pub use event::{KernelEvent, KernelFact, SourceName, Witness};
-pub use exit::{By, Cause, End, Ending, StartFailure, StartFailureKind, Usage, WaitStatus};
+pub use event::{KernelEvent, KernelFact, Listener, SourceName, Witness};
+pub use exit::{
+    Blame, By, Cause, End, Ending, Sender, StartFailure, StartFailureKind, Unknown, Usage, WaitStatus,
+};
 pub use ids::{Incarnation, InvalidName, RequestId, ServiceName};
+pub use port::{Holder, TakenPort};
 pub use record::{Reason, Record, What};
 pub use signal::{Signal, UnknownSignal};
 pub use spec::{
-    Backoff, Command, Delays, GiveUp, Launch, Leftovers, Policy, RestartSpec, ServiceSpec, StopSpec,
+    Backoff, Command, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec,
+    StopSpec,
 };
 pub use time::Tick;
 pub use view::{ServiceView, State};

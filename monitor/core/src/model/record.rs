@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, Incarnation, ServiceName, StartFailure, State, Tick};
+use super::{Ending, Incarnation, ServiceName, StartFailure, State, TakenPort, Tick};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,18 @@ pub enum What {
     StartFailed {
         /// What was tried and what came of it.
         failure: StartFailure,
+    },
+    /// A port that it is to listen on is taken, which was seen when its start was prepared.
+    PortTaken(TakenPort),
+    /// It listens on a port: clients can connect.
+    Listen {
+        /// The port.
+        port: u16,
+    },
+    /// It listens on a port no longer.
+    Unlisten {
+        /// The port.
+        port: u16,
     },
     /// A restart was decided.
     Restart {

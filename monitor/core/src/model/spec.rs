@@ -19,12 +19,40 @@ pub struct ServiceSpec {
     pub launch: Launch,
     /// Whether it starts with the daemon.
     pub autostart: bool,
+    /// The TCP ports that it is to listen on. At most [`ServiceSpec::MAX_PORTS`].
+    pub ports: BTreeSet<u16>,
+    /// What makes a running process a ready one.
+    pub ready: ReadySpec,
     /// When and how often it is started again.
     pub restart: RestartSpec,
     /// How it is ended.
     pub stop: StopSpec,
     /// What happens to the rest of its tree when its main process ends.
     pub leftovers: Leftovers,
+}
+
+impl ServiceSpec {
+    /// The most ports that a service may name.
+    pub const MAX_PORTS: usize = 64;
+
+    /// The ports that matter: those it names, and the one that makes it ready.
+    pub fn wanted_ports(&self) -> BTreeSet<u16> {
+        let ready = match self.ready {
+            ReadySpec::Exec => None,
+            ReadySpec::Port(port) => Some(port),
+        };
+        self.ports.iter().copied().chain(ready).collect()
+    }
+}
+
+/// `[service.X.ready]`: what makes a running process a ready one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadySpec {
+    /// That its program has been executed.
+    #[default]
+    Exec,
+    /// That it listens on this TCP port.
+    Port(u16),
 }
 
 /// A command line: never given to a shell.

@@ -85,6 +85,8 @@ pub struct ServiceView {
     pub started: Option<Tick>,
     /// Restarts since defib supervises it.
     pub restarts: u64,
+    /// The TCP ports that it is to listen on.
+    pub ports: Vec<u16>,
     /// How the last life ended.
     pub last_exit: Option<Ending>,
     /// When the next start is due.

@@ -1,7 +1,9 @@
 //! One service: every row of the table as a function, every function a match over all columns.
 //!
-//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper.
+//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`ports`]
+//! what it listens on.
 
+mod ports;
 mod reports;
 mod verbs;
 
@@ -74,10 +76,11 @@ impl Service {
             why: phase.why().to_owned(),
             pid: phase.life().map(|life| life.pid),
             incarnation: self.memo.incarnation,
-            ready: matches!(phase, Phase::Running(_) | Phase::Replacing(_)),
+            ready: self.ready(),
             enabled: !self.disabling(),
             started: phase.life().map(|life| life.started),
             restarts: self.memo.restarts,
+            ports: self.spec.wanted_ports().into_iter().collect(),
             last_exit: self.memo.last_exit.clone(),
             next_start: match phase {
                 Phase::Retrying { due, .. } | Phase::Crashed { then: Then::Restart { due, .. } } => {
@@ -174,11 +177,14 @@ impl Service {
         let from = self.memo.phase.state();
         self.memo.phase = phase;
         self.changed = true;
+        if self.memo.phase.life().is_none() {
+            self.memo.listening.clear();
+        }
         let (to, why) = (self.memo.phase.state(), self.memo.phase.why().to_owned());
         if from != to {
             self.record(turn, turn.now, What::State { from, to, why });
         }
-        self.waiters.settle(turn.now, turn.fx, &self.memo.phase);
+        self.waiters.settle(turn.now, turn.fx, &self.memo.phase, self.ready());
     }
 
     fn record(&self, turn: &mut Turn<'_>, at: Tick, what: What) {

@@ -1,7 +1,9 @@
 //! What planner, keeper and clock tell of a service.
 
 use super::{Report, Service, Turn};
-use crate::model::{By, End, Ending, GiveUp, Incarnation, Policy, Reason, StartFailure, Tick, What};
+use crate::model::{
+    By, End, Ending, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick, What,
+};
 use crate::phase::{Life, Phase, Then};
 use crate::series::{Decision, Failure};
 use crate::waiters::Goal;
@@ -13,9 +15,11 @@ impl Service {
         turn: &mut Turn<'_>,
         incarnation: Incarnation,
         failure: Option<StartFailure>,
+        taken: Vec<TakenPort>,
     ) -> Report {
         match self.memo.phase {
             Phase::Preparing if incarnation == self.memo.incarnation => {
+                self.note_taken(turn, taken);
                 match failure {
                     None => self.spawn(turn),
                     Some(failure) => self.start_failed(turn, failure),
@@ -23,6 +27,7 @@ impl Service {
                 Report::Fresh
             }
             Phase::Replacing(life) if incarnation == self.memo.incarnation.next() => {
+                self.note_taken(turn, taken);
                 match failure {
                     None => {
                         self.count_restart(turn, Reason::Manual, 0, turn.now, turn.now);
@@ -161,7 +166,7 @@ impl Service {
 
     /// What follows an end that nobody asked for: the list in the crate's docs.
     fn ended_unasked(&mut self, turn: &mut Turn<'_>, life: Life, end: End) {
-        let (died, why) = (end.at, describe(&end));
+        let (died, why) = (end.at, self.explain(&end));
         let reason = match (end.oom, end.status.signal()) {
             (Some(true), Some(_)) => Reason::Oom,
             (_, Some(_)) => Reason::Signal,
@@ -268,16 +273,5 @@ impl Service {
             | Phase::Failed { .. }
             | Phase::Disabled => debug_assert!(false, "a deadline without a wait in {:?}", self.memo.phase),
         }
-    }
-}
-
-/// An end in a few words.
-fn describe(end: &End) -> String {
-    match (end.status.code(), end.status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) if end.oom == Some(true) => format!("{signal} by the out-of-memory killer"),
-        (None, Some(signal)) if end.status.core() => format!("{signal}, core dumped"),
-        (None, Some(signal)) => signal.to_string(),
-        (None, None) => format!("wait status {:#x}", end.status.0),
     }
 }

@@ -50,10 +50,16 @@ pub(super) async fn events(
     }
     let events = stream::unfold((follower, shared.stop.clone()), async |(mut follower, mut stop)| {
         let event = follower.next(&mut stop).await?;
-        let event = sse::Event::default().id(event.seq.to_string()).json_data(&event);
-        Some((event, (follower, stop)))
+        Some((message(&event), (follower, stop)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// An event as the stream carries it. One that is not kept has no number by which a reader could come back to it.
+fn message(event: &Event) -> Result<sse::Event, axum::Error> {
+    let message = sse::Event::default();
+    let message = if let Some(seq) = event.seq { message.id(seq.to_string()) } else { message };
+    message.json_data(event)
 }
 
 fn last_seen(headers: &HeaderMap) -> Result<Option<u64>, Problem> {

@@ -33,5 +33,5 @@ pub(super) async fn one(
 
 fn service(shared: &Shared, view: &ServiceView, now: Tick) -> Service {
     let usage = view.pid.zip(view.started).and_then(|(pid, started)| shared.proc.usage(pid, started));
-    show::service(view, usage, now)
+    show::service(view, usage, Vec::new(), now)
 }

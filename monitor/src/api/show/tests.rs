@@ -40,7 +40,13 @@ fn timeless(mut value: Value) -> Value {
 
 fn end(status: WaitStatus, oom: Option<bool>) -> End {
     let at = moment();
-    End { status, at, usage: Usage { user_us: 70_000, system_us: 30_000, max_rss_kib: 4 }, oom }
+    End {
+        status,
+        at,
+        usage: Usage { user_us: 70_000, system_us: 30_000, max_rss_kib: 4 },
+        oom,
+        blame: Blame::Unknown,
+    }
 }
 
 fn view() -> ServiceView {
@@ -55,6 +61,7 @@ fn view() -> ServiceView {
         enabled: true,
         started: None,
         restarts: 0,
+        ports: Vec::new(),
         last_exit: None,
         next_start: None,
     }
@@ -62,7 +69,7 @@ fn view() -> ServiceView {
 
 #[test]
 fn a_service_that_never_ran_has_every_key() {
-    let shown = service(&view(), None, clock::now());
+    let shown = service(&view(), None, Vec::new(), clock::now());
     assert_eq!(
         serde_json::to_string(&shown).unwrap(),
         r#"{"name":"api","state":"stopped","pid":null,"incarnation":0,"ready":false,"healthy":null,"adopted":false,"#
@@ -90,7 +97,7 @@ fn a_service_that_runs_has_every_value() {
         ..view()
     };
     let usage = Use { cpu: Duration::from_millis(1250), memory: 8192 };
-    let shown = service(&view, Some(usage), started + Duration::from_millis(723_456));
+    let shown = service(&view, Some(usage), Vec::new(), started + Duration::from_millis(723_456));
     assert_eq!(
         timeless(json_of(&shown)),
         json!({
@@ -123,7 +130,7 @@ fn told(what: Told) -> Value {
 
 fn seen(main: bool, fact: KernelFact) -> Value {
     let at = moment();
-    let event = KernelEvent { at, pid: 4712, start: 1, slot: 1, main, fact };
+    let event = KernelEvent { at, pid: 4712, start: 1, slot: Some(1), main, name: None, fact };
     shown(journal::Event::Kernel { service: "api".parse().unwrap(), event })
 }
 
@@ -197,7 +204,14 @@ fn what_the_kernel_tells_is_shown_in_full() {
         json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "kind": "oom", "main": false})
     );
     assert_eq!(
-        seen(false, KernelFact::Exit(Witness { at: Tick(0), status: WaitStatus(0x200), oom: false })),
+        seen(
+            false,
+            KernelFact::Exit(Witness {
+                status: Some(WaitStatus(0x200)),
+                oom: Some(false),
+                ..Witness::default()
+            })
+        ),
         json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "kind": "exit", "main": false,
             "incarnation": null, "cause": "exit", "by": null, "code": 2, "signal": null, "core": false,
             "oom": false, "ran_seconds": null, "cpu_seconds": null, "max_rss_bytes": null, "unknown": []})

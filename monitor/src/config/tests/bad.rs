@@ -58,13 +58,8 @@ runtime_dir = "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
     ),
     (
         r#"[daemon]
-source = "proc-connector""#,
-        r#"f:2: daemon.source: "proc-connector" is not built yet, wanted "auto", "ebpf" or "pidfd""#,
-    ),
-    (
-        r#"[daemon]
 source = "epbf""#,
-        r#"f:2: daemon.source: found the string "epbf", wanted "auto", "ebpf" or "pidfd""#,
+        r#"f:2: daemon.source: found the string "epbf", wanted "auto", "ebpf", "proc-connector" or "pidfd""#,
     ),
     (
         r#"[daemon]

@@ -49,6 +49,8 @@ fn a_command_is_enough() {
         description: String::new(),
         launch,
         autostart: true,
+        ports: Default::default(),
+        ready: Default::default(),
         restart: RestartSpec::default(),
         stop: StopSpec::default(),
         leftovers: Leftovers::Kill,
@@ -242,11 +244,8 @@ fn flags_decide_over_variables_and_those_over_the_file() {
 
 #[test]
 fn bad_flags_and_variables_are_named() {
-    let flags = Flags {
-        state_dir: Some("here".into()),
-        source: Some("proc-connector".to_owned()),
-        ..Flags::default()
-    };
+    let flags =
+        Flags { state_dir: Some("here".into()), source: Some("kprobes".to_owned()), ..Flags::default() };
     let long = "/l".repeat(49);
     let variables = |name: &str| match name {
         "DEFIB_RUNTIME_DIR" => Some(long.as_str().into()),
@@ -258,7 +257,7 @@ fn bad_flags_and_variables_are_named() {
     assert_eq!(
         errors,
         [
-            "--source: \"proc-connector\" is not built yet, wanted \"auto\", \"ebpf\" or \"pidfd\""
+            "--source: found \"kprobes\", wanted \"auto\", \"ebpf\", \"proc-connector\" or \"pidfd\""
                 .to_owned(),
             "--state-dir: found \"here\", wanted an absolute path".to_owned(),
             "DEFIB_LOG_DIR: found \"./log\", wanted an absolute path".to_owned(),

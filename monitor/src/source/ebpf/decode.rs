@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use defib_core::model::{KernelEvent, KernelFact, Tick, WaitStatus, Witness};
+use defib_core::model::{Blame, KernelEvent, KernelFact, Tick, WaitStatus, Witness};
 use defib_ebpf::{EVENT_DESCENDANT, EVENT_OOM, End, Event, ExecEvent, VERSION, kind};
 
 /// A decoded record, with the kind under which it is counted.
@@ -32,8 +32,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Decoded> {
         at,
         pid: u32_at(bytes, offset_of!(Event, tgid))?,
         start: u64_at(bytes, offset_of!(Event, start))?,
-        slot: u32_at(bytes, offset_of!(Event, slot))?,
+        slot: Some(u32_at(bytes, offset_of!(Event, slot))?),
         main: flags & EVENT_DESCENDANT == 0,
+        name: None,
         fact,
     };
     Some(Decoded { kind, event })
@@ -42,9 +43,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Decoded> {
 /// What the kernel side knows of an end.
 pub(super) fn witness(end: &End) -> Witness {
     Witness {
-        at: Tick(end.at),
-        status: WaitStatus(end.wait_status.cast_signed()),
-        oom: end.flags & EVENT_OOM != 0,
+        at: Some(Tick(end.at)),
+        status: Some(WaitStatus(end.wait_status.cast_signed())),
+        oom: Some(end.flags & EVENT_OOM != 0),
+        blame: Blame::Unknown,
     }
 }
 
@@ -86,12 +88,15 @@ mod tests {
     }
 
     fn event(main: bool, fact: KernelFact) -> KernelEvent {
-        KernelEvent { at: Tick(11), pid: 13, start: 12, slot: 15, main, fact }
+        KernelEvent { at: Tick(11), pid: 13, start: 12, slot: Some(15), main, name: None, fact }
     }
 
     #[test]
     fn each_kind_becomes_its_event() {
-        let exit = |oom| KernelFact::Exit(Witness { at: Tick(11), status: WaitStatus(0x8b), oom });
+        let exit = |oom| {
+            let (at, status) = (Some(Tick(11)), Some(WaitStatus(0x8b)));
+            KernelFact::Exit(Witness { at, status, oom: Some(oom), blame: Blame::Unknown })
+        };
         let table = [
             (record(kind::FORK, 0, b""), event(true, KernelFact::Fork { parent: 14 })),
             (

@@ -16,6 +16,7 @@ use super::super::any::Batch;
 use super::super::stats::{KindStats, SourceStats};
 use super::decode::{decode, witness};
 use super::error::EbpfError;
+use super::feed::EbpfFeed;
 use super::load::{PROBES, load, report};
 use super::maps::{Maps, take_ring};
 use super::process::coarse_start;
@@ -50,7 +51,7 @@ impl fmt::Debug for EbpfSource {
 
 impl EbpfSource {
     /// Loads and attaches the probes. Also returns what they were attached to.
-    pub(in crate::source) fn open(keeper: u32) -> Result<(Self, Vec<String>), EbpfError> {
+    pub(in crate::source) fn open(keeper: u32) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
         let mut probes = load(keeper)?;
         let attached = report(&mut probes)?;
         let ring = take_ring(&mut probes)?;
@@ -58,7 +59,7 @@ impl EbpfSource {
         // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| EbpfError::Poll(error.into()))?;
-        Ok((Self { ring, maps, tally: Tally::default(), taken: Vec::new(), probes }, attached))
+        Ok((Self { ring, maps, tally: Tally::default(), taken: Vec::new(), probes }, EbpfFeed, attached))
     }
 
     pub(in crate::source) async fn wait(&mut self, batch: &mut Batch) {
@@ -124,6 +125,14 @@ impl EbpfSource {
             return Ok(None);
         }
         Ok(Some(start))
+    }
+
+    pub(in crate::source) fn follows(&self, pid: u32, start: u64) -> bool {
+        matches!(self.maps.tracked(pid), Ok(Some(entry)) if entry.start == start)
+    }
+
+    pub(in crate::source) fn hears_ports(&self) -> bool {
+        false
     }
 
     pub(in crate::source) fn next_slot(&self) -> BorrowedFd<'_> {

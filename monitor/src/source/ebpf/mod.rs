@@ -9,6 +9,7 @@
 mod btf;
 mod decode;
 mod error;
+mod feed;
 mod live;
 mod load;
 mod maps;
@@ -18,5 +19,6 @@ mod process;
 mod tests;
 
 pub use error::EbpfError;
+pub(super) use feed::EbpfFeed;
 pub(super) use live::EbpfSource;
 pub use load::probe_report;

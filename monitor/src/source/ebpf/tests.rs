@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use defib_core::model::{KernelEvent, KernelFact, WaitStatus};
+use defib_core::model::{KernelEvent, KernelFact, WaitStatus, Witness};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::error::EbpfError;
@@ -91,7 +91,7 @@ impl World {
     /// `None` with a word on stderr where the kernel or the rights do not allow it.
     fn new() -> Option<Self> {
         let keeper = Keeper::start();
-        let (source, attached) = match EbpfSource::open(keeper.shell.id()) {
+        let (source, _feed, attached) = match EbpfSource::open(keeper.shell.id()) {
             Ok(opened) => opened,
             Err(error @ EbpfError::Refused { .. }) => {
                 panic!("{}\n{}", error.chain(), error.verifier_log().unwrap_or_default())
@@ -143,7 +143,7 @@ async fn a_main_process_is_heard_from_its_fork_to_its_end() {
     for (slot, (line, executes, status)) in (40..).zip(table) {
         let events = world.run_main(slot, line);
         let first = events.first().expect("its fork was heard");
-        assert!(events.iter().all(|event| event.main && event.slot == slot), "{line}: {events:?}");
+        assert!(events.iter().all(|event| event.main && event.slot == Some(slot)), "{line}: {events:?}");
         assert!(events.iter().all(|event| (event.pid, event.start) == (first.pid, first.start)), "{line}");
         assert!(events.windows(2).all(|pair| pair[0].at <= pair[1].at), "{line}: {events:?}");
         assert_eq!(first.fact, KernelFact::Fork { parent: world.keeper.shell.id() }, "{line}");
@@ -153,7 +153,7 @@ async fn a_main_process_is_heard_from_its_fork_to_its_end() {
         let Some(KernelFact::Exit(witness)) = events.last().map(|event| event.fact.clone()) else {
             panic!("{line}: no end was heard: {events:?}");
         };
-        assert_eq!((witness.status, witness.oom), (WaitStatus(status), false), "{line}");
+        assert_eq!((witness.status, witness.oom), (Some(WaitStatus(status)), Some(false)), "{line}");
         assert_eq!(world.source.take_end(first.pid, first.start + 1), None, "another life");
         assert_eq!(world.source.take_end(first.pid, first.start), Some(witness), "{line}");
         assert_eq!(world.source.take_end(first.pid, first.start), None, "it was taken");
@@ -221,10 +221,13 @@ async fn a_victim_of_the_out_of_memory_killer_is_marked_before_and_at_its_end() 
         let marked = events.iter().position(|event| event.fact == KernelFact::Oom && event.main == main);
         let ended = events.iter().position(|event| {
             event.main == main
-                && matches!(event.fact, KernelFact::Exit(end) if end.oom && end.status == WaitStatus(9))
+                && matches!(
+                    event.fact,
+                    KernelFact::Exit(Witness { oom: Some(true), status: Some(WaitStatus(9)), .. })
+                )
         });
         assert!(marked.is_some() && marked < ended, "{line}: {events:?}");
-        assert!(events.iter().all(|event| event.slot == 0), "{events:?}");
+        assert!(events.iter().all(|event| event.slot == Some(0)), "{events:?}");
     }
 }
 
@@ -240,13 +243,21 @@ async fn a_process_that_ran_before_is_known_by_its_coarse_start() {
     world.source.wait(&mut batch).await;
     // The shell's child may not have become `sleep` yet when it was tracked.
     batch.events.retain(|event| !matches!(event.fact, KernelFact::Exec { .. }));
-    let [KernelEvent { pid: heard, start: same, slot: 9, main: true, fact: KernelFact::Exit(witness), .. }] =
-        batch.events[..]
+    let [
+        KernelEvent {
+            pid: heard,
+            start: same,
+            slot: Some(9),
+            main: true,
+            fact: KernelFact::Exit(witness),
+            ..
+        },
+    ] = &batch.events[..]
     else {
         panic!("{:?}", batch.events);
     };
-    assert_eq!((heard, same, witness.status), (pid, start, WaitStatus(9)));
-    assert_eq!(world.source.take_end(pid, start), Some(witness));
+    assert_eq!((*heard, *same, witness.status), (pid, start, Some(WaitStatus(9))));
+    assert_eq!(world.source.take_end(pid, start), Some(witness.clone()));
     assert_eq!(world.source.track(pid, 9).expect("there is room"), None, "it has ended");
 }
 
