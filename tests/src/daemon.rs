@@ -10,8 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take that should be quick: machines are shared.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take that should be quick: machines are shared. `DEFIB_TEST_PATIENCE` sets other seconds, for
+/// machines that are emulated.
+fn patience() -> Duration {
+    let seconds = std::env::var("DEFIB_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(20))
+}
 
 /// How often a test looks. Tests may poll; defib may not.
 const LOOK: Duration = Duration::from_millis(10);
@@ -19,12 +23,12 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Waits until `look` finds something. Panics with `what` if it never does.
 #[track_caller]
 pub fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
+    let (begun, patience) = (Instant::now(), patience());
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        assert!(begun.elapsed() < patience, "waited {patience:?} in vain for {what}");
         std::thread::sleep(LOOK);
     }
 }
@@ -38,6 +42,13 @@ pub struct Said {
     pub out: String,
     /// Its standard error.
     pub err: String,
+}
+
+/// The program that ends in every way there is, built beside the tests.
+pub fn victim() -> PathBuf {
+    let beside = program().with_file_name("victim");
+    assert!(beside.exists(), "{} is not built: run `cargo xtask test`", beside.display());
+    beside
 }
 
 /// Runs the built program.
@@ -186,7 +197,7 @@ impl Daemon {
                 return last;
             }
             let waited = begun.elapsed();
-            assert!(waited < PATIENCE, "waited in vain for {service} {what}: {last:#}\n{}", self.log());
+            assert!(waited < patience(), "waited in vain for {service} {what}: {last:#}\n{}", self.log());
             std::thread::sleep(LOOK);
         }
     }
@@ -250,7 +261,7 @@ impl Drop for Daemon {
         signal(self.keeper(), libc::SIGTERM);
         let begun = Instant::now();
         while matches!(self.keeper.try_wait(), Ok(None)) {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > patience() {
                 // It never should: what it leaves behind is for whoever looks into the failure.
                 self.keeper.kill().ok();
                 self.keeper.wait().ok();

@@ -7,6 +7,8 @@
 )]
 
 mod daemon;
+mod hunger;
 pub mod sim;
 
-pub use daemon::{Daemon, Options, Said, children, defib, lives, patiently, program, said, signal};
+pub use daemon::{Daemon, Options, Said, children, defib, lives, patiently, program, said, signal, victim};
+pub use hunger::Hunger;

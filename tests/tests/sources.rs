@@ -1,14 +1,12 @@
 //! What the sources of events tell, where they differ, and that no source can make defib lose sight of a process.
-#![expect(clippy::disallowed_methods, reason = "tests wait")]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use defib_tests::{Daemon, Options, patiently, signal};
+use defib_tests::{Daemon, Hunger, Options, patiently, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -70,61 +68,6 @@ fn for_root_the_best_source_is_ebpf_and_it_knows_the_facts() {
     assert_eq!((&exit["oom"], &exit["unknown"]), (&json!(false), &json!([])));
     assert_eq!((&exit["main"], &exit["incarnation"]), (&json!(true), &json!(1)));
     assert!(exit["ran_seconds"].is_f64() && exit["max_rss_bytes"].as_u64() > Some(0), "{exit:#}");
-}
-
-/// A cgroup with so little memory that whoever joins it and eats is killed, nobody else.
-struct Hunger {
-    folder: PathBuf,
-}
-
-impl Hunger {
-    const LIMIT: &str = "64M";
-
-    fn new(name: &str) -> Self {
-        let folder = format!("defib-test-{}-{name}", std::process::id());
-        let (first, second) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
-        if first.join("cgroup.procs").exists() {
-            let made = Self { folder: first.join(folder) };
-            fs::create_dir(&made.folder).expect("root may make a cgroup");
-            fs::write(made.folder.join("memory.limit_in_bytes"), Self::LIMIT).expect("a limit");
-            return made;
-        }
-        let controllers = fs::read_to_string(second.join("cgroup.controllers")).unwrap_or_default();
-        assert!(
-            controllers.split_whitespace().any(|name| name == "memory"),
-            "this test needs the memory controller, in a hierarchy of its own at {} or unified at {}",
-            first.display(),
-            second.display()
-        );
-        fs::write(second.join("cgroup.subtree_control"), "+memory").expect("root may hand memory down");
-        let made = Self { folder: second.join(folder) };
-        fs::create_dir(&made.folder).expect("root may make a cgroup");
-        fs::write(made.folder.join("memory.max"), Self::LIMIT).expect("a limit");
-        // There is none without swap.
-        fs::write(made.folder.join("memory.swap.max"), "0").ok();
-        made
-    }
-
-    /// What a shell does to be the victim before it runs the eater.
-    fn join(&self) -> String {
-        format!("echo $$ > {}/cgroup.procs; echo 1000 > /proc/self/oom_score_adj;", self.folder.display())
-    }
-}
-
-impl Drop for Hunger {
-    fn drop(&mut self) {
-        let procs = self.folder.join("cgroup.procs");
-        // A dying process is in its group until it is reaped. A group that will not go is left, rather than to panic here.
-        for _ in 0..500 {
-            for pid in fs::read_to_string(&procs).unwrap_or_default().lines() {
-                fs::write(self.folder.with_file_name("cgroup.procs"), pid).ok();
-            }
-            if fs::remove_dir(&self.folder).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 #[test]
