@@ -158,7 +158,19 @@ impl Client {
     /// # Errors
     /// As every request.
     pub async fn follow(&self, after: Option<u64>, only: Option<&ServiceName>) -> Result<Events, Error> {
-        let request = Request::get(events(after, only)).header(ACCEPT, "text/event-stream");
+        self.stream(events(after, only)).await
+    }
+
+    /// The same, and what happens to every other process of the host from now on.
+    ///
+    /// # Errors
+    /// As every request, and if the event source cannot hear of them.
+    pub async fn follow_all(&self, after: Option<u64>) -> Result<Events, Error> {
+        self.stream(format!("{}&all=true", events(after, None))).await
+    }
+
+    async fn stream(&self, path: String) -> Result<Events, Error> {
+        let request = Request::get(path).header(ACCEPT, "text/event-stream");
         let (response, connection) = self.send(request, Bytes::new()).await?;
         if response.status().is_success() {
             let body = response.into_body();

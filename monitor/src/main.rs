@@ -31,8 +31,11 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         }
         Command::Status { names } => cli::status::run(&options, &names),
         Command::Act(act) => cli::verbs::run(&options, act),
-        Command::Events { follow, service, after } => {
-            cli::events::run(&options, follow, service.as_ref(), after)
+        Command::Events { follow: false, service, after, .. } => {
+            cli::events::past(&options, service.as_ref(), after)
+        }
+        Command::Events { all, service, after, .. } => {
+            cli::events::follow(&options, all, service.as_ref(), after)
         }
         Command::Check { strict } => cli::check::run(options, strict),
         Command::LoadProbes => cli::probes::run(&options),

@@ -21,7 +21,18 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("keeper", &["effect::clock"]),
     ("daemon", &["config", "duration", "effect", "keeper", "source"]),
     ("client", &["api::types", "config", "daemon::handle", "duration"]),
-    ("api", &["client", "config", "daemon::handle", "daemon::journal", "duration", "effect::clock"]),
+    (
+        "api",
+        &[
+            "client",
+            "config",
+            "daemon::feed",
+            "daemon::handle",
+            "daemon::journal",
+            "duration",
+            "effect::clock",
+        ],
+    ),
     (
         "cli",
         &[

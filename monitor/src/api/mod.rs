@@ -8,11 +8,13 @@
 //! | `POST /v1/services/NAME/kill` | the same; the body is a [`Kill`](types::Kill) |
 //! | `GET /v1/events?after=SEQ&service=NAME` | an array of [`Event`](types::Event): the latest, oldest first |
 //! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |
+//! | `&all=true` with it | also every other process of the host, from now on: events without `seq` |
 //! | `POST /v1/shutdown` | 202; the body is a [`Shutdown`](types::Shutdown) |
 //!
 //! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).
 //! Who may do what is told by the kernel, per connection: root and the daemon's own user act, all others only look.
 
+mod crowd;
 mod follow;
 pub(crate) mod names;
 mod peer;

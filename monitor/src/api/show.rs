@@ -114,7 +114,7 @@ fn told(record: &Record) -> What {
 }
 
 /// What the kernel tells.
-fn seen(event: &KernelEvent) -> What {
+pub(super) fn seen(event: &KernelEvent) -> What {
     let main = event.main;
     match &event.fact {
         KernelFact::Fork { parent } => What::Fork { parent: *parent, main },

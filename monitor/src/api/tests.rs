@@ -59,7 +59,7 @@ fn world() -> World {
     let (writer, journal, waiting) = Journal::new(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&journal).run(waiting));
-    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted);
+    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, Arc::default());
     World { folder: tempfile::tempdir().unwrap(), handle, asks, writer, _views: views, _tasks: tasks }
 }
 

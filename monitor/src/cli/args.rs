@@ -42,7 +42,7 @@ pub struct Options {
     /// Where the output of services goes [env: DEFIB_LOG_DIR] [default: /var/log/defib]
     #[arg(long, global = true, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
-    /// Where events come from: auto, ebpf or pidfd [env: DEFIB_SOURCE] [default: auto]
+    /// Where events come from: auto, ebpf, proc-connector or pidfd [env: DEFIB_SOURCE] [default: auto]
     #[arg(long, global = true, value_name = "SOURCE")]
     pub source: Option<String>,
     /// Print JSON
@@ -97,6 +97,9 @@ pub enum Command {
         /// Only what concerns this service
         #[arg(long, value_name = "NAME")]
         service: Option<ServiceName>,
+        /// Also what happens to every other process of the host, from now on; wants --follow
+        #[arg(long, requires = "follow", conflicts_with = "service")]
+        all: bool,
         /// Only what happened after the event of this number (`seq` in the JSON)
         #[arg(long, value_name = "SEQ")]
         after: Option<u64>,

@@ -10,16 +10,21 @@ use super::output::{Printer, complain_of, escape, span};
 use super::session::{self, Failure};
 use crate::api::types::{Event, Exec, Exit as End, Failure as Obstacle, Sender, What};
 
-/// Shows what happened, and with `follow` what happens.
-pub fn run(options: &Options, follow: bool, service: Option<&ServiceName>, after: Option<u64>) -> Exit {
+/// Shows what happened.
+pub fn past(options: &Options, service: Option<&ServiceName>, after: Option<u64>) -> Exit {
     session::run(options, async |client, printer| {
-        if !follow {
-            for event in client.events(after, service).await? {
-                show(printer, &event)?;
-            }
-            return Ok(Exit::Done);
+        for event in client.events(after, service).await? {
+            show(printer, &event)?;
         }
-        let mut events = client.follow(after, service).await?;
+        Ok(Exit::Done)
+    })
+}
+
+/// Shows what happened and what happens, with `all` also to processes that are no main process of a service.
+pub fn follow(options: &Options, all: bool, service: Option<&ServiceName>, after: Option<u64>) -> Exit {
+    session::run(options, async |client, printer| {
+        let mut events =
+            if all { client.follow_all(after).await? } else { client.follow(after, service).await? };
         while let Some(event) = events.next().await? {
             show(printer, &event)?;
         }

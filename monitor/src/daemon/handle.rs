@@ -7,6 +7,7 @@ use defib_core::model::{ServiceName, ServiceView, SourceName};
 use defib_core::{Reply, Verb};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::feed::FeedHandle;
 use super::journal::Journal;
 
 /// The name of the API's socket in the runtime directory.
@@ -57,6 +58,10 @@ pub struct Handle {
     pub journal: Arc<Journal>,
     /// The event source in use.
     pub source: SourceName,
+    /// Every process of the host; `None` if the source cannot hear of them.
+    pub feed: Option<FeedHandle>,
+    /// The service of each slot of the keeper.
+    pub tenants: Arc<BTreeMap<u32, ServiceName>>,
 }
 
 impl Handle {
@@ -66,8 +71,10 @@ impl Handle {
         views: watch::Receiver<Views>,
         journal: Arc<Journal>,
         source: SourceName,
+        feed: Option<FeedHandle>,
+        tenants: Arc<BTreeMap<u32, ServiceName>>,
     ) -> Self {
-        Self { asks, views, journal, source }
+        Self { asks, views, journal, source, feed, tenants }
     }
 
     /// All services, as they are now.

@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Group, Uid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
 use super::link::{KeeperLink, LinkError};
@@ -143,11 +144,16 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
     let first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
     let (journal, events, entries) = Journal::new(first);
-    let handle = Handle::new(asks, shown, Arc::clone(&events), selection.name);
+    let slots = Slots::assign(&settings.services, &past.slots());
+    let feed = selection.feed.map(FeedHandle::start).transpose();
+    let feed =
+        feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
+    let tenants = Arc::new(slots.names().clone());
+    let handle = Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, tenants);
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
-        slots: Slots::assign(&settings.services, &past.slots()),
+        slots,
         link,
         source: selection.source,
         source_name: selection.name,

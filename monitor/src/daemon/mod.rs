@@ -5,10 +5,11 @@
 //! - `link`: the socket to the keeper;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `surfaces`: the thread on which the API lives;
-//! - [`handle`], [`journal`]: what the surfaces see of it.
+//! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
 //!
 //! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
 
+pub mod feed;
 pub mod handle;
 pub mod journal;
 mod lifecycle;

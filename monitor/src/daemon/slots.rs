@@ -59,6 +59,11 @@ impl Slots {
         self.tenants.get(service).map(|tenant| &tenant.spec)
     }
 
+    /// The services by slot.
+    pub(super) fn names(&self) -> &BTreeMap<u32, ServiceName> {
+        &self.names
+    }
+
     /// The service in a slot.
     pub(super) fn service(&self, slot: u32) -> Option<&ServiceName> {
         self.names.get(&slot)

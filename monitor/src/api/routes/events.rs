@@ -12,6 +12,7 @@ use futures_util::stream;
 use serde::Deserialize;
 
 use super::Shared;
+use crate::api::crowd::Crowd;
 use crate::api::follow::Follower;
 use crate::api::problem;
 use crate::api::types::{Event, Problem};
@@ -27,6 +28,9 @@ pub(super) struct Wanted {
     /// Go on with those to come.
     #[serde(default)]
     follow: bool,
+    /// Also what happens to every other process of the host, from now on.
+    #[serde(default)]
+    all: bool,
 }
 
 /// `GET /v1/events`
@@ -44,15 +48,39 @@ pub(super) async fn events(
     // A browser that comes back repeats the query of its first request, so the header decides.
     let after = last_seen(&headers)?.or(wanted.after);
     let mut follower = Follower::new(Arc::clone(&shared.handle.journal), after, only.transpose()?);
-    if !wanted.follow && !wants_stream(&headers) {
+    let follow = wanted.follow || wants_stream(&headers);
+    if !follow && !wanted.all {
         let events: Vec<Event> = std::iter::from_fn(|| follower.past()).collect();
         return Ok(Json(events).into_response());
     }
-    let events = stream::unfold((follower, shared.stop.clone()), async |(mut follower, mut stop)| {
-        let event = follower.next(&mut stop).await?;
-        Some((message(&event), (follower, stop)))
-    });
+    let crowd = wanted.all.then(|| crowd(&shared, follow)).transpose()?;
+    let events =
+        stream::unfold((follower, crowd, shared.stop.clone()), async |(mut own, mut crowd, mut stop)| {
+            let event = match &mut crowd {
+                None => own.next(&mut stop).await?,
+                Some(crowd) => tokio::select! {
+                    biased;
+                    event = own.next(&mut stop) => event?,
+                    event = crowd.next() => event,
+                },
+            };
+            Some((message(&event), (own, crowd, stop)))
+        });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// Every other process, where the source hears of them.
+fn crowd(shared: &Shared, follow: bool) -> Result<Crowd, Problem> {
+    if !follow {
+        let why = "`all` wants `follow`: what happens to other processes is told and not kept";
+        return Err(problem::bad_request(StatusCode::BAD_REQUEST, why));
+    }
+    Crowd::listen(&shared.handle).ok_or_else(|| {
+        let source = shared.handle.source.as_str();
+        problem::failed(format!(
+            "the source {source} hears of no other processes; `defib doctor` says why ebpf and proc-connector are not used"
+        ))
+    })
 }
 
 /// An event as the stream carries it. One that is not kept has no number by which a reader could come back to it.

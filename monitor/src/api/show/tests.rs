@@ -1,4 +1,7 @@
-use defib_core::model::{By, Incarnation, Reason, SourceName, StartFailure, StartFailureKind, State, Usage};
+use defib_core::model::{
+    By, Holder, Incarnation, Reason, Signal, SourceName, StartFailure, StartFailureKind, State, TakenPort,
+    Usage,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -92,7 +95,10 @@ fn a_service_that_runs_has_every_value() {
         ready: true,
         started: Some(started),
         restarts: 2,
-        last_exit: Some(Ending { end: end(SEGV_CORE, Some(false)), by: By::Itself }),
+        last_exit: Some(Ending {
+            end: End { blame: Blame::Kernel { address: Some(0xdead) }, ..end(SEGV_CORE, Some(false)) },
+            by: By::Itself,
+        }),
         next_start: Some(started),
         ..view()
     };
@@ -104,8 +110,8 @@ fn a_service_that_runs_has_every_value() {
             "name": "api", "state": "running", "pid": 4711, "incarnation": 3, "ready": true, "healthy": null,
             "adopted": false, "enabled": true, "started_at": "TIME", "uptime_seconds": 723.456, "restarts": 2,
             "last_exit": {
-                "cause": "core", "by": "self", "code": null, "signal": "SIGSEGV", "core": true, "at": "TIME",
-                "unknown": [],
+                "cause": "core", "by": "self", "code": null, "signal": "SIGSEGV", "core": true, "sender": null,
+                "address": "0xdead", "at": "TIME", "unknown": [],
             },
             "next_start_at": "TIME", "cpu_seconds": 1.25, "memory_bytes": 8192, "ports": [],
             "description": "the front door", "why": "replaced",
@@ -139,13 +145,13 @@ fn what_the_core_tells_is_shown_in_full() {
     let state = told(Told::State { from: State::Running, to: State::Crashed, why: "SIGSEGV".to_owned() });
     assert_eq!(
         state,
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "kind": "state", "incarnation": 3,
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "name": null, "kind": "state", "incarnation": 3,
             "from": "running", "to": "crashed", "why": "SIGSEGV"})
     );
     let restart = told(Told::Restart { reason: Reason::Signal, attempt: 2, delay_ns: 100_000_000 });
     assert_eq!(
         restart,
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "kind": "restart", "incarnation": 3,
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "name": null, "kind": "restart", "incarnation": 3,
             "reason": "signal", "attempt": 2, "delay_seconds": 0.1})
     );
     let failure = StartFailure {
@@ -157,7 +163,7 @@ fn what_the_core_tells_is_shown_in_full() {
     };
     assert_eq!(
         told(Told::StartFailed { failure }),
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "kind": "exec", "ok": false, "main": true,
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "name": null, "kind": "exec", "ok": false, "main": true,
             "filename": null, "incarnation": 3, "reason": "exec", "call": "execve /no", "errno": 2,
             "error": "No such file or directory (ENOENT)", "remedy": "install it"})
     );
@@ -169,9 +175,10 @@ fn an_end_says_what_is_not_known() {
     let started = Some(end.at - Duration::from_secs(3));
     assert_eq!(
         told(Told::Exit { ending: Ending { end, by: By::Stop }, started }),
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "kind": "exit", "main": true,
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "name": null, "kind": "exit", "main": true,
             "incarnation": 3, "cause": "signal", "by": "stop", "code": null, "signal": "SIGKILL", "core": false,
-            "oom": null, "ran_seconds": 3.0, "cpu_seconds": 0.1, "max_rss_bytes": 4096, "unknown": ["oom"]})
+            "oom": null, "sender": null, "address": null, "ran_seconds": 3.0, "cpu_seconds": 0.1,
+            "max_rss_bytes": 4096, "unknown": ["oom", "sender"]})
     );
 }
 
@@ -192,16 +199,16 @@ fn only_a_sigkill_can_be_the_oom_killers() {
 fn what_the_kernel_tells_is_shown_in_full() {
     assert_eq!(
         seen(true, KernelFact::Exec { filename: "/bin/api".to_owned() }),
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "kind": "exec", "ok": true, "main": true,
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "exec", "ok": true, "main": true,
             "filename": "/bin/api"})
     );
     assert_eq!(
         seen(false, KernelFact::Fork { parent: 4711 }),
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "kind": "fork", "parent": 4711})
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "fork", "parent": 4711, "main": false})
     );
     assert_eq!(
         seen(false, KernelFact::Oom),
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "kind": "oom", "main": false})
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "oom", "main": false})
     );
     assert_eq!(
         seen(
@@ -212,9 +219,56 @@ fn what_the_kernel_tells_is_shown_in_full() {
                 ..Witness::default()
             })
         ),
-        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "kind": "exit", "main": false,
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "exit", "main": false,
             "incarnation": null, "cause": "exit", "by": null, "code": 2, "signal": null, "core": false,
-            "oom": false, "ran_seconds": null, "cpu_seconds": null, "max_rss_bytes": null, "unknown": []})
+            "oom": false, "sender": null, "address": null, "ran_seconds": null, "cpu_seconds": null,
+            "max_rss_bytes": null, "unknown": []})
+    );
+}
+
+#[test]
+fn a_signal_has_a_sender_or_an_address_or_is_the_kernels() {
+    let sender =
+        defib_core::model::Sender { signal: Signal::TERM, pid: 812, uid: 1000, name: "deploy".to_owned() };
+    let shown = json!({"signal": "SIGTERM", "pid": 812, "uid": 1000, "name": "deploy"});
+    for (blame, sender, address) in [
+        (Blame::Process(sender), shown, Value::Null),
+        (Blame::Kernel { address: Some(u64::MAX) }, Value::Null, json!("0xffffffffffffffff")),
+        (Blame::Kernel { address: None }, Value::Null, Value::Null),
+    ] {
+        assert_eq!(
+            seen(true, KernelFact::Signal { signal: Signal::TERM, blame }),
+            json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "signal",
+                "main": true, "signal": "SIGTERM", "sender": sender, "address": address})
+        );
+    }
+}
+
+#[test]
+fn an_end_whose_status_nobody_knows_says_so() {
+    assert_eq!(
+        seen(false, KernelFact::Exit(Witness::default())),
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "exit", "main": false,
+            "incarnation": null, "cause": "exit", "by": null, "code": null, "signal": null, "core": false,
+            "oom": null, "sender": null, "address": null, "ran_seconds": null, "cpu_seconds": null,
+            "max_rss_bytes": null, "unknown": ["status"]})
+    );
+}
+
+#[test]
+fn a_taken_port_names_its_holder() {
+    let taken = |holder| Told::PortTaken(TakenPort { port: 80, holder });
+    let holder = Holder { pid: 9, name: "nginx".to_owned() };
+    for (holder, shown) in [(Some(holder), json!({"pid": 9, "name": "nginx"})), (None, Value::Null)] {
+        assert_eq!(
+            told(taken(holder)),
+            json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "name": null, "kind": "port", "port": 80,
+                "holder": shown})
+        );
+    }
+    assert_eq!(
+        told(Told::Listen { port: 80 }),
+        json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4711, "name": null, "kind": "listen", "port": 80})
     );
 }
 
@@ -222,6 +276,6 @@ fn what_the_kernel_tells_is_shown_in_full() {
 fn a_loss_names_its_source() {
     assert_eq!(
         shown(journal::Event::Lost { source: SourceName::Ebpf, count: 12 }),
-        json!({"seq": 7, "at": "TIME", "service": null, "pid": null, "kind": "lost", "source": "ebpf", "count": 12})
+        json!({"seq": 7, "at": "TIME", "service": null, "pid": null, "name": null, "kind": "lost", "source": "ebpf", "count": 12})
     );
 }
