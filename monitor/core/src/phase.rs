@@ -136,6 +136,20 @@ impl Phase {
         }
     }
 
+    /// Whether the main process of the present incarnation may live.
+    pub(crate) fn may_have_process(&self) -> bool {
+        match self {
+            Self::Spawning | Self::Running(_) | Self::Replacing(_) | Self::Stopping { .. } => true,
+            Self::Stopped
+            | Self::Preparing
+            | Self::Emptying { .. }
+            | Self::Crashed { .. }
+            | Self::Retrying { .. }
+            | Self::Failed { .. }
+            | Self::Disabled => false,
+        }
+    }
+
     /// Whether the keeper may hold a process, or the rest of a tree, for the service.
     pub(crate) fn occupied(&self) -> bool {
         match self {

@@ -10,8 +10,16 @@ use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
 const STATES: &str = include_str!("states.md");
 
 /// The rows that name a life.
-const REPORTS: [&str; 7] =
-    ["prepared", "prepare failed", "spawned", "spawn failed", "ended well", "ended ill", "cleared"];
+const REPORTS: [&str; 8] = [
+    "prepared",
+    "prepare failed",
+    "spawned",
+    "spawn failed",
+    "ended well",
+    "ended ill",
+    "cleared",
+    "listens",
+];
 
 #[test]
 fn every_cell_of_the_table_is_what_the_code_does() {
@@ -180,6 +188,7 @@ impl Rig {
             "spawn failed" => Input::SpawnFailed { service, incarnation, failure: failure() },
             "ended well" => ended(service, 0),
             "ended ill" => ended(service, 7 << 8),
+            "listens" => Input::Port { service, incarnation, port: 80, listening: true },
             "cleared" => Input::Cleared { service, incarnation },
             "deadline" => Input::Deadline,
             "shutdown" => Input::Shutdown,

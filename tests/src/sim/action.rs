@@ -48,6 +48,17 @@ pub enum Action {
         /// The service.
         service: ServiceName,
     },
+    /// A main process listens on a port, or ceases to, and somebody looks.
+    Bind {
+        /// The service.
+        service: ServiceName,
+        /// The port.
+        port: u16,
+        /// Whether it listens now.
+        listens: bool,
+    },
+    /// The daemon reads what came of the oldest look at a port.
+    Look,
     /// A main process ends.
     Die {
         /// The service.

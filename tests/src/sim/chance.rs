@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use defib_core::Verb;
 use defib_core::model::{
-    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, RestartSpec, ServiceName, ServiceSpec, Signal,
-    StopSpec,
+    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceName, ServiceSpec,
+    Signal, StopSpec,
 };
 
 use super::action::{Action, Setup};
-use super::keeper::{Fate, Slot};
+use super::keeper::{Fate, Process, Slot};
 use super::world::World;
 
 /// A small random number generator (SplitMix64): the same seed, the same history.
@@ -64,8 +64,8 @@ fn service(name: &str, chance: &mut Chance) -> ServiceSpec {
             groups: None,
         },
         autostart: !chance.one_in(4),
-        ports: Default::default(),
-        ready: Default::default(),
+        ports: chance.of(&[BTreeSet::new(), BTreeSet::from([80]), BTreeSet::from([80, 443])]),
+        ready: chance.of(&[ReadySpec::Exec, ReadySpec::Exec, ReadySpec::Port(80)]),
         restart: restart(chance),
         stop: StopSpec { signal: Signal::TERM, timeout: millis(chance.of(&[0, 20, 1_000, 10_000])) },
         leftovers: chance.of(&[Leftovers::Kill, Leftovers::Kill, Leftovers::Keep]),
@@ -112,6 +112,7 @@ pub(crate) struct Temper {
     crashing: u64,
     lateness: u64,
     defiance: u64,
+    binding: u64,
 }
 
 impl Temper {
@@ -123,6 +124,7 @@ impl Temper {
             crashing: chance.of(&[0, 0, 1, 4]),
             lateness: chance.of(&[0, 1, 6]),
             defiance: chance.of(&[0, 1, 4]),
+            binding: chance.of(&[0, 3, 12]),
         }
     }
 
@@ -145,6 +147,9 @@ impl Temper {
                         Fate::Asked | Fate::Killed => 10,
                     };
                     choices.push((weight, self.death(chance, service(), process.fate)));
+                    // 8080 is in no specification.
+                    let (port, listens) = (chance.of(&[80, 80, 443, 8080]), !chance.one_in(3));
+                    choices.push((self.binding, Action::Bind { service: service(), port, listens }));
                 }
                 Slot::Ended { cleared: false, .. } => choices.push((8, Action::Clear { service: service() })),
                 Slot::Ended { .. } => {}
@@ -164,6 +169,9 @@ impl Temper {
                 }
                 if !daemon.plans.is_empty() {
                     choices.push((12, Action::Plan { fails: chance.below(12) < self.failing }));
+                }
+                if !daemon.looks.is_empty() {
+                    choices.push((10, Action::Look));
                 }
                 let due = daemon.core.next_deadline().is_some_and(|at| at <= world.now);
                 choices.push((if due { 16 } else { 1 }, Action::Wake));
@@ -240,7 +248,13 @@ pub(crate) fn calm(world: &World) -> Option<Action> {
     if !daemon.plans.is_empty() {
         return Some(Action::Plan { fails: false });
     }
+    if !daemon.looks.is_empty() {
+        return Some(Action::Look);
+    }
     for (service, seat) in world.keeper.seats() {
+        let missing = |process: &Process| {
+            world.spec(service).wanted_ports().into_iter().find(|port| !process.listening.contains(port))
+        };
         let service = || service.clone();
         let die = |status| Action::Die { service: service(), status, oom: None, clean: false };
         let action = match &seat.slot {
@@ -253,7 +267,10 @@ pub(crate) fn calm(world: &World) -> Option<Action> {
             }
             Slot::Starting(_) => Some(Action::Exec { service: service(), defies: false }),
             Slot::Ended { cleared: false, .. } => Some(Action::Clear { service: service() }),
-            Slot::Empty { .. } | Slot::Living(_) | Slot::Failed { .. } | Slot::Ended { .. } => None,
+            Slot::Living(process) => {
+                missing(process).map(|port| Action::Bind { service: service(), port, listens: true })
+            }
+            Slot::Empty { .. } | Slot::Failed { .. } | Slot::Ended { .. } => None,
         };
         if action.is_some() {
             return action;

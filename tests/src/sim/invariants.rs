@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use defib_core::model::{Ending, GiveUp, Incarnation, Record, ServiceName, ServiceView, State, Tick, What};
-use defib_core::{Effect, Effects, Input, Memo, Supervisor, Verb};
+use defib_core::model::{
+    Ending, GiveUp, Incarnation, ReadySpec, Record, ServiceName, ServiceView, State, Tick, What,
+};
+use defib_core::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
 
 use super::keeper::Slot;
 use super::past::Restart;
@@ -31,7 +33,7 @@ macro_rules! named {
     ($($invariant:ident),* $(,)?) => { [$((stringify!($invariant), $invariant as Invariant)),*] };
 }
 
-const INVARIANTS: [(&str, Invariant); 18] = named![
+const INVARIANTS: [(&str, Invariant); 20] = named![
     invariant_one_life,
     invariant_a_plan_for_every_life,
     invariant_one_end,
@@ -46,6 +48,8 @@ const INVARIANTS: [(&str, Invariant); 18] = named![
     invariant_deaths_count_from_the_death,
     invariant_restarts_stay_within_the_window,
     invariant_operators_begin_a_new_series,
+    invariant_ready_is_what_was_seen,
+    invariant_up_means_ready,
     invariant_one_answer_for_every_request,
     invariant_answers_come_last,
     invariant_the_memo_is_the_view,
@@ -318,6 +322,40 @@ fn invariant_operators_begin_a_new_series(world: &World, turn: &Turn) -> Result<
         Some(restart) => Err(format!("{restart:?} is not the first of its series")),
         None => Ok(()),
     }
+}
+
+/// A service is ready when its program runs and was last seen to listen on the port that makes it ready, if it has one.
+fn invariant_ready_is_what_was_seen(world: &World, turn: &Turn) -> Result<(), String> {
+    for view in &turn.views {
+        let life = (view.name.clone(), view.incarnation);
+        let seen = |port| match turn.looked() {
+            Some((of, at, listens)) if (&of, at) == (&life, port) => listens,
+            _ => world.past.listening.get(&life).is_some_and(|ports| ports.contains(&port)),
+        };
+        let ready = view.state == State::Running
+            && match world.spec(&view.name).ready {
+                ReadySpec::Exec => true,
+                ReadySpec::Port(port) => seen(port),
+            };
+        if view.ready != ready {
+            return Err(format!("{} is ready: {}, and should be: {ready}", view.name, view.ready));
+        }
+    }
+    Ok(())
+}
+
+/// Who is told that a service is up finds it ready, unless it was so and ended within the turn.
+fn invariant_up_means_ready(_: &World, turn: &Turn) -> Result<(), String> {
+    for answer in turn.answers.iter().flatten() {
+        if let (Verb::Start | Verb::Restart, Reply::Done(_)) = (answer.verb, &answer.reply)
+            && let Some(view) = turn.views.iter().find(|view| view.name == answer.service)
+            && !view.ready
+            && !matches!(turn.input, Input::Ended { .. })
+        {
+            return Err(format!("{} is said to be up: {view:#?}", answer.service));
+        }
+    }
+    Ok(())
 }
 
 /// No request is answered that is not open.

@@ -1,6 +1,6 @@
 //! The keeper and the kernel as the core knows them: one slot a service, whose present state is reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use defib_core::model::{End, Incarnation, Leftovers, ServiceName, ServiceSpec, Signal, StartFailure, Tick};
 use defib_core::{Effect, Memo};
@@ -39,6 +39,8 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) started: Tick,
     pub(crate) fate: Fate,
+    /// The ports on which it listens.
+    pub(crate) listening: BTreeSet<u16>,
 }
 
 /// What a process will do next.
@@ -130,7 +132,13 @@ impl Keeper {
                 let (incarnation, pid) = (*incarnation, self.last_pid);
                 let seat = self.seat_mut(service);
                 if seat.slot.is_empty() {
-                    let process = Process { incarnation, pid, started: now, fate: Fate::Obeys };
+                    let process = Process {
+                        incarnation,
+                        pid,
+                        started: now,
+                        fate: Fate::Obeys,
+                        listening: BTreeSet::new(),
+                    };
                     seat.change(Slot::Starting(process));
                 }
             }
@@ -187,6 +195,18 @@ impl Keeper {
             }
             seat.change(Slot::Living(process));
         }
+    }
+
+    /// A main process listens on a port, or ceases to. The life that it was, if there is one.
+    pub(crate) fn bind(&mut self, service: &ServiceName, port: u16, listens: bool) -> Option<Incarnation> {
+        // The keeper knows nothing of ports, so it has nothing to report.
+        let Slot::Living(process) = &mut self.seat_mut(service).slot else { return None };
+        if listens {
+            process.listening.insert(port)
+        } else {
+            process.listening.remove(&port)
+        };
+        Some(process.incarnation)
     }
 
     /// The child could not execute its program.

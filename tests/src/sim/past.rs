@@ -34,6 +34,8 @@ pub(crate) struct Past {
     pub(crate) disabled: BTreeSet<ServiceName>,
     /// Services that an operator has ever asked something of.
     pub(crate) asked: BTreeSet<ServiceName>,
+    /// On which ports of its specification a life was last seen to listen.
+    pub(crate) listening: BTreeMap<Life, BTreeSet<u16>>,
     /// The views after the last turn of this daemon.
     pub(crate) views: Vec<ServiceView>,
 }
@@ -73,6 +75,16 @@ impl Turn {
     pub(crate) fn concerns(&self, service: &ServiceName) -> bool {
         matches!(self.input, Input::Shutdown | Input::Hurry)
             || self.asked().is_some_and(|(asked, _)| asked == service)
+    }
+
+    /// What was seen of a port.
+    pub(crate) fn looked(&self) -> Option<(Life, u16, bool)> {
+        match &self.input {
+            Input::Port { service, incarnation, port, listening } => {
+                Some(((service.clone(), *incarnation), *port, *listening))
+            }
+            _ => None,
+        }
     }
 
     /// The answers by which an operator learns that a service is down.
@@ -141,6 +153,14 @@ impl Past {
             self.asked.insert(service.clone());
         }
         self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
+        if let Some((life, port, listens)) = turn.looked() {
+            let ports = self.listening.entry(life).or_default();
+            if listens {
+                ports.insert(port)
+            } else {
+                ports.remove(&port)
+            };
+        }
         for record in turn.records() {
             let life = (record.service.clone(), record.incarnation);
             match &record.what {

@@ -44,6 +44,8 @@ pub(crate) struct Daemon {
     pub(crate) mailbox: VecDeque<(ServiceName, Slot)>,
     /// Plans that are being made.
     pub(crate) plans: VecDeque<(ServiceName, Incarnation)>,
+    /// What was seen of ports: the life that it was, the port, and whether it listened.
+    pub(crate) looks: VecDeque<(ServiceName, Incarnation, u16, bool)>,
     /// Requests without an answer.
     pub(crate) open: BTreeMap<RequestId, (ServiceName, Verb)>,
     /// Whether it has been told all of the past.
@@ -159,6 +161,19 @@ impl World {
             Action::Fail { service } => {
                 self.keeper.fail(service, failure(StartFailureKind::Exec, "execve /usr/bin/api"));
             }
+            Action::Bind { service, port, listens } => {
+                if let Some(life) = self.keeper.bind(service, *port, *listens)
+                    && let Some(daemon) = &mut self.daemon
+                {
+                    daemon.looks.push_back((service.clone(), life, *port, *listens));
+                }
+            }
+            Action::Look => {
+                let look = self.daemon.as_mut().and_then(|daemon| daemon.looks.pop_front());
+                if let Some((service, incarnation, port, listening)) = look {
+                    self.turn(Input::Port { service, incarnation, port, listening })?;
+                }
+            }
             Action::Die { service, status, oom, clean } => {
                 let (status, usage) = (WaitStatus(*status), Usage::default());
                 let end = End { status, at: self.now, usage, oom: *oom, blame: Blame::Unknown };
@@ -212,6 +227,7 @@ impl World {
             core: Supervisor::new(self.setup.seed),
             mailbox: VecDeque::new(),
             plans: VecDeque::new(),
+            looks: VecDeque::new(),
             open: BTreeMap::new(),
             begun: false,
             leaving: false,
@@ -224,6 +240,19 @@ impl World {
             }
         }
         for (service, seat) in seats {
+            if let (Slot::Living(process), Some(daemon)) = (&seat.slot, &mut self.daemon) {
+                // What happened to its ports meanwhile nobody has seen, so all of them are looked at.
+                for port in self
+                    .setup
+                    .services
+                    .iter()
+                    .filter(|it| it.name == service)
+                    .flat_map(ServiceSpec::wanted_ports)
+                {
+                    let listens = process.listening.contains(&port);
+                    daemon.looks.push_back((service.clone(), process.incarnation, port, listens));
+                }
+            }
             self.report(&service, seat.slot, true)?;
         }
         if let Some(daemon) = &mut self.daemon {

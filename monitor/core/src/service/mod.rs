@@ -177,7 +177,7 @@ impl Service {
         let from = self.memo.phase.state();
         self.memo.phase = phase;
         self.changed = true;
-        if self.memo.phase.life().is_none() {
+        if !self.memo.phase.may_have_process() {
             self.memo.listening.clear();
         }
         let (to, why) = (self.memo.phase.state(), self.memo.phase.why().to_owned());

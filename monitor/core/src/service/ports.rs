@@ -23,7 +23,8 @@ impl Service {
         port: u16,
         listening: bool,
     ) -> Report {
-        if incarnation != self.memo.incarnation || self.memo.phase.life().is_none() {
+        // The kernel's word may come before the keeper's that the program has been executed.
+        if incarnation != self.memo.incarnation || !self.memo.phase.may_have_process() {
             return Report::Stale;
         }
         if self.spec.wanted_ports().contains(&port) {

@@ -37,7 +37,7 @@ impl Service {
                 self.begin(turn);
             }
             Phase::Preparing | Phase::Spawning => self.waiters.add(id, Goal::Up),
-            Phase::Running(_) if !self.ready() => self.waiters.add(id, Goal::Up),
+            Phase::Running(_) | Phase::Replacing(_) if !self.ready() => self.waiters.add(id, Goal::Up),
             Phase::Running(life) | Phase::Replacing(life) => {
                 reply(turn, id, Reply::Done(format!("already running, pid {}", life.pid)));
             }
