@@ -346,7 +346,7 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
     }
     for (slot, state) in past.states {
         if let SlotState::Living { pid, started, .. } = state {
-            follow(daemon, &Life { slot, pid, started: Tick(started) });
+            daemon.follow(&Life { slot, pid, started: Tick(started) });
         }
         daemon.hear(Report::Slot { slot, state })?;
     }
@@ -356,16 +356,6 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         daemon.hear(Report::Signal(signal))?;
     }
     Ok(())
-}
-
-/// A process that was made before this daemon opened its source.
-fn follow(daemon: &mut Daemon, life: &Life) {
-    let Life { slot, pid, .. } = *life;
-    match daemon.source.track(life) {
-        Ok(Some(start)) => daemon.slots.identify(slot, pid, start),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(slot, pid, %error, "a process of an earlier daemon is not followed"),
-    }
 }
 
 fn own(fd: std::os::fd::BorrowedFd<'_>, what: &'static str) -> Result<OwnedFd, DaemonError> {

@@ -3,6 +3,7 @@
 //! - `lifecycle`: what is opened in which order, and closed again;
 //! - `run`: the loop of the supervisor thread: one input at a time into the core, its effects out;
 //! - `link`: the socket to the keeper;
+//! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `surfaces`: the thread on which the API lives;
 //! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
@@ -10,6 +11,7 @@
 //! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
 
 pub mod feed;
+mod follow;
 pub mod handle;
 pub mod journal;
 mod lifecycle;

@@ -114,11 +114,14 @@ impl Daemon {
         // The kernel's side of it was written before the keeper could know, so it is all there. It is told after the
         // orders have gone out: see `tell_events`.
         let mut batch = Batch::default();
-        self.source.drain(&mut batch);
-        if let Some(life) = life(slot, state) {
-            self.source.claim(&life, &mut batch);
+        let life = life(slot, state);
+        self.slots.occupy(slot, life.filter(|_| matches!(state, SlotState::Living { .. })));
+        if let Some(life) = &life {
+            self.catch_up(life, &mut batch);
+            let before = batch.events.len();
+            self.source.claim(life, &mut batch);
+            batch.events[before..].iter().for_each(|event| self.slots.learn(event));
         }
-        batch.events.iter().for_each(|event| self.slots.learn(event));
         let witness = self.witness(slot, state);
         let died = witness.as_ref().and_then(|witness| witness.at);
         let rest = self.decide(self.slots.inputs(slot, state, witness))?;
@@ -163,7 +166,7 @@ impl Daemon {
         }
         let count = batch.lost;
         if count > 0 {
-            tracing::warn!(source = self.source_name.as_str(), count, "events lost");
+            self.look_again(count);
             self.journal.tell(clock::now(), Event::Lost { source: self.source_name, count });
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::effect::failure;
 use crate::keeper::protocol::SlotState;
+use crate::source::Life;
 
 /// What is kept in a slot for the next daemon: the core's memo, and whose it is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ struct Tenant {
     spec: Arc<ServiceSpec>,
     /// The main process by its identity, as the source told it.
     process: Option<(u32, u64)>,
+    /// The main process as the keeper told it, while it lives.
+    life: Option<Life>,
 }
 
 /// All of them.
@@ -43,7 +46,7 @@ impl Slots {
         for spec in specs {
             let slot = known.get(&spec.name).copied().or_else(|| free.next()).unwrap_or(u32::MAX);
             slots.names.insert(slot, spec.name.clone());
-            let tenant = Tenant { slot, spec: Arc::new(spec.clone()), process: None };
+            let tenant = Tenant { slot, spec: Arc::new(spec.clone()), process: None, life: None };
             slots.tenants.insert(spec.name.clone(), tenant);
         }
         slots
@@ -74,6 +77,20 @@ impl Slots {
         if let (true, Some(slot), KernelFact::Fork { .. }) = (event.main, event.slot, &event.fact) {
             self.identify(slot, event.pid, event.start);
         }
+    }
+
+    /// The keeper tells who lives in a slot.
+    pub(super) fn occupy(&mut self, slot: u32, life: Option<Life>) {
+        if let Some(service) = self.names.get(&slot)
+            && let Some(tenant) = self.tenants.get_mut(service)
+        {
+            tenant.life = life;
+        }
+    }
+
+    /// All main processes that live.
+    pub(super) fn lives(&self) -> Vec<Life> {
+        self.tenants.values().filter_map(|tenant| tenant.life).collect()
     }
 
     /// The main process of a slot started at `start`.
