@@ -125,10 +125,16 @@ impl Daemon {
         let witness = self.witness(slot, state);
         let died = witness.as_ref().and_then(|witness| witness.at);
         let rest = self.decide(self.slots.inputs(slot, state, witness))?;
-        if let (SlotState::Ended { at, .. }, Some(died)) = (state, died) {
-            let (ordered, seen) = (clock::now(), Tick(*at));
-            let (keeper, daemon) = (seen.since(died), heard.since(seen));
-            tracing::debug!(slot, ?keeper, ?daemon, decided = ?ordered.since(heard), "time since the death");
+        if let SlotState::Ended { at, .. } = state {
+            let died = died.map(|died| died.0);
+            tracing::debug!(
+                slot,
+                died,
+                seen = at,
+                heard = heard.0,
+                ordered = clock::now().0,
+                "a death was handled"
+            );
         }
         self.source.settle(&mut batch);
         self.tell_events(batch);

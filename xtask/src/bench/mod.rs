@@ -1,7 +1,9 @@
-//! Benchmarks: `cargo xtask bench [restart|idle|all]`.
+//! Benchmarks: `cargo xtask bench [restart|idle|strangers|handling|all]`.
 //!
 //! - [`restart`]: how long after a crash the replacement runs, against a bare C loop in the same minute.
 //! - [`idle`]: what supervising a hundred quiet services costs. Each context switch is one too many.
+//! - [`strangers`]: what hearing of processes costs those that are none of defib's, by source.
+//! - [`handling`]: how long after a kill the daemon has handled it, by source.
 //!
 //! Every figure is taken from a release build of the program as it is shipped, configured by an ordinary file. A
 //! figure is worth what its surroundings were: the report names them, and a restart is compared only with the loop
@@ -9,6 +11,7 @@
 //! loop once more) is from 1 says how small a difference this machine can show at all.
 
 mod clock;
+mod handling;
 mod host;
 mod idle;
 mod options;
@@ -17,6 +20,7 @@ mod report;
 mod restart;
 mod starts;
 mod stats;
+mod strangers;
 mod subject;
 
 use std::fs;
@@ -25,7 +29,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use host::Host;
-use options::{Options, Parsed};
+use options::{Options, Parsed, What};
 use programs::Programs;
 
 /// Runs the benchmarks that `args` ask for, prints their tables and writes the figures as JSON.
@@ -41,15 +45,25 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let host = Host::look()?;
     println!("{host}");
     let mut document = json!({ "host": host.json() });
-    if options.what.restart() {
+    if options.what.includes(What::Restart) {
         let restarts = restart::measure(&programs, options.runs, options.crashes)?;
         println!("\n{}", report::restart_table(&restarts));
         document["restart"] = report::restart_json(&restarts);
     }
-    if options.what.idle() {
+    if options.what.includes(What::Idle) {
         let idle = idle::measure(&programs, options.window)?;
         println!("\n{}", report::idle_table(&idle));
         document["idle"] = report::idle_json(&idle);
+    }
+    if options.what.includes(What::Strangers) {
+        let strangers = strangers::measure(&programs, options.runs)?;
+        println!("\n{}", report::strangers_table(&strangers));
+        document["strangers"] = report::strangers_json(&strangers);
+    }
+    if options.what.includes(What::Handling) {
+        let handlings = handling::measure(&programs, options.runs, options.crashes)?;
+        println!("\n{}", report::handling_table(&handlings));
+        document["handling"] = report::handling_json(&handlings);
     }
     let file = options.json.unwrap_or_else(|| programs.folder().join(options.what.file_name()));
     fs::write(&file, format!("{document:#}\n"))

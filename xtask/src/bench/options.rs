@@ -7,14 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 pub(super) const USAGE: &str = "\
-usage: cargo xtask bench [restart|idle|all] [options]
+usage: cargo xtask bench [restart|idle|strangers|handling|all] [options]
 
   restart        from the crash to the first instruction of the replacement, against a bare C loop
   idle           context switches and memory of defib with 100 quiet services
-  all            both (the default)
+  strangers      what hearing of processes costs those that are none of defib's, for each source
+  handling       from a kill to its handling by the daemon, for each source
+  all            all of them (the default)
 
-  --crashes N    crashes of each subject in a run of restart (2000)
-  --runs N       runs of restart (5)
+  --crashes N    crashes of each subject in a run of restart and handling (2000)
+  --runs N       runs of restart and handling, rounds of strangers (5)
   --seconds N    for how long idle counts (60)
   --json FILE    where the figures go (target/bench/WHAT.json)
   --defib FILE   measure this program instead of building one
@@ -35,6 +37,8 @@ pub(super) struct Options {
 pub(super) enum What {
     Restart,
     Idle,
+    Strangers,
+    Handling,
     All,
 }
 
@@ -45,18 +49,17 @@ pub(super) enum Parsed {
 }
 
 impl What {
-    pub(super) fn restart(self) -> bool {
-        self != Self::Idle
-    }
-
-    pub(super) fn idle(self) -> bool {
-        self != Self::Restart
+    /// Whether `part` is to be measured.
+    pub(super) fn includes(self, part: Self) -> bool {
+        self == part || self == Self::All
     }
 
     pub(super) fn file_name(self) -> &'static str {
         match self {
             Self::Restart => "restart.json",
             Self::Idle => "idle.json",
+            Self::Strangers => "strangers.json",
+            Self::Handling => "handling.json",
             Self::All => "all.json",
         }
     }
@@ -78,6 +81,8 @@ impl Options {
             match arg.as_str() {
                 "restart" => options.what = What::Restart,
                 "idle" => options.what = What::Idle,
+                "strangers" => options.what = What::Strangers,
+                "handling" => options.what = What::Handling,
                 "all" => options.what = What::All,
                 "--crashes" => options.crashes = positive(arg, value()?)?,
                 "--runs" => options.runs = positive(arg, value()?)?,

@@ -17,6 +17,8 @@ pub(super) struct Programs {
     pub(super) victim: PathBuf,
     /// The bare loop.
     pub(super) bare: PathBuf,
+    /// What strangers do.
+    pub(super) churn: PathBuf,
     pub(super) defib: PathBuf,
 }
 
@@ -28,6 +30,7 @@ impl Programs {
         Ok(Self {
             victim: compile(&folder, "victim", &["-nostdlib", "-fno-stack-protector"])?,
             bare: compile(&folder, "loop", &[])?,
+            churn: compile(&folder, "churn", &[])?,
             defib: match defib {
                 // The supervisors are not started from the present folder.
                 Some(given) => {

@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::handling::Handlings;
 use super::idle::Idle;
 use super::restart::Restarts;
 use super::stats::{Spread, Summary};
+use super::strangers::{PROCESSES, Pass, Strangers};
 
 /// The figures of one subject over all runs.
 struct Figures {
@@ -104,6 +106,94 @@ pub(super) fn idle_json(idle: &Idle) -> Value {
         "source": idle.source,
         "processes": processes,
     })
+}
+
+/// One line for each condition.
+pub(super) fn strangers_table(strangers: &Strangers) -> String {
+    let rounds = strangers.rounds.len();
+    let mut table = format!(
+        "strangers: fork + exec + exit of processes that are none of defib's\n\
+         {PROCESSES} in a pass, median of {rounds} rounds (lowest–highest)\n{:<16}{:>22}{:>22}{:>10}{:>8}",
+        "", "µs a process", "to bare", "heard", "lost"
+    );
+    for (index, name) in strangers.conditions.iter().enumerate() {
+        let Some([micros, ratio]) = strangers_figures(strangers, index) else { continue };
+        let (heard, lost) = counts(strangers, index);
+        table += &format!("\n{name:<16}{:>22}{:>22}{heard:>10}{lost:>8}", show(micros, 1), show(ratio, 3));
+    }
+    table
+}
+
+/// Microseconds of a process, and the ratio to the bare pass of the same round.
+fn strangers_figures(strangers: &Strangers, index: usize) -> Option<[Spread; 2]> {
+    let time = |pass: &Pass| pass.nanoseconds as f64;
+    let micros = strangers.rounds.iter().map(|round| time(&round[index]) / PROCESSES as f64 / 1000.0);
+    let ratio = strangers.rounds.iter().map(|round| time(&round[index]) / time(&round[0]));
+    Some([Spread::of(micros)?, Spread::of(ratio)?])
+}
+
+/// Events that arrived and that were lost, over all rounds.
+fn counts(strangers: &Strangers, index: usize) -> (u64, u64) {
+    let sum = |of: fn(&Pass) -> u64| strangers.rounds.iter().map(|round| of(&round[index])).sum();
+    (sum(|pass| pass.heard), sum(|pass| pass.lost))
+}
+
+pub(super) fn strangers_json(strangers: &Strangers) -> Value {
+    let condition = |(index, name): (usize, &&'static str)| {
+        let [micros, ratio] = strangers_figures(strangers, index)?;
+        let (heard, lost) = counts(strangers, index);
+        Some(json!({
+            "name": name,
+            "us": spread_json(micros),
+            "ratio": spread_json(ratio),
+            "heard": heard,
+            "lost": lost,
+        }))
+    };
+    let conditions: Vec<Value> = strangers.conditions.iter().enumerate().filter_map(condition).collect();
+    json!({ "processes": PROCESSES, "rounds": strangers.rounds.len(), "conditions": conditions })
+}
+
+/// One line for each source.
+pub(super) fn handling_table(handlings: &Handlings) -> String {
+    let runs = handlings.runs.len();
+    let kills = handlings.runs.first().and_then(|run| run.first()).map_or(0, |summary| summary.count);
+    let mut table = format!(
+        "handling: from SIGKILL to the daemon's order\n\
+         {kills} kills for each source in a run, median of {runs} runs (lowest–highest)\n{:<16}{:>26}{:>26}{:>20}",
+        "", "p50 µs", "p99 µs", "p50 / pidfd"
+    );
+    for (index, source) in handlings.sources.iter().enumerate() {
+        let Some([p50, p99, ratio]) = handling_figures(handlings, index) else { continue };
+        table += &format!("\n{source:<16}{:>26}{:>26}{:>20}", show(p50, 0), show(p99, 0), show(ratio, 2));
+    }
+    table
+}
+
+/// p50 and p99 in microseconds, and the ratio of p50 to the first source of the same run.
+fn handling_figures(handlings: &Handlings, index: usize) -> Option<[Spread; 3]> {
+    let over_runs = |of: &dyn Fn(&[Summary]) -> f64| Spread::of(handlings.runs.iter().map(|run| of(run)));
+    Some([
+        over_runs(&|run| micros(run[index].p50))?,
+        over_runs(&|run| micros(run[index].p99))?,
+        over_runs(&|run| run[index].p50 as f64 / run[0].p50 as f64)?,
+    ])
+}
+
+pub(super) fn handling_json(handlings: &Handlings) -> Value {
+    let source = |(index, name): (usize, &&'static str)| {
+        let [p50, p99, ratio] = handling_figures(handlings, index)?;
+        let runs: Vec<Value> = handlings.runs.iter().map(|run| summary_json(&run[index])).collect();
+        Some(json!({
+            "name": name,
+            "p50_us": spread_json(p50),
+            "p99_us": spread_json(p99),
+            "p50_ratio": spread_json(ratio),
+            "runs": runs,
+        }))
+    };
+    let sources: Vec<Value> = handlings.sources.iter().enumerate().filter_map(source).collect();
+    json!({ "sources": sources })
 }
 
 fn show(spread: Spread, decimals: usize) -> String {

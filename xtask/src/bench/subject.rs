@@ -1,7 +1,7 @@
 //! A supervisor under test and the victims that it keeps alive. Dropping it ends all of them.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -28,6 +28,8 @@ pub(super) struct Subject {
     name: &'static str,
     supervisor: Child,
     victims: Vec<Starts>,
+    /// What it writes, read as it comes.
+    log: File,
     /// Its path stands in the arguments of each process that was started. Removed after they are gone.
     folder: TempDir,
 }
@@ -35,7 +37,7 @@ pub(super) struct Subject {
 impl Subject {
     /// The bare loop with one victim.
     pub(super) fn bare(name: &'static str, programs: &Programs) -> Result<Self> {
-        Self::launch(name, 1, |_, victims| {
+        Self::launch(name, 1, "", |_, victims| {
             let mut bare = Command::new(&programs.bare);
             bare.arg(&programs.victim).args(victims.iter().map(Starts::path));
             Ok(bare)
@@ -44,12 +46,26 @@ impl Subject {
 
     /// defib with `services` victims, configured by a file as anybody would.
     pub(super) fn defib(programs: &Programs, services: usize) -> Result<Self> {
-        Self::launch("defib", services, |folder, victims| {
+        Self::defib_with(programs, services, "auto")
+    }
+
+    /// The same, on a source.
+    pub(super) fn defib_with(programs: &Programs, services: usize, source: &str) -> Result<Self> {
+        Self::defib_as(programs, services, source, "info")
+    }
+
+    /// defib with one victim, on a source, telling when it handles a death.
+    pub(super) fn talkative(programs: &Programs, source: &str) -> Result<Self> {
+        Self::defib_as(programs, 1, source, "info,defib::daemon=debug")
+    }
+
+    fn defib_as(programs: &Programs, services: usize, source: &str, log: &str) -> Result<Self> {
+        Self::launch("defib", services, log, |folder, victims| {
             let config = folder.join("defib.toml");
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&config)?;
             file.write_all(settings(&programs.victim, victims).as_bytes())?;
             let mut defib = Command::new(&programs.defib);
-            defib.arg("daemon").arg("--config").arg(config);
+            defib.args(["daemon", "--source", source, "--config"]).arg(config);
             for (option, name) in [("--runtime-dir", "run"), ("--state-dir", "state"), ("--log-dir", "log")] {
                 defib.arg(option).arg(folder.join(name));
             }
@@ -60,17 +76,25 @@ impl Subject {
     fn launch(
         name: &'static str,
         services: usize,
+        log: &str,
         command: impl FnOnce(&Path, &[Starts]) -> Result<Command>,
     ) -> Result<Self> {
         let folder = TempDir::with_prefix("defib-bench-").context("cannot make a folder")?;
         let victims = (0..services).map(|n| Starts::create(folder.path().join(format!("starts-{n}"))));
         let victims: Vec<Starts> = victims.collect::<Result<_>>()?;
-        let output = File::create(folder.path().join("output"))?;
+        let path = folder.path().join("output");
+        let (output, log_reader) = (File::create(&path)?, File::open(&path)?);
         let mut command = command(folder.path(), &victims)?;
         // A bare loop hands its environment on: the caller's must not make its victims dearer.
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command
+            .env_clear()
+            .env("DEFIB_LOG", log)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
         let supervisor = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { name, supervisor, victims, folder })
+        Ok(Self { name, supervisor, victims, log: log_reader, folder })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -109,6 +133,32 @@ impl Subject {
             }
         }
         Ok(())
+    }
+
+    /// Passes over all that it has written so far.
+    pub(super) fn skip_log(&mut self) -> Result<()> {
+        self.log.seek(SeekFrom::End(0)).map(drop).context("the output cannot be read")
+    }
+
+    /// The number behind `field` in what it writes next.
+    pub(super) fn stamp(&mut self, field: &str) -> Result<u64> {
+        let (mut text, log) = (String::new(), &mut self.log);
+        let found = clock::wait(START_LIMIT, || {
+            log.read_to_string(&mut text)?;
+            let number = text.lines().find_map(|line| line.split_once(field)).map(|(_, rest)| rest);
+            // A line is whole when there is something behind the number.
+            Ok(number.and_then(|rest| rest.split_once([' ', '\n'])?.0.parse().ok()))
+        })?;
+        found.ok_or_else(|| self.failed(&format!("no {field} in its output")))
+    }
+
+    /// A command that follows the events of all processes.
+    pub(super) fn all_events(&self, programs: &Programs) -> Command {
+        let mut events = Command::new(&programs.defib);
+        events
+            .args(["events", "--all", "--follow", "--json", "--runtime-dir"])
+            .arg(self.folder.path().join("run"));
+        events
     }
 
     /// From where defib hears of ends, in its own word; `unknown` if it does not say.
