@@ -7,8 +7,10 @@
 )]
 
 mod daemon;
+mod ear;
 mod hunger;
 pub mod sim;
 
 pub use daemon::{Daemon, Options, Said, children, defib, lives, patiently, program, said, signal, victim};
+pub use ear::Ear;
 pub use hunger::Hunger;

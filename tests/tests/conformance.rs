@@ -10,12 +10,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command};
 
 use defib_core::model::Signal;
-use defib_tests::{Daemon, Hunger, Options, patiently, signal, victim};
+use defib_tests::{Daemon, Ear, Hunger, Options, patiently, signal, victim};
 use serde_json::{Value, json};
 
 /// What a source knows beyond the wait status.
@@ -168,55 +166,15 @@ fn config(rows: &[Row]) -> String {
     rows.iter().map(service).collect()
 }
 
-/// Everything that a daemon tells, from its first event on.
-struct Ear {
-    client: Child,
-    heard: Arc<Mutex<Vec<Value>>>,
-}
-
-impl Ear {
-    fn new(daemon: &Daemon, args: &[&str]) -> Self {
-        let mut command = daemon.command(&["events", "--json", "--follow"]);
-        let mut client = command.args(args).stdout(Stdio::piped()).spawn().expect("the program starts");
-        let lines = BufReader::new(client.stdout.take().expect("it is piped")).lines();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&heard);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let event = serde_json::from_str(&line).expect("JSON");
-                into.lock().expect("nobody panics with it").push(event);
-            }
-        });
-        Self { client, heard }
-    }
-
-    fn all(&self) -> Vec<Value> {
-        self.heard.lock().expect("nobody panics with it").clone()
-    }
-
-    fn of(&self, service: &str, kind: &str) -> Vec<Value> {
-        let wanted = |event: &Value| event["service"] == service && event["kind"] == kind;
-        self.all().into_iter().filter(wanted).collect()
-    }
-
-    /// The end of the main process of a service, once it has been told.
-    #[track_caller]
-    fn end(&self, service: &str) -> Value {
-        patiently(&format!("the end of {service}"), || {
-            self.of(service, "exit").into_iter().find(|exit| exit["main"] == true)
-        })
-    }
-}
-
-impl Drop for Ear {
-    fn drop(&mut self) {
-        self.client.kill().ok();
-        self.client.wait().ok();
-    }
-}
-
 fn pid(event: &Value) -> u32 {
     event["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+}
+
+/// The end of the main process of a service, once it has been told.
+#[track_caller]
+fn end(ear: &Ear, service: &str) -> Value {
+    let main = |exit: &Value| exit["main"] == true;
+    patiently(&format!("the end of {service}"), || ear.of(service, "exit").into_iter().find(main))
 }
 
 /// Does to a process what the row says, once it is there.
@@ -350,7 +308,7 @@ fn conforms(source: Source) {
     daemon.ask(&all);
     rows.iter().for_each(|row| act(&daemon, row));
     let ends: BTreeMap<&str, Value> =
-        rows.iter().map(|row| (row.name.as_str(), ear.end(&row.name))).collect();
+        rows.iter().map(|row| (row.name.as_str(), end(&ear, &row.name))).collect();
     for row in &rows {
         check(source, row, &ends[row.name.as_str()]);
     }
