@@ -72,9 +72,7 @@ fn for_root_the_best_source_is_ebpf_and_it_knows_the_facts() {
 
 #[test]
 fn the_work_of_the_oom_killer_is_told_as_such() {
-    for (name, cause, reason, unknown) in
-        [("ebpf", "oom", "oom", json!([])), ("pidfd", "signal", "signal", json!(["oom"]))]
-    {
+    for name in ["ebpf", "proc-connector", "pidfd"] {
         let group = Hunger::new(name);
         let join = group.join();
         let daemon = Daemon::start_with(
@@ -88,19 +86,19 @@ fn the_work_of_the_oom_killer_is_told_as_such() {
         let last = &it["last_exit"];
         assert_eq!(
             (&last["cause"], &last["signal"], &last["by"], &last["unknown"]),
-            (&json!(cause), &json!("SIGKILL"), &json!("self"), &unknown),
+            (&json!("oom"), &json!("SIGKILL"), &json!("self"), &json!([])),
             "{name}"
         );
         let [exit] = &daemon.events_of("it", "exit")[..] else { panic!("{:#?}", daemon.events("it")) };
-        assert_eq!((&exit["cause"], &exit["main"]), (&json!(cause), &json!(true)));
-        assert_eq!(exit["oom"], if name == "ebpf" { json!(true) } else { Value::Null });
+        assert_eq!((&exit["cause"], &exit["main"]), (&json!("oom"), &json!(true)));
+        assert_eq!(exit["oom"], true);
         assert!(exit["max_rss_bytes"].as_u64() > Some(16 << 20), "it did eat: {exit:#}");
         let [restart] = &daemon.events_of("it", "restart")[..] else { panic!("{:#?}", daemon.events("it")) };
-        assert_eq!(restart["reason"], reason);
+        assert_eq!(restart["reason"], "oom");
+        assert!(daemon.cli(&["status", "it"]).out.contains("SIGKILL (oom)"));
         if name == "ebpf" {
             let [oom] = &daemon.events_of("it", "oom")[..] else { panic!("{:#?}", daemon.events("it")) };
             assert_eq!((&oom["pid"], &oom["main"]), (&exit["pid"], &json!(true)));
-            assert!(daemon.cli(&["status", "it"]).out.contains("SIGKILL (oom)"));
         }
         let bystander = daemon.status("bystander");
         assert_eq!((&bystander["state"], &bystander["restarts"]), (&json!("running"), &json!(0)));
@@ -180,17 +178,15 @@ fn without_ebpf_the_same_is_told_but_for_what_only_the_kernel_knows() {
             "{script}"
         );
         assert_eq!((&told["oom"], &told["unknown"]), (&json!(false), &json!([])), "{script}");
-        let open = script.contains("KILL");
-        let unknown = if open { json!(["oom"]) } else { json!([]) };
-        assert_eq!(less["unknown"], unknown, "{script}");
-        assert_eq!(less["oom"], if open { Value::Null } else { json!(false) }, "{script}");
+        let unknown = if script.contains("kill") { json!(["sender"]) } else { json!([]) };
+        assert_eq!((&less["unknown"], &less["oom"]), (&unknown, &json!(false)), "{script}");
         assert_eq!(pidfd.1["last_exit"]["unknown"], unknown, "{script}");
 
         let known = |(mut events, mut it): (Vec<Value>, Value)| {
             for event in events.iter_mut().filter(|event| event["kind"] == "exit") {
-                (event["oom"], event["unknown"]) = (json!("-"), json!("-"));
+                (event["sender"], event["unknown"]) = (json!("-"), json!("-"));
             }
-            it["last_exit"]["unknown"] = json!("-");
+            (it["last_exit"]["sender"], it["last_exit"]["unknown"]) = (json!("-"), json!("-"));
             (events, it)
         };
         assert_eq!(known(ebpf), known(pidfd), "{script}");
@@ -292,7 +288,7 @@ fn a_source_that_lies_changes_nothing_about_a_process_that_runs() {
         b"[[[[[[[[",
         b"{\"at\":-1,\"pid\":1,\"start\":1,\"slot\":0,\"main\":true,\"fact\":\"oom\"}",
         b"{\"at\":1,\"pid\":4294967296,\"start\":1,\"slot\":0,\"main\":true,\"fact\":\"oom\"}",
-        b"{\"at\":1,\"pid\":1,\"start\":1,\"slot\":0,\"main\":true,\"fact\":{\"exit\":{}}}",
+        b"{\"at\":1,\"pid\":1,\"start\":1,\"slot\":0,\"main\":true,\"fact\":{\"exit\":{\"at\":-1}}}",
     ];
     for line in garbage {
         script.line(line);
