@@ -56,13 +56,7 @@ impl CgroupTree {
     /// # Errors
     /// If there is no cgroup v2, or no right to it: services then run without.
     pub fn set_up(state_dir: &Path, keeper: u32) -> Result<Self, NoCgroup> {
-        let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
-        let mount = mount_point(&mountinfo).ok_or(NoCgroup::NotMounted)?;
-        let membership = read(&PathBuf::from(format!("/proc/{keeper}/cgroup")))?;
-        let here = own_path(&membership).ok_or(NoCgroup::NotMounted)?;
-        let here = mount.join(here.trim_start_matches('/'));
-        let tree = Self::choose(&here, state_dir, keeper)?;
-
+        let tree = Self::find(state_dir, keeper)?;
         for folder in [tree.base.clone(), tree.services(), tree.own()] {
             make(&folder)?;
         }
@@ -70,6 +64,18 @@ impl CgroupTree {
             enter(&tree.own(), pid)?;
         }
         Ok(tree)
+    }
+
+    /// Where the tree of the daemon with this state directory is or would be; nothing is made.
+    ///
+    /// # Errors
+    /// If there is no cgroup v2, or it cannot be read.
+    pub fn find(state_dir: &Path, keeper: u32) -> Result<Self, NoCgroup> {
+        let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
+        let mount = mount_point(&mountinfo).ok_or(NoCgroup::NotMounted)?;
+        let membership = read(&PathBuf::from(format!("/proc/{keeper}/cgroup")))?;
+        let here = own_path(&membership).ok_or(NoCgroup::NotMounted)?;
+        Self::choose(&mount.join(here.trim_start_matches('/')), state_dir, keeper)
     }
 
     fn choose(here: &Path, state_dir: &Path, keeper: u32) -> Result<Self, NoCgroup> {
@@ -95,6 +101,11 @@ impl CgroupTree {
     /// Where it is.
     pub fn base(&self) -> &Path {
         &self.base
+    }
+
+    /// The group that keeper and daemon come from: the base, or the one above it.
+    pub fn origin(&self) -> &Path {
+        &self.origin
     }
 
     fn services(&self) -> PathBuf {

@@ -12,7 +12,8 @@
 //! - `link`: the socket to the daemon, which never blocks and never loses;
 //! - `nurse`: the daemon as a child;
 //! - `events`: what the epoll watches;
-//! - `run`: the loop.
+//! - `run`: the loop;
+//! - `trial`: a start that starts nothing, for `defib doctor`.
 //!
 //! Invariant: a slot holds at most one life. Only an acknowledged end, with nothing left of its tree, frees it.
 
@@ -26,8 +27,10 @@ mod run;
 mod slots;
 mod spawn;
 mod tree;
+mod trial;
 
 pub use run::{NEXT_SLOT, run};
+pub use trial::{TrialError, trial};
 
 use std::io::{self, Write};
 
