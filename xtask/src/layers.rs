@@ -12,7 +12,7 @@ use crate::workspace::root;
 ///
 /// From the edges inwards: values and settings know nobody, sources and effects know values, the daemon knows all of
 /// these, and the surfaces know the daemon's handle only.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("duration", &[]),
     ("aliveness", &[]),
     ("config", &["duration"]),
@@ -20,6 +20,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
     ("keeper", &["effect::clock"]),
     ("daemon", &["config", "duration", "effect", "keeper", "source"]),
+    ("doctor", &["config", "duration", "effect::cgroup", "effect::clock", "keeper", "source"]),
     ("client", &["api::types", "config", "daemon::handle", "duration"]),
     (
         "api",
@@ -43,6 +44,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
             "effect::clock",
             "keeper::run",
             "daemon::run",
+            "doctor",
             "source::probe_report",
         ],
     ),

@@ -110,6 +110,8 @@ pub enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Say what this kernel and these rights allow defib to do, and what to do about the rest
+    Doctor,
     /// Load the eBPF programs, say what came of it, and unload them
     #[command(hide = true)]
     LoadProbes,

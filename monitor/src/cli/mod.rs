@@ -6,6 +6,7 @@
 pub mod args;
 pub mod check;
 pub mod daemon;
+pub mod doctor;
 pub mod events;
 mod exit;
 mod glob;

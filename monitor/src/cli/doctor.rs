@@ -1,0 +1,165 @@
+//! `defib doctor`
+
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::runtime::Builder;
+
+use super::Exit;
+use super::args::Options;
+use super::output::{Printer, escape};
+use super::session::{self, Failure};
+use crate::client::{self, Client};
+use crate::doctor::{self, Report, Row, Running, Verdict};
+
+/// How long a daemon may take to say which source it uses.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Lines are broken here, where they can be.
+const WIDTH: usize = 100;
+
+/// Says what this kernel and these rights allow, row by row, with the remedies.
+pub fn run(options: &Options) -> Exit {
+    session::finish(attempt(options))
+}
+
+fn attempt(options: &Options) -> Result<Exit, Failure> {
+    let mut printer = Printer::new(options);
+    let overrides = options.clone().overrides(false);
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let report = runtime.block_on(async {
+        let running = running(options).await;
+        doctor::examine(&overrides, &running)
+    });
+    if printer.json {
+        printer.print_json(&report)?;
+    } else {
+        printer.print(&text(&report, printer.color))?;
+    }
+    Ok(if report.works() { Exit::Done } else { Exit::Failed })
+}
+
+/// Asks the daemon that answers, if one does.
+async fn running(options: &Options) -> Running {
+    let sockets = client::sockets(options.runtime_dir.as_deref(), |name| std::env::var_os(name));
+    let asked = tokio::time::timeout(PATIENCE, async {
+        let client = Client::find(options.runtime_dir.as_deref()).await?;
+        client.status().await
+    });
+    let source = match asked.await {
+        Ok(Ok(status)) => status.source,
+        Ok(Err(client::Error::Unreachable { tried })) => {
+            let places: Vec<_> = tried.iter().map(|tried| tried.socket.display().to_string()).collect();
+            return Running::Nowhere(places.join(" or "));
+        }
+        Ok(Err(error)) => return Running::Silent(error.to_string()),
+        Err(_) => return Running::Silent(format!("no answer within {}s", PATIENCE.as_secs())),
+    };
+    for socket in sockets {
+        if let Ok(stream) = UnixStream::connect(&socket).await {
+            // A process of another pid namespace has the number 0 here.
+            let pid =
+                stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
+            let pid = pid.filter(|pid| *pid != 0);
+            return Running::Here { socket: socket.display().to_string(), pid, source };
+        }
+    }
+    Running::Here { socket: "its socket".to_owned(), pid: None, source }
+}
+
+fn text(report: &Report, color: bool) -> String {
+    let width = report.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut group = None;
+    for row in &report.rows {
+        if group != Some(row.group) {
+            let gap = if group.is_some() { "\n" } else { "" };
+            let (bold, plain) = if color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+            text.push_str(&format!("{gap}{bold}{}{plain}\n", row.group));
+            group = Some(row.group);
+        }
+        lines(row, width, color, &mut text);
+    }
+    text
+}
+
+fn lines(row: &Row, width: usize, color: bool, text: &mut String) {
+    let (begin, end) = match (color, row.verdict) {
+        (false, _) => ("", ""),
+        (true, Verdict::Ok) => ("\x1b[32m", "\x1b[0m"),
+        (true, Verdict::Limited) => ("\x1b[33m", "\x1b[0m"),
+        (true, Verdict::Missing) => ("\x1b[31m", "\x1b[0m"),
+    };
+    let indent = 2 + width + 2 + 7 + 2;
+    let name = escape(&row.name);
+    text.push_str(&format!("  {name:width$}  {begin}{:7}{end}  ", row.verdict));
+    push(&escape(&row.found), indent, text);
+    if !row.remedy.is_empty() {
+        text.push_str(&" ".repeat(indent));
+        push(&format!("→ {}", escape(&row.remedy)), indent + 2, text);
+    }
+}
+
+/// Appends a text to a line that has come to the column `indent`, broken between words into lines that begin there.
+fn push(words: &str, indent: usize, text: &mut String) {
+    let mut column = indent;
+    for (index, word) in words.split(' ').enumerate() {
+        let length = word.chars().count();
+        if index > 0 && column + 1 + length > WIDTH {
+            text.push_str(&format!("\n{}", " ".repeat(indent)));
+            column = indent;
+        } else if index > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use defib_core::model::SourceName;
+
+    use super::*;
+    use crate::doctor::Group;
+
+    fn row(group: Group, name: &str, verdict: Verdict, found: &str, remedy: &str) -> Row {
+        let (name, found, remedy) = (name.to_owned(), found.to_owned(), remedy.to_owned());
+        Row { group, name, verdict, found, remedy, fatal: false }
+    }
+
+    fn report() -> Report {
+        let rows = vec![
+            row(Group::Host, "kernel", Verdict::Ok, "Linux\n\x1b[2J", ""),
+            row(Group::Host, "user", Verdict::Limited, "nobody", "be root"),
+            row(Group::Limits, "open-files", Verdict::Missing, &"word ".repeat(20), ""),
+        ];
+        Report { rows, source: SourceName::Pidfd }
+    }
+
+    #[test]
+    fn rows_stand_below_their_group_with_the_remedy_beneath() {
+        let shown = text(&report(), false);
+        let wanted = "host\n  kernel      ok       Linux\\n\\u{1b}[2J\n  user        limited  nobody\n                       → be root\n\nlimits\n  open-files  missing  word";
+        assert!(shown.starts_with(wanted), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "{shown}");
+        assert_eq!(shown.lines().last().map(|line| line.trim_start()), Some("word word word word word "));
+    }
+
+    #[test]
+    fn colour_is_in_the_verdicts_and_heads_only() {
+        let shown = text(&report(), true);
+        assert!(shown.contains("  \x1b[33mlimited\x1b[0m  nobody\n"), "{shown:?}");
+        assert!(shown.contains("\x1b[32mok     \x1b[0m"), "{shown:?}");
+    }
+
+    #[test]
+    fn only_what_is_fatal_decides_the_exit_code() {
+        let mut report = report();
+        assert!(report.works(), "missing rows alone are no failure");
+        report.rows[2].fatal = true;
+        assert!(!report.works());
+    }
+}
