@@ -119,7 +119,6 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
     let socket = daemon.runtime_dir.join(handle::SOCKET);
     let listener = listen(&socket, &mut link, &mut past)?;
-    let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
 
     let choice = source_choice(daemon.source);
     let selection = source::open(&choice, keeper_pid).map_err(|error| DaemonError::Source(error.chain()))?;
@@ -130,6 +129,8 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
         let map = own(map, "duplicate the map of the next slot")?;
         link.order(Order::Hold { name: keeper::NEXT_SLOT.to_owned() }, vec![map])?;
     }
+    // After all that can fail: a daemon that does not start leaves no groups behind.
+    let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
 
     let workshop = Workshop {
         log_dir: daemon.log_dir.clone(),
