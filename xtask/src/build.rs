@@ -20,6 +20,12 @@ pub(crate) fn defib() -> Result<PathBuf> {
     built.into_iter().next_back().context("cargo built no `defib`")
 }
 
+/// Builds `defib` as it is shipped.
+pub(crate) fn release() -> Result<PathBuf> {
+    let built = executables(&["build", "--release", "--package", "defib", "--bin", "defib"])?;
+    built.into_iter().next_back().context("cargo built no `defib`")
+}
+
 /// The `defib` that was built last.
 pub(crate) fn existing() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the folder of built programs")?;

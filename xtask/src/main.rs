@@ -12,6 +12,7 @@ mod build;
 mod ci;
 mod layers;
 mod load;
+mod packages;
 mod run;
 mod setup;
 mod sizes;

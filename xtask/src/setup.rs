@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use xtask::toolchain::{Missing, Toolchain, tool, tools_dir};
 
-use crate::step;
-use crate::workspace::{self, is_root};
+use crate::packages::{self, Advice};
+use crate::{step, workspace};
 
 /// Debian's compiler with `core` for eBPF.
 const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
@@ -32,7 +32,8 @@ pub(crate) fn ensure() -> Result<()> {
     println!("Building eBPF needs {missing}.");
     let packages = missing_packages(missing);
     if !packages.is_empty() {
-        install_packages(&packages, missing)?;
+        let then = missing.linker.then(|| step::command_line(&bpf_linker(&root)));
+        packages::install(&packages, Advice { then: then.as_deref(), otherwise: OTHER_WAY })?;
     }
     if missing.linker {
         let mut command = bpf_linker(&root);
@@ -79,62 +80,7 @@ pub(crate) fn ensure_gate() -> Result<()> {
 fn missing_packages(missing: Missing) -> Vec<&'static str> {
     let rust = RUST_PACKAGES.iter().filter(|_| missing.rust);
     let llvm = LLVM_PACKAGES.iter().filter(|_| missing.linker);
-    rust.chain(llvm).copied().filter(|package| !installed(package)).collect()
-}
-
-fn installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query").args(["--show", "--showformat=${Status}", package]).output();
-    query.is_ok_and(|answer| answer.stdout.ends_with(b" installed"))
-}
-
-fn install_packages(packages: &[&str], missing: Missing) -> Result<()> {
-    let mut update = apt(&["update"]);
-    let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
-    install.args(packages);
-    if !Path::new("/usr/bin/apt-get").is_file() {
-        bail!(
-            "only Debian's packages can be installed from here, and this system has no apt-get\n{OTHER_WAY}"
-        );
-    }
-    if !is_root() {
-        let linker =
-            missing.linker.then(|| format!("\n  {}", step::command_line(&bpf_linker(&workspace::root()))));
-        bail!(
-            "installing packages needs root; run\n  sudo {}\n  sudo {}{}\nand then this again",
-            plain(&update),
-            plain(&install),
-            linker.unwrap_or_default()
-        );
-    }
-    println!("Installing with\n  {}\n  {}", plain(&update), plain(&install));
-    step::quiet("package lists", &mut update)?;
-    if let Some(unknown) = packages.iter().find(|package| !available(package)) {
-        bail!(
-            "this system's package sources have no {unknown}; Debian has it in its stable and security suites \
-             from release 12 on\n{OTHER_WAY}"
-        );
-    }
-    step::quiet(&format!("{} packages", packages.len()), &mut install)
-}
-
-fn available(package: &str) -> bool {
-    let policy = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
-    policy.is_ok_and(|answer| {
-        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
-        text.contains("Candidate:") && !text.contains("Candidate: (none)")
-    })
-}
-
-fn apt(args: &[&str]) -> Command {
-    let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(args);
-    command
-}
-
-/// The command without its environment, which sudo would not take in front.
-fn plain(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    packages::missing(rust.chain(llvm).copied())
 }
 
 fn bpf_linker(root: &Path) -> Command {

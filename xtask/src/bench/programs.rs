@@ -1,13 +1,12 @@
 //! The programs that take part, built before anything is measured.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::workspace::root;
+use crate::workspace::{root, target};
 use crate::{build, step};
 
 #[derive(Debug)]
@@ -25,7 +24,7 @@ pub(super) struct Programs {
 impl Programs {
     /// Compiles the C programs, and defib's release build unless one is given.
     pub(super) fn build(defib: Option<&Path>) -> Result<Self> {
-        let folder = folder()?;
+        let folder = target()?.join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self {
             victim: compile(&folder, "victim", &["-nostdlib", "-fno-stack-protector"])?,
@@ -36,7 +35,7 @@ impl Programs {
                 Some(given) => {
                     fs::canonicalize(given).with_context(|| format!("cannot find {}", given.display()))?
                 }
-                None => release()?,
+                None => build::release()?,
             },
             folder,
         })
@@ -46,18 +45,6 @@ impl Programs {
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
-}
-
-/// `target/bench`, wherever the target folder of the running program is.
-fn folder() -> Result<PathBuf> {
-    let own = env::current_exe().context("cannot find the folder of built programs")?;
-    let target = own.ancestors().nth(2).context("this program does not lie in a target folder")?;
-    Ok(target.join("bench"))
-}
-
-fn release() -> Result<PathBuf> {
-    let built = build::executables(&["build", "--release", "--package", "defib", "--bin", "defib"])?;
-    built.into_iter().next_back().context("cargo built no `defib`")
 }
 
 /// Static, so that the dynamic loader's time, the same for all, does not hide the differences.
