@@ -10,6 +10,7 @@
 mod bench;
 mod build;
 mod ci;
+mod kernels;
 mod layers;
 mod load;
 mod packages;
@@ -34,6 +35,7 @@ cargo xtask VERB
   run              build, then run the sample configuration in the foreground
   test [FILTER]    build, then run all tests, or those whose name contains FILTER
   bench [ARGS]     setup, then measure; `bench --help` lists what
+  kernels [NAME…]  build, then boot 5.10, 6.1, 6.12 and the newest kernel, or those named, in QEMU, and test there
   ci [GATE]        everything that must hold before a change is taken, or one gate of it
 ";
 
@@ -58,6 +60,7 @@ fn dispatch(args: &[String]) -> Result<()> {
             }
             return bench::run(rest);
         }
+        ("kernels", names) if !names.iter().any(|name| name.starts_with('-')) => return kernels::run(names),
         (_, [flag]) if flag == "-h" || flag == "--help" => print!("{USAGE}"),
         ("test", []) => return test::run(None),
         ("test", [filter]) => return test::run(Some(filter)),
@@ -68,7 +71,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ("run", []) => return run::run(),
         ("ci", []) => return ci::run(None),
         ("ci", [gate]) => return ci::run(Some(gate)),
-        ("setup" | "build" | "load" | "build-and-load" | "run" | "test" | "ci", rest) => {
+        ("setup" | "build" | "load" | "build-and-load" | "run" | "test" | "kernels" | "ci", rest) => {
             bail!("`{verb}` does not take `{}`\n\n{USAGE}", rest.join(" "))
         }
         (unknown, _) => bail!("no verb `{unknown}`\n\n{USAGE}"),

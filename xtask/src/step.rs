@@ -34,9 +34,30 @@ pub(crate) fn quiet(what: &str, command: &mut Command) -> Result<()> {
         println!("  {what}: {:.1} s", started.elapsed().as_secs_f64());
         return Ok(());
     }
-    let lines: Vec<&str> = output.lines().collect();
-    let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+    let tail = last_lines(&output, TAIL).join("\n");
     bail!("{what}: `{line}` failed; its last lines:\n{tail}")
+}
+
+/// Runs a command for what it writes to its standard output.
+pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+    let line = command_line(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("`{line}` failed, {}: {}", output.status, last_lines(&said, TAIL).join("\n"));
+    }
+    Ok(output.stdout)
+}
+
+/// As [`bytes`], for text.
+pub(crate) fn stdout(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
+}
+
+/// The end of a text.
+pub(crate) fn last_lines(text: &str, count: usize) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].to_vec()
 }
 
 /// Whether a command can be run and says yes.
