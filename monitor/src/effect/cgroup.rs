@@ -127,6 +127,23 @@ impl CgroupTree {
         opened.map_err(|cause| NoCgroup::Unusable { what: "open", path, cause })
     }
 
+    /// The processes of a service, of whichever life: those in its folder and below. At most `limit`.
+    pub fn processes_of(&self, service: &ServiceName, limit: usize) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut groups = vec![self.services().join(service.as_str())];
+        // A service may make groups of its own in its leaf. One that makes too many hides the rest from itself only.
+        for _ in 0..limit {
+            let Some(group) = groups.pop() else { break };
+            found.extend(processes(&group).into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()));
+            if found.len() >= limit {
+                break;
+            }
+            groups.extend(folders(&group));
+        }
+        found.truncate(limit);
+        found
+    }
+
     /// Ends what an earlier keeper left running, so that no service runs twice. Returns whether there was anything, and
     /// whether it is gone.
     pub fn end_strays(&self, patience: Duration) -> (bool, bool) {

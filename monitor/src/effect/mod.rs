@@ -3,5 +3,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod failure;
+pub mod holders;
 pub mod identity;
 pub mod planner;
+pub mod sockets;

@@ -1,0 +1,220 @@
+//! Which process holds a socket, and which processes are a service's, read from /proc.
+//!
+//! All of it takes as long as there are processes and descriptors, so only threads ask that may be late.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+
+use defib_core::model::{Holder, ServiceName};
+
+use super::cgroup::CgroupTree;
+use crate::keeper::plan::SERVICE_VARIABLE;
+
+/// More processes of one service are not looked through.
+const MAX_PROCESSES: usize = 4096;
+
+/// More descriptors are not looked at in one search: at 1 to 2 µs each, a bound of some tenths of a second.
+const MAX_DESCRIPTORS: usize = 200_000;
+
+/// Knows which processes belong to which service.
+#[derive(Clone, Debug)]
+pub struct Household {
+    /// The cgroups, if there are any.
+    pub cgroups: Option<CgroupTree>,
+    /// The parent of all services.
+    pub keeper: u32,
+}
+
+/// Which of some sockets the processes of a service hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The inodes of those that were found.
+    pub sockets: BTreeSet<u64>,
+    /// Whether a process did not let itself be looked at, so that there may be more.
+    pub blind: bool,
+}
+
+impl Held {
+    /// Whether the service holds this one. What cannot be known is taken for true: the port is the service's to use.
+    pub fn has(&self, socket: u64) -> bool {
+        self.blind || self.sockets.contains(&socket)
+    }
+
+    /// Adds what a process holds of `wanted`. Returns whether that is all of them now.
+    fn look_at(&mut self, pid: u32, wanted: &BTreeSet<u64>, left: &mut usize) -> bool {
+        let looked = look_at(pid, left, |socket| {
+            if wanted.contains(&socket) {
+                self.sockets.insert(socket);
+            }
+            self.sockets.len() == wanted.len()
+        });
+        match looked {
+            Ok(all) => all,
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(_) => {
+                self.blind = true;
+                false
+            }
+        }
+    }
+}
+
+impl Household {
+    /// The processes of a service. With cgroups: what lives in its folder. Without: the children of the keeper whose
+    /// environment names the service, and `main`, with all their descendants; whatever loses its parent becomes the
+    /// keeper's child.
+    pub fn processes(&self, service: &ServiceName, main: Option<u32>) -> Vec<u32> {
+        if let Some(cgroups) = &self.cgroups {
+            return cgroups.processes_of(service, MAX_PROCESSES);
+        }
+        let tag = format!("{SERVICE_VARIABLE}={service}");
+        let mut found: Vec<u32> = children(self.keeper)
+            .into_iter()
+            .filter(|pid| Some(*pid) == main || environment_has(*pid, tag.as_bytes()))
+            .collect();
+        let mut next = 0;
+        while let Some(pid) = found.get(next)
+            && found.len() < MAX_PROCESSES
+        {
+            found.extend(children(*pid));
+            next += 1;
+        }
+        found.truncate(MAX_PROCESSES);
+        found
+    }
+
+    /// Which of `sockets`, given by their inodes, the processes of a service hold. `likely` are known to be its own, and
+    /// looked at first: mostly there is no need to find out who the others are.
+    pub fn held(
+        &self,
+        service: &ServiceName,
+        main: Option<u32>,
+        likely: &[u32],
+        sockets: &BTreeSet<u64>,
+    ) -> Held {
+        let (mut held, mut left) = (Held::default(), MAX_DESCRIPTORS);
+        if sockets.is_empty() || likely.iter().any(|pid| held.look_at(*pid, sockets, &mut left)) {
+            return held;
+        }
+        let others = self.processes(service, main).into_iter().filter(|pid| !likely.contains(pid));
+        for pid in others {
+            if held.look_at(pid, sockets, &mut left) {
+                break;
+            }
+        }
+        held
+    }
+}
+
+/// Who holds which of some sockets, given by their inodes: the process with the lowest pid, which of a server that has
+/// forked is mostly the first. Those that cannot be seen are missing.
+pub fn holders_of(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Holder> {
+    let mut found: BTreeMap<u64, u32> = BTreeMap::new();
+    if sockets.is_empty() {
+        return BTreeMap::new();
+    }
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    let mut left = MAX_DESCRIPTORS;
+    for pid in pids {
+        let looked = look_at(pid, &mut left, |socket| {
+            if sockets.contains(&socket) {
+                found.entry(socket).or_insert(pid);
+            }
+            found.len() == sockets.len()
+        });
+        // Whoever does not let itself be looked at, or has ended, is none that can be named.
+        if looked.unwrap_or(false) || left == 0 {
+            break;
+        }
+    }
+    found.into_iter().filter_map(|(socket, pid)| Some((socket, named(pid)?))).collect()
+}
+
+fn named(pid: u32) -> Option<Holder> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(Holder { pid, name: String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned() })
+}
+
+/// The sockets that a process holds, by their inodes.
+pub fn sockets_of(pid: u32) -> BTreeSet<u64> {
+    let (mut sockets, mut left) = (BTreeSet::new(), MAX_DESCRIPTORS);
+    // Whatever could not be read is not there.
+    look_at(pid, &mut left, |socket| {
+        sockets.insert(socket);
+        false
+    })
+    .ok();
+    sockets
+}
+
+/// Shows the sockets of a process to `found` until that says that it has seen enough, or `left` descriptors have been
+/// looked at. Returns whether it said so.
+fn look_at(pid: u32, left: &mut usize, mut found: impl FnMut(u64) -> bool) -> io::Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
+        let Ok(link) = fs::read_link(entry?.path()) else { continue };
+        let inode =
+            link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        if inode.is_some_and(&mut found) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The children of all threads of a process. Needs CONFIG_PROC_CHILDREN, as all distributions have it.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn environment_has(pid: u32, wanted: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|entry| entry == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn this_process_holds_its_sockets() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut seen = None;
+        look_at(std::process::id(), &mut { MAX_DESCRIPTORS }, |socket| {
+            let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+            seen = (link.to_str() == Some(&format!("socket:[{socket}]"))).then_some(socket);
+            seen.is_some()
+        })
+        .unwrap();
+        let socket = seen.expect("its own socket");
+        assert!(sockets_of(std::process::id()).contains(&socket));
+        let found = holders_of(&BTreeSet::from([socket, 0])).remove(&socket).expect("a process");
+        assert_eq!(found.pid, std::process::id());
+        assert_eq!(found.name, fs::read_to_string("/proc/self/comm").unwrap().trim_end());
+        assert_eq!(holders_of(&BTreeSet::from([0])), BTreeMap::new());
+    }
+
+    #[test]
+    fn without_cgroups_a_family_goes_by_its_environment() {
+        // This process plays the keeper; it has no children that name a service.
+        let household = Household { cgroups: None, keeper: std::process::id() };
+        let service = "nobody".parse().unwrap();
+        assert_eq!(household.processes(&service, None), [0; 0]);
+        assert_eq!(household.held(&service, None, &[], &BTreeSet::from([1])), Held::default());
+    }
+}

@@ -1,0 +1,248 @@
+//! Sockets from sock_diag(7).
+
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Parseable,
+};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_ESTABLISHED, TCP_LISTEN,
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use super::snapshot::{MAX_SOCKETS, Socket, State, Wanted};
+
+/// How often a look is repeated during which the sockets changed. The last one counts in any case.
+const LOOKS: usize = 4;
+
+/// The kernel answers a dump while it is asked; one that it does not answer is not worth a thread.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The kernel fills at most 32 KiB of a dump at a time.
+const BUFFER: usize = 64 * 1024;
+
+/// A filter of more ports than this is not given to the kernel, which would try all of them on each socket.
+const MAX_FILTER: usize = 256;
+
+/// Why sock_diag does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DiagError {
+    /// No socket.
+    #[error("socket(NETLINK_SOCK_DIAG): {0}: a seccomp filter may forbid it")]
+    Socket(io::Error),
+    /// The request could not be sent, or its answer not be received.
+    #[error("{call} on NETLINK_SOCK_DIAG: {cause}")]
+    Transfer {
+        /// The system call.
+        call: &'static str,
+        /// The kernel's answer.
+        cause: io::Error,
+    },
+    /// The kernel has no sock_diag for TCP.
+    #[error("the kernel has no tcp_diag: load it with `modprobe tcp_diag`, or set CONFIG_INET_TCP_DIAG")]
+    NoModule,
+    /// The kernel refuses.
+    #[error("sock_diag: {0}")]
+    Refused(io::Error),
+    /// The answer cannot be read.
+    #[error("an answer of sock_diag cannot be read: {0}")]
+    Malformed(String),
+    /// There are too many sockets.
+    #[error("more than {MAX_SOCKETS} sockets")]
+    TooMany,
+}
+
+/// Folds the wanted sockets of this thread's network namespace, of both families.
+pub(super) fn dump<T: Default>(
+    wanted: Wanted<'_>,
+    add: &mut impl FnMut(&mut T, Socket),
+) -> Result<T, DiagError> {
+    let socket = netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(DiagError::Socket)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
+        .map_err(|errno| DiagError::Transfer { call: "setsockopt", cause: errno.into() })?;
+    let mut buffer = Vec::with_capacity(BUFFER);
+    let mut looks = 1;
+    loop {
+        let (mut found, mut count, mut intact) = (T::default(), 0, true);
+        for family in [AF_INET, AF_INET6] {
+            let took = family_dump(&socket, &mut buffer, family, wanted, &mut |socket| {
+                count += 1;
+                add(&mut found, socket);
+                count <= MAX_SOCKETS
+            });
+            intact &= match took {
+                // A kernel without IPv6 has no such sockets.
+                Err(DiagError::NoModule) if family == AF_INET6 => true,
+                other => other?,
+            };
+        }
+        if intact || looks == LOOKS {
+            return Ok(found);
+        }
+        looks += 1;
+    }
+}
+
+/// Dumps one family. Returns whether nothing changed meanwhile.
+fn family_dump(
+    socket: &netlink_sys::Socket,
+    buffer: &mut Vec<u8>,
+    family: u8,
+    wanted: Wanted<'_>,
+    add: &mut impl FnMut(Socket) -> bool,
+) -> Result<bool, DiagError> {
+    let request = request(family, wanted);
+    socket.send(&request, 0).map_err(|cause| DiagError::Transfer { call: "send", cause })?;
+    let mut intact = true;
+    loop {
+        buffer.clear();
+        socket.recv(buffer, 0).map_err(|cause| DiagError::Transfer { call: "recv", cause })?;
+        let mut rest = &buffer[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<Exchange>::deserialize(rest).map_err(malformed)?;
+            intact &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(Exchange::Answer(header)) => {
+                    if let Some(socket) = found(&header).filter(|socket| wanted.has(socket.port))
+                        && !add(socket)
+                    {
+                        return Err(DiagError::TooMany);
+                    }
+                }
+                NetlinkPayload::Done(done) if done.code == 0 => return Ok(intact),
+                NetlinkPayload::Done(done) => return Err(refused(done.code)),
+                NetlinkPayload::Error(error) => return Err(refused(error.raw_code())),
+                _ => {}
+            }
+            // Messages are aligned to 4 bytes, but for the end of the last one.
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}
+
+fn malformed(error: DecodeError) -> DiagError {
+    DiagError::Malformed(error.to_string())
+}
+
+/// `code` is a negative errno.
+fn refused(code: i32) -> DiagError {
+    match code.saturating_neg() {
+        libc::ENOENT => DiagError::NoModule,
+        errno => DiagError::Refused(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn found(header: &InetResponseHeader) -> Option<Socket> {
+    let state = match header.state {
+        TCP_LISTEN => State::Listen,
+        TCP_ESTABLISHED => State::Established,
+        _ => return None,
+    };
+    Some(Socket {
+        state,
+        port: header.socket_id.source_port,
+        address: header.socket_id.source_address,
+        inode: header.inode.into(),
+        uid: header.uid,
+        waiting: if state == State::Listen { header.recv_queue } else { 0 },
+    })
+}
+
+/// The request for one family, ready to be sent.
+fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
+    let mut states = StateFlags::LISTEN;
+    states.set(StateFlags::ESTABLISHED, wanted.connections);
+    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let request =
+        InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
+    let filter = wanted.ports.filter(|ports| (1..=MAX_FILTER).contains(&ports.len()));
+    let filter = filter.map(|ports| DefaultNla::new(REQ_BYTECODE, bytecode(ports.iter().copied())));
+    let mut message = NetlinkMessage::new(
+        NetlinkHeader::default(),
+        NetlinkPayload::InnerMessage(Exchange::Ask(request, filter)),
+    );
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// `INET_DIAG_REQ_BYTECODE` of linux/inet_diag.h: the attribute with the filter.
+const REQ_BYTECODE: u16 = 1;
+
+/// A program for the kernel's filter that accepts sockets with one of these ports at this end. For each port there is
+/// a comparison, `{ op, yes: 8, no: 12 } { port }`, and a jump behind the end, which accepts. A jump that goes another
+/// 4 bytes beyond rejects: that is where the last comparison leads.
+fn bytecode(ports: impl ExactSizeIterator<Item = u16>) -> Vec<u8> {
+    const S_EQ: u8 = 11;
+    const JMP: u8 = 1;
+    const UNIT: u16 = 12;
+    let mut program = Vec::new();
+    let count = u16::try_from(ports.len()).unwrap_or(u16::MAX);
+    for (behind, port) in (0..count).rev().zip(ports) {
+        let last = behind == 0;
+        // The last one needs no jump: to be past its 8 bytes is to be accepted.
+        let no: u16 = UNIT;
+        program.extend([S_EQ, 8]);
+        program.extend(no.to_ne_bytes());
+        program.extend([0, 0]);
+        program.extend(port.to_ne_bytes());
+        if !last {
+            // From the jump to the end: itself, the whole units behind it, and the last one, which is 8 bytes long.
+            let end = 4 + (behind - 1) * UNIT + 8;
+            program.extend([JMP, 4]);
+            program.extend(end.to_ne_bytes());
+        }
+    }
+    program
+}
+
+/// What goes over the socket: the crate's request with the attribute that it has no place for, and the head of an
+/// answer, without the attributes, which nobody here reads.
+#[derive(Debug)]
+enum Exchange {
+    Ask(InetRequest, Option<DefaultNla>),
+    Answer(InetResponseHeader),
+}
+
+impl NetlinkSerializable for Exchange {
+    fn message_type(&self) -> u16 {
+        SOCK_DIAG_BY_FAMILY
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Ask(request, filter) => {
+                request.buffer_len() + filter.as_ref().map_or(0, Emitable::buffer_len)
+            }
+            Self::Answer(header) => header.buffer_len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Ask(request, filter) => {
+                let (head, tail) = buffer.split_at_mut(request.buffer_len());
+                request.emit(head);
+                if let Some(filter) = filter {
+                    filter.emit(tail);
+                }
+            }
+            Self::Answer(header) => header.emit(buffer),
+        }
+    }
+}
+
+impl NetlinkDeserializable for Exchange {
+    type Error = DecodeError;
+
+    fn deserialize(_header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        InetResponseHeader::parse(payload).map(Self::Answer)
+    }
+}
