@@ -15,6 +15,7 @@ mod error;
 mod load;
 mod overrides;
 mod planned;
+mod ports;
 mod restart;
 mod service;
 mod settings;

@@ -36,9 +36,7 @@ pub(super) const SERVICE: &[&str] = &[
     "max_runtime",
     "needs_files",
     "pid_file",
-    "ports",
     "propagate",
-    "ready",
     "sandbox",
     "service_group",
     "sockets",
@@ -54,3 +52,6 @@ pub(super) const DEFAULTS: &[&str] = &["profile"];
 
 /// `[service.NAME.stop]`.
 pub(super) const STOP: &[&str] = &["after", "before", "pause"];
+
+/// `[service.NAME.ready]`, as a word or as a key.
+pub(super) const READY: &[&str] = &["command", "delay", "http", "notify", "tcp"];

@@ -1,15 +1,15 @@
 //! Reads `[service.NAME]` over `[defaults]` over what is built in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use defib_core::model::{Command, Launch, Leftovers, ServiceName, ServiceSpec, StopSpec};
+use defib_core::model::{Command, Launch, Leftovers, ReadySpec, ServiceName, ServiceSpec, StopSpec};
 
 use super::command::command;
 use super::document::{Node, Table};
 use super::error::{Place, quoted};
 use super::restart::Restart;
-use super::{planned, values};
+use super::{planned, ports, values};
 
 /// The keys that services share, as layers of tables have set them so far: a nearer layer overwrites a farther one
 /// key by key, also inside `env`, `restart` and `stop`.
@@ -22,6 +22,7 @@ pub(super) struct Keys {
     group: Option<String>,
     groups: Option<Vec<String>>,
     autostart: bool,
+    ready: ReadySpec,
     restart: Restart,
     stop: StopSpec,
     leftovers: Leftovers,
@@ -37,6 +38,7 @@ impl Default for Keys {
             group: None,
             groups: None,
             autostart: true,
+            ready: ReadySpec::default(),
             restart: Restart::default(),
             stop: StopSpec::default(),
             leftovers: Leftovers::default(),
@@ -57,6 +59,7 @@ impl Keys {
             values::list(node, "an array of groups such as [\"video\", 44]", values::account).map(Some)
         });
         table.set(&mut self.autostart, "autostart", values::boolean);
+        table.set(&mut self.ready, "ready", ports::ready);
         table.get("restart", |node| self.restart.read(node));
         table.get("stop", |node| stop(node, &mut self.stop));
         table.set(&mut self.leftovers, "leftovers", |node| {
@@ -71,7 +74,7 @@ pub(super) fn defaults(node: Node<'_>) -> Option<Keys> {
     let mut table = node.table("a table of a service's keys")?;
     keys.read(&mut table);
     table.finish(|key| match key {
-        "command" | "description" => Some("belongs to one service; move it to its [service.NAME]"),
+        "command" | "description" | "ports" => Some("belongs to one service; move it to its [service.NAME]"),
         _ => planned::refusal(planned::SERVICE, key).or_else(|| planned::refusal(planned::DEFAULTS, key)),
     });
     Some(keys)
@@ -93,22 +96,29 @@ pub(super) fn service(name: &str, node: Node<'_>, mut keys: Keys) -> Option<(Ser
             "missing; name the program, as in command = [\"/usr/bin/api\", \"--port\", \"80\"]",
         );
     }
+    let ports = table.get("ports", ports::ports).unwrap_or_default();
     keys.read(&mut table);
     table.finish(|key| planned::refusal(planned::SERVICE, key));
     let (place, command) = command?;
-    Some((finish(name.ok()?, description, command, keys), place))
+    Some((finish(name.ok()?, description, command, ports, keys), place))
 }
 
-fn finish(name: ServiceName, description: String, command: Command, keys: Keys) -> ServiceSpec {
-    let Keys { cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers } = keys;
+fn finish(
+    name: ServiceName,
+    description: String,
+    command: Command,
+    ports: BTreeSet<u16>,
+    keys: Keys,
+) -> ServiceSpec {
+    let Keys { cwd, env, env_file, user, group, groups, autostart, ready, restart, stop, leftovers } = keys;
     let launch = Launch { command, cwd, env, env_file, user, group, groups };
     ServiceSpec {
         name,
         description,
         launch,
         autostart,
-        ports: Default::default(),
-        ready: Default::default(),
+        ports,
+        ready,
         restart: restart.finish(),
         stop,
         leftovers,

@@ -72,9 +72,11 @@ f:3: daemon.pid_dir: not built yet; remove this key"#,
     (
         r#"[defaults]
 command = "x"
-description = "y""#,
+description = "y"
+ports = [80]"#,
         "f:2: defaults.command: belongs to one service; move it to its [service.NAME]
-f:3: defaults.description: belongs to one service; move it to its [service.NAME]",
+f:3: defaults.description: belongs to one service; move it to its [service.NAME]
+f:4: defaults.ports: belongs to one service; move it to its [service.NAME]",
     ),
     (
         r#"[defaults]
@@ -180,9 +182,9 @@ command = "echo 'open""#,
         r#"[service.a]
 command = "x"
 depends_on = { db = "ready" }
-ports = [80]"#,
+sockets = ["tcp:80"]"#,
         "f:3: service.a.depends_on: not built yet; remove this key
-f:4: service.a.ports: not built yet; remove this key",
+f:4: service.a.sockets: not built yet; remove this key",
     ),
 ];
 
@@ -248,13 +250,55 @@ f:3: service.a.groups[2]: found a table, wanted a name or a number from 0 to 429
     ("autostrat = true", "f:3: service.a.autostrat: unknown key; did you mean autostart?"),
     (
         "heath = {}",
-        "f:3: service.a.heath: unknown key; known here: description, command, cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers",
+        "f:3: service.a.heath: unknown key; known here: description, command, ports, cwd, env, env_file, user, group, groups, autostart, ready, restart, stop, leftovers",
     ),
     (r#"health = { http = "x" }"#, "f:3: service.a.health: not built yet; remove this key"),
     (
         "zzz = 1",
-        "f:3: service.a.zzz: unknown key; known here: description, command, cwd, env, env_file, user, group, groups, autostart, restart, stop, leftovers",
+        "f:3: service.a.zzz: unknown key; known here: description, command, ports, cwd, env, env_file, user, group, groups, autostart, ready, restart, stop, leftovers",
     ),
+    (
+        "ports = 80",
+        "f:3: service.a.ports: found the integer 80, wanted an array of TCP ports such as [80, 443]; write [80]",
+    ),
+    (
+        r#"ports = "80""#,
+        r#"f:3: service.a.ports: found the string "80", wanted an array of TCP ports such as [80, 443]"#,
+    ),
+    (
+        r#"ports = [80, 0, 65536, -1, "443", 80]"#,
+        r#"f:3: service.a.ports[1]: found the integer 0, wanted a TCP port from 1 to 65535
+f:3: service.a.ports[2]: found the integer 65536, wanted a TCP port from 1 to 65535
+f:3: service.a.ports[3]: found the integer -1, wanted a TCP port from 1 to 65535
+f:3: service.a.ports[4]: found the string "443", wanted a TCP port from 1 to 65535
+f:3: service.a.ports[5]: port 80 is named twice"#,
+    ),
+    (
+        "ports = [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63,64,65]",
+        "f:3: service.a.ports: found 65 ports, wanted at most 64",
+    ),
+    (r#"prots = [80]"#, "f:3: service.a.prots: unknown key; did you mean ports?"),
+    (
+        r#"ready = "port""#,
+        r#"f:3: service.a.ready: found the string "port", wanted "exec" or { port = 8080 }"#,
+    ),
+    ("ready = 8080", r#"f:3: service.a.ready: found the integer 8080, wanted "exec" or { port = 8080 }"#),
+    (r#"ready = "notify""#, "f:3: service.a.ready: not built yet; remove this key"),
+    (
+        r#"ready = { http = "http://localhost/", delay = "1s" }"#,
+        "f:3: service.a.ready.delay: not built yet; remove this key
+f:3: service.a.ready.http: not built yet; remove this key",
+    ),
+    (
+        "ready = { prot = 80 }",
+        r#"f:3: service.a.ready.port: missing; ready is "exec" or { port = 8080 }
+f:3: service.a.ready.prot: unknown key; did you mean port?"#,
+    ),
+    (
+        "ready = { port = 0 }",
+        "f:3: service.a.ready.port: found the integer 0, wanted a TCP port from 1 to 65535",
+    ),
+    ("ready = {}", r#"f:3: service.a.ready.port: missing; ready is "exec" or { port = 8080 }"#),
     (
         r#"restart = "always""#,
         r#"f:3: service.a.restart: found the string "always", wanted a table; write restart = { policy = "always" }"#,

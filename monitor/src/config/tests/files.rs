@@ -26,19 +26,22 @@ fn the_reference_names_the_defaults() {
     assert_eq!(good(&format!("{}{SERVICE}", uncommented())), good(SERVICE));
     // Not by saying nothing: there is a line for each key that has a default.
     let changed = REFERENCE.lines().filter(|line| !uncommented().lines().any(|other| other == *line)).count();
-    assert_eq!(changed, 18);
+    assert_eq!(changed, 19);
 }
 
 #[test]
 fn the_reference_has_every_key() {
     let probes = "zzzzzz = 1\n[daemon]\nzzzzzz = 1\n[service.a]\nzzzzzz = 1\ncommand = 'x'\n\
-                  [service.a.restart]\nzzzzzz = 1\nbackoff.zzzzzz = 1\n[service.a.stop]\nzzzzzz = 1";
+                  [service.a.restart]\nzzzzzz = 1\nbackoff.zzzzzz = 1\n[service.a.stop]\nzzzzzz = 1\n\
+                  [service.a.ready]\nzzzzzz = 1\nport = 1";
     let errors = bad(probes, &root());
-    assert_eq!(errors.len(), 6);
+    assert_eq!(errors.len(), 7);
     for error in errors {
         let (_, known) = error.split_once("known here: ").unwrap();
         for key in known.split(", ") {
             let given = [format!("{key} = "), format!("[defaults.{key}]"), format!("[{key}")];
+            // A key of a table within braces.
+            let given = given.into_iter().chain([format!("{{ {key} = ")]).collect::<Vec<_>>();
             assert!(given.iter().any(|text| REFERENCE.contains(text)), "{key} is not explained");
         }
     }
@@ -55,6 +58,7 @@ fn the_examples_in_the_reference_are_valid() {
     let settings = good(&REFERENCE.lines().map(line).collect::<String>());
     assert_eq!(settings.services[0].launch.command, ["/usr/bin/api", "--port", "8080"]);
     assert_eq!(settings.services[0].launch.user.as_deref(), Some("api"));
+    assert_eq!(settings.services[0].ports, [8080, 8443].into());
     assert!(matches!(settings.services[0].restart.delays, Delays::List(_)));
 }
 

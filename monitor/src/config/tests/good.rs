@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use defib_core::model::{
-    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, RestartSpec, ServiceSpec, Signal, StopSpec,
+    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec, Signal, StopSpec,
 };
 
 use super::super::{Flags, Overrides, SourceChoice};
@@ -73,6 +73,8 @@ fn every_key_has_its_effect() {
         groups = ["video", 44]
         autostart = false
         leftovers = "keep"
+        ports = [65535, 1, 0x1f90]
+        ready = { port = 8443 }
         [service."a.b-1".restart]
         policy = "always"
         success_codes = [0, 143]
@@ -120,6 +122,8 @@ fn every_key_has_its_effect() {
     assert_eq!((spec.autostart, spec.leftovers), (false, Leftovers::Keep));
     assert_eq!(spec.launch, launch);
     assert_eq!(spec.restart, restart);
+    assert_eq!((spec.ports.clone(), spec.ready), ([1, 8080, 65535].into(), ReadySpec::Port(8443)));
+    assert_eq!(spec.wanted_ports(), [1, 8080, 8443, 65535].into());
     assert_eq!(spec.stop, StopSpec { signal: Signal(2), timeout: Duration::ZERO });
 }
 
@@ -161,6 +165,18 @@ fn a_services_own_keys_win_one_by_one() {
     assert_eq!(plain.stop, StopSpec { signal: Signal(2), timeout: secs(1) });
     assert_eq!((own.restart.policy, own.restart.window), (Policy::Always, None));
     assert_eq!((plain.restart.policy, plain.restart.window), (Policy::Always, Some(secs(3600))));
+}
+
+#[test]
+fn a_service_may_go_back_to_the_readiness_that_is_built_in() {
+    let settings = good(
+        "defaults.ready = { port = 1 }\n[service.a]\ncommand = 'x'\n[service.b]\ncommand = 'x'\nready = 'exec'",
+    );
+    let ready: Vec<ReadySpec> = settings.services.iter().map(|service| service.ready).collect();
+    assert_eq!(ready, [ReadySpec::Port(1), ReadySpec::Exec]);
+    let all: Vec<String> = (1..=64).map(|port| port.to_string()).collect();
+    let many = service(&format!("[service.a]\ncommand = 'x'\nports = [{}]", all.join(", ")));
+    assert_eq!(many.ports.len(), ServiceSpec::MAX_PORTS);
 }
 
 #[test]
