@@ -21,6 +21,7 @@ use super::types::{Event, Progress, What};
 use crate::client::{Client, Error};
 use crate::daemon::handle::{Ask, Handle};
 use crate::daemon::journal::{Event as Happened, Journal, JournalWriter};
+use crate::effect::holders::Household;
 
 const QUICK: Duration = Duration::from_millis(200);
 
@@ -59,7 +60,8 @@ fn world() -> World {
     let (writer, journal, waiting) = Journal::new(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&journal).run(waiting));
-    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, Arc::default());
+    let household = Household { cgroups: None, keeper: std::process::id() };
+    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, Arc::default(), household);
     World { folder: tempfile::tempdir().unwrap(), handle, asks, writer, _views: views, _tasks: tasks }
 }
 

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use defib_core::model::{ServiceName, ServiceView, SourceName};
 use defib_core::{Reply, Verb};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::feed::FeedHandle;
 use super::journal::Journal;
+use crate::effect::holders::Household;
+pub use crate::effect::port_status::PortStatus;
+use crate::effect::port_status::{Owner, port_status};
 
 /// The name of the API's socket in the runtime directory.
 pub const SOCKET: &str = "defib.sock";
@@ -62,6 +65,9 @@ pub struct Handle {
     pub feed: Option<FeedHandle>,
     /// The service of each slot of the keeper.
     pub tenants: Arc<BTreeMap<u32, ServiceName>>,
+    household: Household,
+    /// One look at the ports at a time: however many clients ask, no more than one thread is busy with it.
+    looking: Arc<Semaphore>,
 }
 
 impl Handle {
@@ -73,13 +79,28 @@ impl Handle {
         source: SourceName,
         feed: Option<FeedHandle>,
         tenants: Arc<BTreeMap<u32, ServiceName>>,
+        household: Household,
     ) -> Self {
-        Self { asks, views, journal, source, feed, tenants }
+        let looking = Arc::new(Semaphore::new(1));
+        Self { asks, views, journal, source, feed, tenants, household, looking }
     }
 
     /// All services, as they are now.
     pub fn views(&self) -> Views {
         Arc::clone(&self.views.borrow())
+    }
+
+    /// How the ports of these services are at this moment, in the order in which each names them. On another thread: a
+    /// look at many sockets takes its time.
+    pub async fn ports(&self, views: &[&ServiceView]) -> BTreeMap<ServiceName, Vec<PortStatus>> {
+        let owners: Vec<Owner> = views.iter().filter_map(|view| Owner::of(view)).collect();
+        if owners.is_empty() {
+            return BTreeMap::new();
+        }
+        let household = self.household.clone();
+        let _turn = self.looking.acquire().await;
+        // The look does not panic; were it so, nothing would be known.
+        tokio::task::spawn_blocking(move || port_status(&household, owners)).await.unwrap_or_default()
     }
 
     /// Asks for a verb. The receiver gets the answer when the verb is done.

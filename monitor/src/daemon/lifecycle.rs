@@ -28,13 +28,16 @@ use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
 use super::link::{KeeperLink, LinkError};
+use super::ports::Ports;
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
 use super::surfaces::{Serve, Surfaces};
 use crate::config::{self, Overrides, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
+use crate::effect::holders::Household;
 use crate::effect::planner::{Planner, Workshop};
+use crate::effect::port_watch::PortWatch;
 use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
 use crate::keeper::{self, plan};
 use crate::source::{self, Life, SourceChoice};
@@ -132,14 +135,17 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     // After all that can fail: a daemon that does not start leaves no groups behind.
     let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
 
+    let household = Household { cgroups: cgroups.as_ref().ok().cloned(), keeper: keeper_pid };
     let workshop = Workshop {
         log_dir: daemon.log_dir.clone(),
-        cgroups: cgroups.as_ref().ok().cloned(),
+        household: household.clone(),
         lang: std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".to_owned()),
         euid: Uid::effective().as_raw(),
     };
     let (planner, planned) =
         Planner::start(workshop).map_err(|cause| DaemonError::System { what: "start the planner", cause })?;
+    let watch = PortWatch::start(household.clone())
+        .map_err(|cause| DaemonError::System { what: "start looking at ports", cause })?;
     let (asks, waiting) = mpsc::channel(handle::QUEUE);
     let (views, shown) = watch::channel(handle::Views::default());
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
@@ -150,7 +156,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     let feed =
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
     let tenants = Arc::new(slots.names().clone());
-    let handle = Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, tenants);
+    let handle = Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, tenants, household);
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
@@ -160,6 +166,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
         source_name: selection.name,
         planner,
         planned,
+        ports: Ports::new(watch),
         asks: waiting,
         views,
         journal,
@@ -351,6 +358,7 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         }
         daemon.hear(Report::Slot { slot, state })?;
     }
+    daemon.look_at_ports();
     daemon.link.order(Order::Ready, vec![])?;
     daemon.turn([Input::Begin])?;
     for signal in past.signals {

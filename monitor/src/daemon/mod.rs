@@ -5,6 +5,7 @@
 //! - `link`: the socket to the keeper;
 //! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
+//! - `ports`: what the source and looks tell of the services' ports;
 //! - `surfaces`: the thread on which the API lives;
 //! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
 //!
@@ -16,6 +17,7 @@ pub mod handle;
 pub mod journal;
 mod lifecycle;
 mod link;
+mod ports;
 mod run;
 mod slots;
 mod surfaces;

@@ -13,9 +13,11 @@ use tokio::time::Instant;
 use super::handle::{Ask, Views};
 use super::journal::{Event, JournalWriter};
 use super::link::{KeeperLink, LinkError};
+use super::ports::{self, Ports};
 use super::slots::{Kept, Slots};
 use crate::effect::clock;
 use crate::effect::planner::{Job, Planned, Planner};
+use crate::effect::port_watch::Found;
 use crate::keeper::protocol::{Order, Received, Report, SlotState};
 use crate::source::{Batch, Life, Source};
 
@@ -33,6 +35,7 @@ pub(super) struct Daemon {
     pub(super) source_name: SourceName,
     pub(super) planner: Planner,
     pub(super) planned: mpsc::Receiver<Planned>,
+    pub(super) ports: Ports,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
@@ -50,6 +53,7 @@ enum Wake {
     Reports(Result<Received<Report>, LinkError>),
     Source,
     Planned(Option<Planned>),
+    Ports(Option<Found>),
     Ask(Option<Ask>),
     Deadline,
 }
@@ -67,6 +71,7 @@ impl Daemon {
                 planned = self.planned.recv() => Wake::Planned(planned),
                 () = sleep_until(deadline), if deadline.is_some() => Wake::Deadline,
                 () = self.source.wait(&mut batch) => Wake::Source,
+                found = self.ports.found() => Wake::Ports(found),
                 ask = self.asks.recv() => Wake::Ask(ask),
             };
             match wake {
@@ -83,8 +88,9 @@ impl Daemon {
                 Wake::Planned(Some(planned)) => self.take_plan(planned)?,
                 Wake::Ask(Some(ask)) => self.take_ask(ask)?,
                 Wake::Deadline => self.turn([Input::Deadline])?,
-                // Both are held by threads that live as long as this one.
-                Wake::Planned(None) | Wake::Ask(None) => return Ok(()),
+                Wake::Ports(Some(found)) => self.take_found(found)?,
+                // All are held by threads that live as long as this one.
+                Wake::Planned(None) | Wake::Ask(None) | Wake::Ports(None) => return Ok(()),
             }
         }
         Ok(())
@@ -139,6 +145,9 @@ impl Daemon {
         self.source.settle(&mut batch);
         self.tell_events(batch);
         self.tell_all(rest);
+        if matches!(state, SlotState::Living { .. }) {
+            self.watch_ports(slot)?;
+        }
         Ok(())
     }
 
@@ -167,18 +176,22 @@ impl Daemon {
                 && !told
             {
                 let service = service.clone();
-                self.journal.tell(event.at, Event::Kernel { service, event });
+                match ports::hint(&event) {
+                    Some((listener, begins)) => self.look_at_hint(&service, &event, listener, begins),
+                    None => self.journal.tell(event.at, Event::Kernel { service, event }),
+                }
             }
         }
         let count = batch.lost;
         if count > 0 {
             self.look_again(count);
             self.journal.tell(clock::now(), Event::Lost { source: self.source_name, count });
+            self.look_at_ports();
         }
     }
 
     fn take_plan(&mut self, planned: Planned) -> Result<(), LinkError> {
-        let Planned { service, incarnation, result } = planned;
+        let Planned { service, incarnation, result, taken } = planned;
         let failure = match result {
             Ok(provision) => {
                 if let Some(slot) = self.slots.slot(&service) {
@@ -191,7 +204,7 @@ impl Daemon {
             }
             Err(failure) => Some(failure),
         };
-        self.turn([Input::Prepared { service, incarnation, failure, taken: Vec::new() }])
+        self.turn([Input::Prepared { service, incarnation, failure, taken }])
     }
 
     fn take_ask(&mut self, ask: Ask) -> Result<(), LinkError> {

@@ -72,6 +72,16 @@ impl Slots {
         self.names.get(&slot)
     }
 
+    /// All services.
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.tenants.keys()
+    }
+
+    /// Whether a service names ports.
+    pub(super) fn wants_ports(&self, service: &ServiceName) -> bool {
+        self.spec(service).is_some_and(|spec| !spec.wanted_ports().is_empty())
+    }
+
     /// Learns from the fork of a main process when it started.
     pub(super) fn learn(&mut self, event: &KernelEvent) {
         if let (true, Some(slot), KernelFact::Fork { .. }) = (event.main, event.slot, &event.fact) {

@@ -6,4 +6,7 @@ pub mod failure;
 pub mod holders;
 pub mod identity;
 pub mod planner;
+mod port_look;
+pub mod port_status;
+pub mod port_watch;
 pub mod sockets;

@@ -3,7 +3,7 @@
 //! All of it may block, on a directory server or a hung file system, so it happens on a thread of its own. The queue
 //! to it holds one job for each service; a job that does not fit fails and is retried like any failed start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use defib_core::model::{Incarnation, Leftovers, ServiceName, ServiceSpec, StartFailure, StartFailureKind};
+use defib_core::model::{
+    Incarnation, Leftovers, ServiceName, ServiceSpec, StartFailure, StartFailureKind, TakenPort,
+};
 use tokio::sync::mpsc;
 
-use super::cgroup::CgroupTree;
+use super::holders::{self, Household};
+use super::sockets::{self, Namespace, Wanted};
 use super::{failure, identity};
 use crate::config::env_file;
 use crate::keeper::plan::{Plan, SERVICE_VARIABLE};
@@ -46,6 +49,8 @@ pub struct Planned {
     pub incarnation: Incarnation,
     /// The plan, or the obstacle.
     pub result: Result<Provision, StartFailure>,
+    /// The ports of the service on which others listen.
+    pub taken: Vec<TakenPort>,
 }
 
 /// What the keeper gets for a start.
@@ -92,7 +97,7 @@ impl Planner {
                 remedy: "a file system or a directory server that hangs holds up every start".to_owned(),
             };
             let (service, incarnation) = (job.spec.name.clone(), job.incarnation);
-            let planned = Planned { service, incarnation, result: Err(failure) };
+            let planned = Planned { service, incarnation, result: Err(failure), taken: Vec::new() };
             // Both queues full: the start hangs until an operator stops it, and so does the machine.
             self.results.try_send(planned).ok();
         }
@@ -104,8 +109,8 @@ impl Planner {
 pub struct Workshop {
     /// Where output goes.
     pub log_dir: PathBuf,
-    /// The cgroups, if there are any.
-    pub cgroups: Option<CgroupTree>,
+    /// The processes of the services, and their cgroups, if there are any.
+    pub household: Household,
     /// The locale of the services.
     pub lang: String,
     /// The daemon's effective user.
@@ -116,7 +121,8 @@ impl Workshop {
     fn run(&self, jobs: &Receiver<Job>, results: &mpsc::Sender<Planned>) {
         while let Ok(Job { spec, incarnation }) = jobs.recv() {
             let result = self.plan(&spec);
-            let planned = Planned { service: spec.name.clone(), incarnation, result };
+            let taken = if result.is_ok() { self.taken(&spec) } else { Vec::new() };
+            let planned = Planned { service: spec.name.clone(), incarnation, result, taken };
             if results.blocking_send(planned).is_err() {
                 return;
             }
@@ -157,6 +163,27 @@ impl Workshop {
         Ok(Provision { plan, output: self.output(&spec.name)?, cgroup: self.cgroup(&spec.name)? })
     }
 
+    /// The ports of a service on which processes listen that are not its own: not those of an earlier life. In
+    /// defib's own network namespace; whether the service will have another is not known before it runs.
+    fn taken(&self, spec: &ServiceSpec) -> Vec<TakenPort> {
+        let wanted = spec.wanted_ports();
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let look = Wanted { connections: false, ports: Some(&wanted) };
+        let add = |found: &mut Vec<_>, socket: sockets::Socket| found.push((socket.port, socket.inode));
+        let listening = sockets::snapshot(Namespace::Own, look, add).unwrap_or_else(|error| {
+            tracing::debug!(service = %spec.name, %error, "who listens on its ports is not known");
+            Vec::new()
+        });
+        let sockets: BTreeSet<u64> = listening.iter().map(|(_, socket)| *socket).collect();
+        let own = self.household.held(&spec.name, None, &[], &sockets);
+        let others: BTreeMap<u16, u64> =
+            listening.into_iter().filter(|(_, socket)| !own.has(*socket)).collect();
+        let mut holders = holders::holders_of(&others.values().copied().collect());
+        others.into_iter().map(|(port, socket)| TakenPort { port, holder: holders.remove(&socket) }).collect()
+    }
+
     fn env_file(&self, path: &Path) -> Result<env_file::Variables, StartFailure> {
         env_file::load(path, self.euid).map_err(|unusable| StartFailure {
             kind: StartFailureKind::User,
@@ -179,7 +206,7 @@ impl Workshop {
     }
 
     fn cgroup(&self, service: &ServiceName) -> Result<Option<OwnedFd>, StartFailure> {
-        let Some(cgroups) = &self.cgroups else { return Ok(None) };
+        let Some(cgroups) = &self.household.cgroups else { return Ok(None) };
         cgroups.service(service).map(Some).map_err(|error| StartFailure {
             kind: StartFailureKind::Cgroup,
             call: format!("make the cgroup of {service}"),
