@@ -64,10 +64,10 @@ pub struct Service {
 pub struct Port {
     /// Its number.
     pub port: u16,
-    /// Whether a socket listens on it.
-    pub listening: bool,
-    /// Connections that are open.
-    pub connections: u64,
+    /// Whether a process of the service listens on it; `null`: that cannot be known.
+    pub listening: Option<bool>,
+    /// Connections that are open; `null`: that cannot be known.
+    pub connections: Option<u64>,
 }
 
 /// How the last life of a service ended.

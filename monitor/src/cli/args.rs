@@ -80,7 +80,10 @@ pub enum Command {
     /// Run the daemon, or ask the one that runs to leave
     #[command(args_conflicts_with_subcommands = true)]
     Daemon(Daemon),
-    /// Show services: ● up, ● on the way (yellow), ○ down
+    /// Show services: ● up, ● on the way or not ready (yellow), ○ down
+    ///
+    /// Of the PORTS that a service names, `8080` listens, `8080!` does not, and of `8080?` it cannot be known. A service
+    /// that runs and is not ready says so under NEXT/WHY.
     Status {
         /// Which; all without one. `*` and `?` stand for any text and any character
         #[arg(value_name = "NAME")]

@@ -8,7 +8,7 @@ use super::args::Options;
 use super::output::{complain_of, escape, size, span, table};
 use super::session;
 use super::targets::{self, Targets};
-use crate::api::types::{LastExit, Service};
+use crate::api::types::{LastExit, Port, Service};
 
 /// Shows the services that `words` mean, or all of them.
 pub fn run(options: &Options, words: &[String]) -> Exit {
@@ -51,7 +51,7 @@ impl Light {
     fn of(service: &Service) -> Self {
         match service.state {
             State::Running => {
-                let ports = service.ports.iter().all(|port| port.listening);
+                let ports = service.ports.iter().all(|port| port.listening != Some(false));
                 let good = service.ready && service.healthy != Some(false) && ports;
                 if good { Self::Green } else { Self::Yellow }
             }
@@ -73,7 +73,8 @@ impl Light {
 
 fn lines(services: &[Service], now: Timestamp, color: bool) -> String {
     let rows: Vec<_> = services.iter().map(|service| row(service, now)).collect();
-    let head = ["NAME", "STATE", "PID", "UPTIME", "CPU", "MEMORY", "RESTARTS", "LAST EXIT", "NEXT/WHY"];
+    let head =
+        ["NAME", "STATE", "PID", "PORTS", "UPTIME", "CPU", "MEMORY", "RESTARTS", "LAST EXIT", "NEXT/WHY"];
     let mut lines = table(head, &rows).into_iter();
     let head = lines.next().unwrap_or_default();
     let marked = services.iter().zip(lines);
@@ -81,11 +82,12 @@ fn lines(services: &[Service], now: Timestamp, color: bool) -> String {
     std::iter::once(format!("  {head}\n")).chain(marked).collect()
 }
 
-fn row(service: &Service, now: Timestamp) -> [String; 9] {
+fn row(service: &Service, now: Timestamp) -> [String; 10] {
     [
         service.name.to_string(),
         service.state.to_string(),
         service.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        ports(&service.ports),
         service.uptime_seconds.map(span).unwrap_or_default(),
         service.cpu_seconds.map(span).unwrap_or_default(),
         service.memory_bytes.map(size).unwrap_or_default(),
@@ -93,6 +95,22 @@ fn row(service: &Service, now: Timestamp) -> [String; 9] {
         service.last_exit.as_ref().map(|exit| last_exit(exit, now)).unwrap_or_default(),
         next_or_why(service, now),
     ]
+}
+
+/// How many ports a table names; the others are counted.
+const PORTS: usize = 4;
+
+/// Ports, those first that are to be looked after: `8080` listens, `8080!` does not, and of `8080?` nothing is known.
+fn ports(ports: &[Port]) -> String {
+    let mut sorted: Vec<&Port> = ports.iter().collect();
+    sorted.sort_by_key(|port| (port.listening == Some(true), port.port));
+    let shown = sorted.iter().take(PORTS).map(|Port { port, listening, .. }| match listening {
+        Some(true) => port.to_string(),
+        Some(false) => format!("{port}!"),
+        None => format!("{port}?"),
+    });
+    let more = ports.len().checked_sub(PORTS).filter(|more| *more > 0).map(|more| format!("+{more}"));
+    shown.chain(more).collect::<Vec<_>>().join(",")
 }
 
 fn last_exit(exit: &LastExit, now: Timestamp) -> String {
@@ -146,6 +164,23 @@ mod tests {
         }
     }
 
+    fn port(port: u16, listening: Option<bool>) -> Port {
+        Port { port, listening, connections: listening.map(u64::from) }
+    }
+
+    #[test]
+    fn ports_that_do_not_listen_come_first() {
+        let (up, down, unknown) = (Some(true), Some(false), None);
+        assert_eq!(ports(&[]), "");
+        assert_eq!(ports(&[port(80, up), port(443, down), port(8080, unknown)]), "443!,8080?,80");
+        let many: Vec<Port> = (1..=5).map(|number| port(number, up)).chain([port(99, down)]).collect();
+        assert_eq!(ports(&many), "99!,1,2,3,+2");
+        let service = Service { ready: true, ports: many, ..service("a", State::Running) };
+        assert_eq!(Light::of(&service), Light::Yellow);
+        let service = Service { ports: vec![port(80, unknown), port(81, up)], ..service };
+        assert_eq!(Light::of(&service), Light::Green);
+    }
+
     #[test]
     fn the_table_shows_what_an_operator_asks_first() {
         let now: Timestamp = "2026-08-03T14:00:00Z".parse().unwrap();
@@ -166,6 +201,7 @@ mod tests {
             uptime_seconds: Some(723.0),
             cpu_seconds: Some(0.25),
             memory_bytes: Some(5 << 20),
+            ports: vec![port(8080, Some(true))],
             ..service("api", State::Running)
         };
         let flaky = Service {
@@ -173,11 +209,12 @@ mod tests {
             last_exit: Some(exit),
             next_start_at: Some("2026-08-03T14:00:04.200Z".parse().unwrap()),
             why: "died\n3 times".to_owned(),
+            ports: vec![port(81, Some(false))],
             ..service("flaky", State::Retrying)
         };
-        let wanted = "  NAME   STATE     PID   UPTIME  CPU    MEMORY  RESTARTS  LAST EXIT               NEXT/WHY\n\
-                      ● api    running   4711  12m3s   250ms  5.0M    0         -                       -\n\
-                      ● flaky  retrying  -     -       -      -       3         SIGSEGV (core) 45s ago  in 4.2s: died\\n3 times\n";
+        let wanted = "  NAME   STATE     PID   PORTS  UPTIME  CPU    MEMORY  RESTARTS  LAST EXIT               NEXT/WHY\n\
+                      ● api    running   4711  8080   12m3s   250ms  5.0M    0         -                       -\n\
+                      ● flaky  retrying  -     81!    -       -      -       3         SIGSEGV (core) 45s ago  in 4.2s: died\\n3 times\n";
         assert_eq!(lines(&[api.clone(), flaky], now, false), wanted);
         let colored = lines(&[api], now, true);
         assert!(colored.contains("\n\x1b[32m●\x1b[0m api"), "{colored:?}");

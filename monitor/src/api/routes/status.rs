@@ -8,15 +8,22 @@ use axum::extract::{Path, State};
 use defib_core::model::{ServiceView, Tick};
 
 use super::Shared;
-use crate::api::types::{Problem, Service, Status};
+use crate::api::types::{Port, Problem, Service, Status};
 use crate::api::{problem, show};
+use crate::daemon::handle::PortStatus;
 use crate::effect::clock;
 
 /// `GET /v1/status`
 pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    let views = shared.handle.views();
+    let views: Vec<&ServiceView> = views.values().map(AsRef::as_ref).collect();
+    let mut ports = shared.handle.ports(&views).await;
     let now = clock::now();
-    let services = shared.handle.views().values().map(|view| service(&shared, view, now)).collect();
-    Json(Status { services, source: shared.handle.source })
+    let services = views.iter().map(|view| {
+        let ports = ports.remove(&view.name).unwrap_or_default();
+        service(&shared, view, &ports, now)
+    });
+    Json(Status { services: services.collect(), source: shared.handle.source })
 }
 
 /// `GET /v1/status/NAME`
@@ -28,10 +35,15 @@ pub(super) async fn one(
     let views = shared.handle.views();
     let view = name.parse().ok().and_then(|name| views.get(&name));
     let view = view.ok_or_else(|| problem::no_service(&name, &views))?;
-    Ok(Json(service(&shared, view, clock::now())))
+    let ports = shared.handle.ports(&[view]).await.remove(&view.name).unwrap_or_default();
+    Ok(Json(service(&shared, view, &ports, clock::now())))
 }
 
-fn service(shared: &Shared, view: &ServiceView, now: Tick) -> Service {
+fn service(shared: &Shared, view: &ServiceView, ports: &[PortStatus], now: Tick) -> Service {
     let usage = view.pid.zip(view.started).and_then(|(pid, started)| shared.proc.usage(pid, started));
-    show::service(view, usage, Vec::new(), now)
+    let port = |status: &PortStatus| {
+        let PortStatus { port, listening, connections } = *status;
+        Port { port, listening, connections }
+    };
+    show::service(view, usage, ports.iter().map(port).collect(), now)
 }
