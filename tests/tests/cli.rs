@@ -206,7 +206,10 @@ fn status_has_every_field_in_every_state() {
         }
         if !service["last_exit"].is_null() {
             let exit = &service["last_exit"];
-            assert_eq!(keys(exit), ["at", "by", "cause", "code", "core", "signal", "unknown"]);
+            assert_eq!(
+                keys(exit),
+                ["address", "at", "by", "cause", "code", "core", "sender", "signal", "unknown"]
+            );
             assert_utc(&exit["at"]);
         }
     }

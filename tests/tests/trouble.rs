@@ -214,5 +214,5 @@ fn without_any_right_defib_falls_back_and_says_so() {
     assert_eq!(after["last_exit"]["signal"], "SIGKILL");
     assert!(!defib_tests::lives(leftover), "leftovers are found by their environment");
     let exits = daemon.events_of("it", "exit");
-    assert_eq!(exits[0]["unknown"], serde_json::json!(["oom"]), "what no source can tell is said");
+    assert_eq!(exits[0]["unknown"], serde_json::json!(["oom", "sender"]), "what no source can tell is said");
 }

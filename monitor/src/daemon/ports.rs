@@ -3,12 +3,8 @@
 //! The supervisor thread only asks for looks, after the orders of a turn have gone out, and takes what comes back as one
 //! more input. A look names the life that it is about, so one that comes late changes nothing.
 
-use std::collections::BTreeMap;
-
 use defib_core::Input;
-use defib_core::model::{
-    Incarnation, KernelEvent, KernelFact, Leftovers, Listener, ServiceName, ServiceView, State,
-};
+use defib_core::model::{KernelEvent, KernelFact, Leftovers, Listener, ServiceName, ServiceView, State};
 use tokio::sync::mpsc;
 
 use super::link::LinkError;
@@ -20,16 +16,11 @@ use crate::effect::port_watch::{Found, Look, PortWatch, Subject};
 pub(super) struct Ports {
     watch: PortWatch,
     found: mpsc::Receiver<Found>,
-    /// What was found of lives whose start the keeper has not reported yet: a program may listen before that.
-    early: BTreeMap<(ServiceName, u16), (Incarnation, bool)>,
 }
-
-/// More early findings than this are not kept; a program does not open as many ports in its first millisecond.
-const MAX_EARLY: usize = 4096;
 
 impl Ports {
     pub(super) fn new((watch, found): (PortWatch, mpsc::Receiver<Found>)) -> Self {
-        Self { watch, found, early: BTreeMap::new() }
+        Self { watch, found }
     }
 
     /// The next finding.
@@ -67,28 +58,16 @@ impl Daemon {
         }
     }
 
-    /// The keeper says that a life has begun, or that it goes on: what was found of it already is told, and a source
-    /// that hears nothing of ports is helped.
-    pub(super) fn watch_ports(&mut self, slot: u32) -> Result<(), LinkError> {
-        let Some(service) = self.slots.service(slot).cloned() else { return Ok(()) };
-        if !self.ports.early.is_empty() {
-            let of = (service.clone(), 0)..=(service.clone(), u16::MAX);
-            let early: Vec<_> = self.ports.early.extract_if(of, |_, _| true).collect();
-            self.turn(early.into_iter().map(|((service, port), (incarnation, listening))| Input::Port {
-                service,
-                incarnation,
-                port,
-                listening,
-            }))?;
-        }
-        let Some((subject, view)) = self.subject(&service) else { return Ok(()) };
+    /// The keeper says that a life has begun, or that it goes on: a source that hears nothing of ports is helped.
+    pub(super) fn watch_ports(&mut self, slot: u32) {
+        let Some(service) = self.slots.service(slot).cloned() else { return };
+        let Some((subject, view)) = self.subject(&service) else { return };
         let hears = self.source.hears_ports();
         // What is left of an earlier life may listen already, and nobody would hear of that.
         let inherits = subject.spec.leftovers == Leftovers::Keep;
         if view.state == State::Running && !view.ports.is_empty() && (!hears || inherits) {
             self.ports.watch.ask(subject, Look::Ports { all: false, wait: !hears });
         }
-        Ok(())
     }
 
     /// What is known of ports may be wrong, by a loss or because another daemon knew it: every life is looked at.
@@ -108,13 +87,6 @@ impl Daemon {
             self.look_at_ports();
             return Ok(());
         };
-        let early = |view: ServiceView| view.state == State::Starting && view.incarnation == incarnation;
-        if self.core.view(&service).is_some_and(early) {
-            if self.ports.early.len() < MAX_EARLY {
-                self.ports.early.insert((service, port), (incarnation, listening));
-            }
-            return Ok(());
-        }
         self.turn([Input::Port { service, incarnation, port, listening }])
     }
 

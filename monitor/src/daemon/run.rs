@@ -146,7 +146,7 @@ impl Daemon {
         self.tell_events(batch);
         self.tell_all(rest);
         if matches!(state, SlotState::Living { .. }) {
-            self.watch_ports(slot)?;
+            self.watch_ports(slot);
         }
         Ok(())
     }
