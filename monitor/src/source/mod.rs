@@ -15,6 +15,7 @@ mod any;
 mod connector;
 mod ebpf;
 mod feed;
+mod namespace;
 mod pidfd;
 mod scripted;
 mod stats;

@@ -1,12 +1,11 @@
 //! Loads and attaches the probes, after looking for everything that would make the kernel refuse.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 
+use super::super::namespace::{self, Foreign};
 use super::btf::Btf;
 use super::error::EbpfError;
 use super::maps::Abi;
@@ -25,14 +24,6 @@ pub(super) const PROBES: [(&str, &str); 4] = [
     ("on_oom", "mark_victim"),
     ("on_exec", "sched_process_exec"),
     ("on_fork", "sched_process_fork"),
-];
-
-/// Namespaces of which the host's must be ours, by the inode numbers in include/linux/proc_ns.h: the probes see pids,
-/// capabilities and times of the host.
-const NAMESPACES: [(&str, &str, u64); 3] = [
-    ("pid", "/proc/self/ns/pid", 0xEFFF_FFFC),
-    ("user", "/proc/self/ns/user", 0xEFFF_FFFD),
-    ("time", "/proc/self/ns/time", 0xEFFF_FFFA),
 ];
 
 /// Bits of capability(7).
@@ -95,16 +86,10 @@ fn refused(probe: &'static str, error: ProgramError) -> EbpfError {
 }
 
 fn check_namespaces() -> Result<(), EbpfError> {
-    for (namespace, path, initial) in NAMESPACES {
-        match fs::metadata(path) {
-            Ok(found) if found.ino() == initial => {}
-            Ok(_) => return Err(EbpfError::Namespace { namespace }),
-            // A kernel that was built without this kind of namespace has only the initial one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => return Err(EbpfError::Proc { path, cause }),
-        }
-    }
-    Ok(())
+    namespace::check().map_err(|foreign| match foreign {
+        Foreign::Namespace(namespace) => EbpfError::Namespace { namespace },
+        Foreign::Unreadable(path, cause) => EbpfError::Proc { path, cause },
+    })
 }
 
 fn check_capabilities() -> Result<(), EbpfError> {
