@@ -6,19 +6,24 @@
 //! | source | hears | needs |
 //! | --- | --- | --- |
 //! | `ebpf` | fork, exec, end and OOM kill of every supervised process, from the kernel | BTF, `CAP_BPF`, the initial pid namespace |
-//! | `pidfd` | nothing by itself: ends come with the keeper's reports | nothing |
+//! | `proc-connector` | fork, exec and end of every process, from the kernel; an OOM kill from its log | `CAP_NET_ADMIN` before Linux 6.6, the initial pid and network namespaces |
+//! | `pidfd` | nothing by itself: ends come with the keeper's reports, an OOM kill from the kernel's log | nothing |
 //! | `scripted` | what a file says, for tests | the file |
 //!
 //! A source is owned by the supervisor thread. It decides nothing.
 
 mod any;
+mod clocks;
 mod connector;
 mod ebpf;
 mod feed;
+mod kmsg;
 mod namespace;
 mod pidfd;
+mod procfs;
 mod scripted;
 mod stats;
+mod watch;
 
 pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, open};
 pub use connector::ConnectorError;

@@ -3,7 +3,7 @@
 /// The counters of one kind of event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindStats {
-    /// `fork`, `exec`, `exit` or `oom`.
+    /// `fork`, `exec`, `exit`, `signal` or `oom`; `unknown` for what was lost before its kind could be read.
     pub kind: &'static str,
     /// Records that the kernel side wrote.
     pub emitted: u64,
