@@ -140,9 +140,8 @@ impl ConnectorSource {
             kinds: vec![kind("fork", forks), kind("exec", execs), kind("exit", exits), signal, unknown],
             descendant_exits,
             untracked,
-            unrecorded: 0,
             malformed: self.socket.malformed,
-            skipped: None,
+            ..SourceStats::default()
         }
     }
 
