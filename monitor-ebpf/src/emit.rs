@@ -1,9 +1,9 @@
-//! Writing into the ring, and counting what had no room.
+//! Writing into the urgent ring, and counting what had no room.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use defib_ebpf::{EVENT_DESCENDANT, Event, Tracked, VERSION};
+use defib_ebpf::{EVENT_DESCENDANT, Event, NAME_LEN, Tracked, VERSION};
 
 use crate::maps::{URGENT, count};
 
@@ -14,9 +14,9 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// An event about a tracked process, with nothing said yet of parent and status.
+/// The beginning of every record about a tracked process.
 #[inline(always)]
-pub(crate) fn event(kind: u16, at: u64, tgid: u32, entry: &Tracked) -> Event {
+pub(crate) fn event(kind: u16, at: u64, tgid: u32, entry: &Tracked, name: [u8; NAME_LEN]) -> Event {
     Event {
         at,
         start: entry.start,
@@ -24,9 +24,8 @@ pub(crate) fn event(kind: u16, at: u64, tgid: u32, entry: &Tracked) -> Event {
         kind,
         flags: if entry.is_main() { 0 } else { EVENT_DESCENDANT },
         tgid,
-        parent: 0,
         slot: entry.slot,
-        wait_status: 0,
+        name,
     }
 }
 
@@ -57,11 +56,11 @@ pub(crate) fn submit<T: 'static>(kind: u16, record: RingBufEntry<T>, wake: Wake)
     count(|stats| stats.emitted[kind as usize] += 1);
 }
 
-/// Writes an event that needs no more than its header.
+/// Writes a record.
 #[inline(always)]
-pub(crate) fn emit(event: Event, wake: Wake) {
-    if let Some(mut record) = reserve::<Event>(event.kind) {
-        record.write(event);
-        submit(event.kind, record, wake);
+pub(crate) fn emit<T: 'static>(kind: u16, record: T, wake: Wake) {
+    if let Some(mut room) = reserve::<T>(kind) {
+        room.write(record);
+        submit(kind, room, wake);
     }
 }

@@ -1,8 +1,10 @@
-//! The maps, and the globals that user space sets before the load.
+//! The maps that several programs use, and the globals that user space sets before the load.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use core::arch::asm;
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use defib_ebpf::{End, EndKey, Facts, Offsets, Stats, TRACKED_EXECUTED, Tracked};
 
 /// Replaced before the load; see [`offset!`].
@@ -11,7 +13,8 @@ pub(crate) static OFFSETS: Offsets = Offsets::UNSET;
 
 /// Replaced before the load; see [`fact!`].
 #[unsafe(no_mangle)]
-pub(crate) static FACTS: Facts = Facts { keeper_tgid: 0, exit_has_group_dead: 0, oom_arg_is_task: 0 };
+pub(crate) static FACTS: Facts =
+    Facts { keeper_tgid: 0, exit_has_group_dead: 0, oom_arg_is_task: 0, action_size: 0 };
 
 /// The offset of a field in the running kernel. Volatile: the compiler must not fold the value of this build.
 macro_rules! offset {
@@ -31,7 +34,8 @@ macro_rules! fact {
 
 pub(crate) use {fact, offset};
 
-/// Room for about 6,000 records. Only main processes and victims of the out-of-memory killer write here.
+/// Room for about 4,000 records. Main processes write here, and as much of their descendants as [`crate::slots`] lets
+/// through.
 #[map]
 pub(crate) static URGENT: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
@@ -55,13 +59,35 @@ static NEXT_SLOT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
-/// Changes this CPU's counters. Plain additions suffice: tracepoints run with preemption off, and none of ours
-/// fires in an interrupt.
+/// The ends that were seen last, where two threads may both see the end of their process: see [`first_sight`].
+#[map]
+static SEEN: LruHashMap<EndKey, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// Changes this CPU's counters. Plain additions suffice: tracepoints run with preemption off, and what runs in
+/// interrupts, the signals, counts under numbers of its own and with interrupts off. The one counter that both sides
+/// share is changed by [`add`].
 #[inline(always)]
 pub(crate) fn count(change: impl FnOnce(&mut Stats)) {
     if let Some(stats) = STATS.get_ptr_mut(0) {
         // SAFETY: the map has this entry, and nothing else on this CPU touches it meanwhile.
         change(unsafe { &mut *stats });
+    }
+}
+
+/// Adds to a counter that others may be adding to. Inline assembly, because the compiler has no atomic addition for
+/// this target; the verifier of 5.10 knows it.
+#[inline(always)]
+pub(crate) fn add(counter: *mut u64, amount: i64) {
+    // SAFETY: the callers pass counters in map values, which stay allocated until this program returns.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) amount) };
+}
+
+/// Counts an event that is not told. See [`crate::slots`].
+#[inline(always)]
+pub(crate) fn suppressed() {
+    if let Some(stats) = STATS.get_ptr_mut(0) {
+        // SAFETY: the map has this entry.
+        add(unsafe { &raw mut (*stats).suppressed }, 1);
     }
 }
 
@@ -111,6 +137,12 @@ pub(crate) fn first_exec(tgid: u32) -> bool {
 #[inline(always)]
 pub(crate) fn untrack(tgid: u32) -> bool {
     TRACKED.remove(tgid).is_ok()
+}
+
+/// True for the first of the threads that see the end of this process, tracked or not.
+#[inline(always)]
+pub(crate) fn first_sight(key: &EndKey) -> bool {
+    SEEN.insert(key, 0, BPF_NOEXIST.into()).is_ok()
 }
 
 /// Records the end of a main process.

@@ -3,7 +3,13 @@
 //! The tracepoints hand over pointers whose type the verifier knows. It follows plain loads through them, checks each
 //! offset against the type, and a fault reads as zero: no helper call is needed.
 
-use crate::maps::offset;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_get_current_task;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel};
+use aya_ebpf::programs::BtfTracePointContext;
+use defib_ebpf::{NAME_LEN, Tracked};
+
+use crate::maps::{fact, offset, tracked_by_number};
 
 /// A `struct task_struct *` that came out of a tracepoint.
 #[derive(Clone, Copy)]
@@ -11,6 +17,8 @@ pub(crate) struct Task(*const u8);
 
 /// `SIGNAL_GROUP_EXIT` of include/linux/sched/signal.h.
 const GROUP_EXIT: u32 = 4;
+/// `SIGNAL_UNKILLABLE` there: the first process of a pid namespace.
+const UNKILLABLE: u32 = 0x40;
 
 /// Loads a field of the kernel object at `object`.
 ///
@@ -21,6 +29,63 @@ const GROUP_EXIT: u32 = 4;
 pub(crate) unsafe fn field<T: Copy>(object: *const u8, offset: usize) -> T {
     // SAFETY: see above. Volatile: one load, of this width, here.
     unsafe { core::ptr::read_volatile(object.wrapping_add(offset).cast()) }
+}
+
+/// Copies `T` from an address in the kernel, zero if it cannot be read. A helper call: for what the verifier does not let
+/// the programs load themselves.
+#[inline(always)]
+pub(crate) fn read<T: Copy + Default>(address: u64) -> T {
+    // SAFETY: the helper checks the address and copies what is there.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
+}
+
+/// The number in an argument of a tracepoint that the verifier takes for a valid pointer. It believes that such a
+/// pointer is never null, and removes the branches that ask; so the number is copied out of the context.
+#[inline(always)]
+pub(crate) fn number(ctx: &BtfTracePointContext, index: u64) -> u64 {
+    read(ctx.as_ptr() as u64 + 8 * index)
+}
+
+/// The name of the thread that runs this program: what its child has, and what it has after an exec.
+#[inline(always)]
+pub(crate) fn thread_name() -> [u8; NAME_LEN] {
+    bpf_get_current_comm().unwrap_or_default()
+}
+
+/// The name of the process that runs this program: that of its first thread, as `ps` shows it.
+#[inline(always)]
+pub(crate) fn current_name() -> [u8; NAME_LEN] {
+    // SAFETY: the helper takes no arguments and always succeeds.
+    let task = unsafe { bpf_get_current_task() };
+    let leader = read::<u64>(task + offset!(task_group_leader) as u64);
+    read(leader + offset!(task_comm) as u64)
+}
+
+/// The thread group that runs this program.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The process that runs this program, if it is tracked. Without pointers that the verifier knows: a helper that gives
+/// one came with 5.11.
+#[inline(always)]
+pub(crate) fn tracked_current() -> Option<(u32, Tracked)> {
+    let tgid = current_tgid();
+    let entry = tracked_by_number(tgid)?;
+    // SAFETY: the helper takes no arguments and always succeeds.
+    let task = unsafe { bpf_get_current_task() };
+    let leader = read::<u64>(task + offset!(task_group_leader) as u64);
+    entry.is(read(leader + offset!(task_start_boottime) as u64)).then_some((tgid, entry))
+}
+
+/// Whether the process that runs this program is spared by all signals but SIGKILL.
+#[inline(always)]
+pub(crate) fn current_is_unkillable() -> bool {
+    // SAFETY: as above.
+    let task = unsafe { bpf_get_current_task() };
+    let signal = read::<u64>(task + offset!(task_signal) as u64);
+    read::<u32>(signal + offset!(signal_flags) as u64) & UNKILLABLE != 0
 }
 
 impl Task {
@@ -72,6 +137,30 @@ impl Task {
         } else {
             self.leader().get(offset!(task_exit_code))
         }
+    }
+
+    /// The signal that ends the process, once that is certain; zero before, and if it ends by itself.
+    #[inline(always)]
+    pub(crate) fn dies_of(self) -> u32 {
+        if self.signal::<u32>(offset!(signal_flags)) & GROUP_EXIT == 0 {
+            return 0;
+        }
+        self.signal::<u32>(offset!(signal_group_exit_code)) & 0x7f
+    }
+
+    /// Whether the process has a handler for a signal, or ignores it.
+    #[inline(always)]
+    pub(crate) fn handles(self, signal: u32) -> bool {
+        let sighand = read::<u64>(self.0 as u64 + offset!(task_sighand) as u64);
+        let action = u64::from(signal.wrapping_sub(1)) * u64::from(fact!(action_size));
+        let handler = offset!(sighand_action) as u64 + action + offset!(action_handler) as u64;
+        read::<u64>(sighand + handler) != 0
+    }
+
+    /// The name of the process.
+    #[inline(always)]
+    pub(crate) fn name(self) -> [u8; NAME_LEN] {
+        read(self.leader().0 as u64 + offset!(task_comm) as u64)
     }
 
     /// Whether every thread has begun to exit. Two threads that end at the same time may both see it.

@@ -6,52 +6,88 @@
 /// An offset that has not been set. A program that is loaded with it is refused by the verifier.
 pub const ABSENT: u32 = u32::MAX;
 
+/// Which programs need a field. Without a field of the base nothing is loaded, without another its group is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Fork, exec, exit, choice of the out-of-memory killer.
+    Base,
+    /// Fatal signals.
+    Signals,
+    /// Listening sockets.
+    Ports,
+}
+
 macro_rules! offsets {
-    ($($(#[$doc:meta])* $field:ident = $path:literal,)+) => {
+    ($($group:ident { $($(#[$doc:meta])* $field:ident = $path:literal,)+ })+) => {
         /// Byte offsets of fields in the running kernel's structs, in the order of [`Offsets::PATHS`].
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct Offsets {
-            $($(#[$doc])* #[doc = concat!("\n\n`", $path, "`")] pub $field: u32,)+
+            $($($(#[$doc])* #[doc = concat!("\n\n`", $path, "`")] pub $field: u32,)+)+
         }
 
         impl Offsets {
-            /// The BTF path of every field: the struct, then the member in it.
-            pub const PATHS: [&'static str; [$($path),+].len()] = [$($path),+];
+            /// The BTF path of every field: the struct, then the member in it; with the programs that need it.
+            pub const PATHS: [(Group, &'static str); [$($($path),+),+].len()] =
+                [$($((Group::$group, $path)),+),+];
 
             /// Nothing known yet.
-            pub const UNSET: Self = Self { $($field: ABSENT,)+ };
+            pub const UNSET: Self = Self { $($($field: ABSENT,)+)+ };
 
             /// The offsets in the order of [`Offsets::PATHS`].
             pub const fn from_array(offsets: [u32; Self::PATHS.len()]) -> Self {
-                let [$($field),+] = offsets;
-                Self { $($field,)+ }
+                let [$($($field),+),+] = offsets;
+                Self { $($($field,)+)+ }
             }
         }
     };
 }
 
 offsets! {
-    /// What user space calls the pid.
-    task_tgid = "task_struct.tgid",
-    /// The status of this one thread, as wait(2) encodes it.
-    task_exit_code = "task_struct.exit_code",
-    /// When the thread was made, in nanoseconds of `CLOCK_BOOTTIME`; called so since Linux 5.5.
-    task_start_boottime = "task_struct.start_boottime",
-    /// The first thread, which is kept until the process is reaped.
-    task_group_leader = "task_struct.group_leader",
-    /// What all threads share.
-    task_signal = "task_struct.signal",
-    /// How many threads have not begun to exit.
-    signal_live = "signal_struct.live",
-    /// `SIGNAL_GROUP_EXIT` says that `group_exit_code` counts.
-    signal_flags = "signal_struct.flags",
-    /// The status of the whole process, if it was ended as a whole.
-    signal_group_exit_code = "signal_struct.group_exit_code",
-    /// Set when the out-of-memory killer marks the process, and kept until its memory is freed.
-    signal_oom_mm = "signal_struct.oom_mm",
-    /// The path that was given to execve(2).
-    bprm_filename = "linux_binprm.filename",
+    Base {
+        /// What user space calls the pid.
+        task_tgid = "task_struct.tgid",
+        /// The status of this one thread, as wait(2) encodes it.
+        task_exit_code = "task_struct.exit_code",
+        /// When the thread was made, in nanoseconds of `CLOCK_BOOTTIME`; called so since Linux 5.5.
+        task_start_boottime = "task_struct.start_boottime",
+        /// The first thread, which is kept until the process is reaped.
+        task_group_leader = "task_struct.group_leader",
+        /// What all threads share.
+        task_signal = "task_struct.signal",
+        /// The name, `TASK_COMM_LEN` bytes.
+        task_comm = "task_struct.comm",
+        /// How many threads have not begun to exit.
+        signal_live = "signal_struct.live",
+        /// `SIGNAL_GROUP_EXIT` says that `group_exit_code` counts.
+        signal_flags = "signal_struct.flags",
+        /// The status of the whole process, if it was ended as a whole.
+        signal_group_exit_code = "signal_struct.group_exit_code",
+        /// Set when the out-of-memory killer marks the process, and kept until its memory is freed.
+        signal_oom_mm = "signal_struct.oom_mm",
+        /// The path that was given to execve(2).
+        bprm_filename = "linux_binprm.filename",
+    }
+    Signals {
+        /// The handlers, which all threads share.
+        task_sighand = "task_struct.sighand",
+        /// One `struct k_sigaction` for each signal, from 1.
+        sighand_action = "sighand_struct.action",
+        /// The handler; null is the default.
+        action_handler = "k_sigaction.sa.sa_handler",
+    }
+    Ports {
+        /// The port that a socket is bound to, in host order.
+        sock_num = "sock.__sk_common.skc_num",
+        /// The network namespace.
+        sock_net = "sock.__sk_common.skc_net.net",
+        /// `IPPROTO_*`.
+        sock_protocol = "sock.sk_protocol",
+        /// The port in network order, which stays when the socket is unbound.
+        inet_sport = "inet_sock.inet_sport",
+        /// The inode number of a network namespace.
+        net_inum = "net.ns.inum",
+    }
 }
 
 /// What differs between kernels but is no offset. `u32` instead of `bool`: no padding, no invalid values.
@@ -64,6 +100,8 @@ pub struct Facts {
     pub exit_has_group_dead: u32,
     /// 1 if the argument of `mark_victim` is a task (late 6.1), 0 if it is a thread's pid.
     pub oom_arg_is_task: u32,
+    /// `sizeof(struct k_sigaction)`, which depends on the architecture.
+    pub action_size: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 12);
+const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 16);

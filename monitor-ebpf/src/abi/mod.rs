@@ -1,15 +1,22 @@
 //! One file per record that crosses the border.
 
+mod blow;
 mod event;
 mod kernel;
 mod process;
+mod slot;
 mod stats;
 
-pub use event::{EVENT_DESCENDANT, EVENT_OOM, Event, ExecEvent, FILENAME_LEN, kind};
-pub use kernel::{ABSENT, Facts, Offsets};
+pub use blow::{BLOW_FATAL, Blow, Culprit, culprit};
+pub use event::{
+    EVENT_DESCENDANT, EVENT_OOM, Event, ExecEvent, ExitEvent, FILENAME_LEN, ForkEvent, NAME_LEN, NO_SLOT,
+    PortEvent, SignalEvent, kind,
+};
+pub use kernel::{ABSENT, Facts, Group, Offsets};
 pub use process::{COARSE_NS, End, EndKey, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked};
-pub use stats::Stats;
+pub use slot::{DESCENDANT_EVENTS, Listening, MAIN_PORTS, MAX_SLOTS, SLOT_LISTENERS, Slot, WINDOW_NS};
+pub use stats::{FeedStats, Stats};
 
 /// Raised with every change of a layout in this crate. Each ring record carries it, so that a reader
 /// never takes the bytes of another version for its own.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;

@@ -1,5 +1,7 @@
 //! What the programs remember of a process while it lives, and what they leave behind of its end.
 
+use super::blow::Culprit;
+
 /// Set in [`Tracked::flags`] of the main process of a service; clear for its descendants.
 pub const TRACKED_MAIN: u32 = 1;
 /// Set in [`Tracked::flags`] if [`Tracked::start`] is rounded down to a multiple of [`COARSE_NS`].
@@ -79,6 +81,8 @@ pub struct End {
     pub wait_status: u32,
     /// [`EVENT_OOM`](super::EVENT_OOM) or zero.
     pub flags: u32,
+    /// Who dealt the blow.
+    pub culprit: Culprit,
 }
 
-const _: () = assert!(size_of::<Tracked>() == 16 && size_of::<EndKey>() == 16 && size_of::<End>() == 16);
+const _: () = assert!(size_of::<Tracked>() == 16 && size_of::<EndKey>() == 16 && size_of::<End>() == 56);

@@ -5,10 +5,13 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use defib_ebpf::{EVENT_OOM, End, EndKey, kind};
+use defib_ebpf::{Culprit, EVENT_OOM, End, EndKey, Event, ExitEvent, kind};
 
+use crate::blows::culprit_of;
 use crate::emit::{Wake, emit, event, now};
-use crate::maps::{count, fact, record_end, tracked, untrack};
+use crate::feed;
+use crate::maps::{count, fact, first_sight, record_end, tracked, untrack};
+use crate::slots::{descendant_ended, may_tell};
 use crate::task::Task;
 
 #[btf_tracepoint(function = "sched_process_exit")]
@@ -24,32 +27,56 @@ fn on_exit(ctx: BtfTracePointContext) -> i32 {
     if !last {
         return 0;
     }
+    let (tgid, start) = (task.tgid(), task.start());
+    // Without the argument two threads may see the last end. Whoever is first reports it, and that is still before the
+    // process can be reaped: both run ahead of their own thread's release.
+    if fact!(exit_has_group_dead) == 0 && !first_sight(&EndKey::new(tgid, start)) {
+        return 0;
+    }
     count(|stats| stats.host[kind::EXIT as usize] += 1);
 
-    let tgid = task.tgid();
-    let Some(entry) = tracked(tgid, task.start()) else { return 0 };
-    // Without the argument two threads may see the last end. Whoever deletes the entry reports it, and that is still
-    // before the process can be reaped: both run ahead of their own thread's release.
+    let Some(entry) = tracked(tgid, start) else {
+        if feed::is_on() {
+            let event = feed::event(kind::EXIT, now(), tgid, start, None, task.name());
+            feed::tell(record(event, &end_of(task, event.at)), event.at);
+        }
+        return 0;
+    };
     if !untrack(tgid) {
         return 0;
     }
-    let end = End {
-        at: now(),
-        wait_status: task.wait_status(),
-        flags: if task.oom_victim() { EVENT_OOM } else { 0 },
-    };
+    let mut end = end_of(task, now());
+    end.culprit = culprit_of(tgid, &entry, end.wait_status, end.at);
     if entry.is_main() {
         record_end(&EndKey::new(tgid, entry.start), &end);
     } else {
         count(|stats| stats.descendant_exits += 1);
+        descendant_ended(&entry);
+        if feed::is_on() {
+            feed::tell(
+                record(feed::event(kind::EXIT, end.at, tgid, start, Some(&entry), task.name()), &end),
+                end.at,
+            );
+        }
         // A build or a shell script ends thousands of them; only what the kernel killed for memory is news.
-        if end.flags & EVENT_OOM == 0 {
+        if end.flags & EVENT_OOM == 0 || !may_tell(&entry, end.at) {
             return 0;
         }
     }
-    let mut exit = event(kind::EXIT, end.at, tgid, &entry);
-    exit.flags |= end.flags;
-    exit.wait_status = end.wait_status;
-    emit(exit, if entry.is_reported() { Wake::WithReport } else { Wake::Now });
+    let event = event(kind::EXIT, end.at, tgid, &entry, task.name());
+    emit(kind::EXIT, record(event, &end), if entry.is_reported() { Wake::WithReport } else { Wake::Now });
     0
+}
+
+/// The end of a process, whoever brought it about.
+#[inline(always)]
+fn end_of(task: Task, at: u64) -> End {
+    let flags = if task.oom_victim() { EVENT_OOM } else { 0 };
+    End { at, wait_status: task.wait_status(), flags, culprit: Culprit::NONE }
+}
+
+#[inline(always)]
+fn record(mut event: Event, end: &End) -> ExitEvent {
+    event.flags |= end.flags;
+    ExitEvent { event, culprit: end.culprit, wait_status: end.wait_status, padding: 0 }
 }

@@ -2,11 +2,12 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use defib_ebpf::{TRACKED_MAIN, Tracked, kind};
+use defib_ebpf::{ForkEvent, TRACKED_MAIN, Tracked, kind};
 
 use crate::emit::{Wake, emit, event, now};
+use crate::feed;
 use crate::maps::{count, fact, next_slot, track, tracked};
-use crate::task::Task;
+use crate::task::{Task, thread_name};
 
 #[btf_tracepoint(function = "sched_process_fork")]
 fn on_fork(ctx: BtfTracePointContext) -> i32 {
@@ -18,16 +19,25 @@ fn on_fork(ctx: BtfTracePointContext) -> i32 {
     }
     count(|stats| stats.host[kind::FORK as usize] += 1);
 
-    if parent_tgid == fact!(keeper_tgid) {
+    let entry = if parent_tgid == fact!(keeper_tgid) {
         // Without an announced slot the child is the daemon or a helper of the keeper.
-        let Some(slot) = next_slot() else { return 0 };
-        let entry = Tracked { start: child.start(), slot, flags: TRACKED_MAIN };
-        track(child_tgid, &entry);
-        let mut fork = event(kind::FORK, now(), child_tgid, &entry);
-        fork.parent = parent_tgid;
-        emit(fork, Wake::WithReport);
-    } else if let Some(parent) = tracked(parent_tgid, parent.start()) {
-        track(child_tgid, &Tracked { start: child.start(), slot: parent.slot, flags: 0 });
+        next_slot().map(|slot| Tracked { start: child.start(), slot, flags: TRACKED_MAIN })
+    } else {
+        let parent = tracked(parent_tgid, parent.start());
+        parent.map(|parent| Tracked { start: child.start(), slot: parent.slot, flags: 0 })
+    };
+    if let Some(entry) = &entry {
+        track(child_tgid, entry);
+        if entry.is_main() {
+            let event = event(kind::FORK, now(), child_tgid, entry, thread_name());
+            emit(kind::FORK, ForkEvent { event, parent: parent_tgid, padding: 0 }, Wake::WithReport);
+            return 0;
+        }
+    }
+    if feed::is_on() {
+        let at = now();
+        let event = feed::event(kind::FORK, at, child_tgid, child.start(), entry.as_ref(), thread_name());
+        feed::tell(ForkEvent { event, parent: parent_tgid, padding: 0 }, at);
     }
     0
 }

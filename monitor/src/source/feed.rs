@@ -9,6 +9,10 @@ use super::ebpf::EbpfFeed;
 
 /// Hears of every process of the host, main processes of services excepted where it can tell them.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is moved once, to the thread that reads it"
+)]
 pub enum Feed {
     /// A ring of its own that eBPF programs write.
     Ebpf(EbpfFeed),

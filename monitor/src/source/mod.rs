@@ -5,7 +5,7 @@
 //!
 //! | source | hears | needs |
 //! | --- | --- | --- |
-//! | `ebpf` | fork, exec, end and OOM kill of every supervised process, from the kernel | BTF, `CAP_BPF`, the initial pid namespace |
+//! | `ebpf` | fork, exec, fatal signals with their senders, end, OOM kill and ports of supervised processes, from the kernel | BTF, `CAP_BPF`, the initial pid namespace |
 //! | `proc-connector` | fork, exec and end of every process, from the kernel; an OOM kill from its log | `CAP_NET_ADMIN` before Linux 6.6, the initial pid and network namespaces |
 //! | `pidfd` | nothing by itself: ends come with the keeper's reports, an OOM kill from the kernel's log | nothing |
 //! | `scripted` | what a file says, for tests | the file |
@@ -27,6 +27,6 @@ mod watch;
 
 pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, open};
 pub use connector::ConnectorError;
-pub use ebpf::{EbpfError, probe_report};
+pub use ebpf::{EbpfError, ProbeReport, probe_report, probes};
 pub use feed::Feed;
 pub use stats::{KindStats, SourceStats};

@@ -3,7 +3,8 @@
 /// The counters of one kind of event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindStats {
-    /// `fork`, `exec`, `exit`, `signal` or `oom`; `unknown` for what was lost before its kind could be read.
+    /// `fork`, `exec`, `exit`, `oom`, `signal`, `listen` or `unlisten`; `unknown` for what was lost before its kind
+    /// could be read.
     pub kind: &'static str,
     /// Records that the kernel side wrote.
     pub emitted: u64,
@@ -22,13 +23,20 @@ pub struct SourceStats {
     pub kinds: Vec<KindStats>,
     /// Ends of descendants of services, which make no event.
     pub descendant_exits: u64,
+    /// Events of descendants, and ports, that were not told because their service had told too many in that second.
+    /// What is left out on purpose is not lost.
+    pub suppressed: u64,
     /// Processes that could not be tracked because there were too many.
     pub untracked: u64,
     /// Ends that could not be kept for [`take_end`](super::Source::take_end) because too many were kept already.
     pub unrecorded: u64,
+    /// Signals whose senders could not be remembered for want of memory.
+    pub unblamed: u64,
+    /// Sockets that could not be followed because there were too many.
+    pub unfollowed: u64,
     /// Records that made no sense and were dropped.
     pub malformed: u64,
-    /// Runs of a probe that the kernel skipped; `None` before Linux 5.12, which does not count them.
+    /// Runs of a probe that the kernel skipped and that may have mattered; `None` before Linux 5.12, which does not count them.
     pub skipped: Option<u64>,
 }
 
@@ -36,6 +44,7 @@ impl SourceStats {
     /// Everything that was missed. When it grows, what is known may be stale.
     pub fn lost(&self) -> u64 {
         let lost: u64 = self.kinds.iter().map(|kind| kind.lost).sum();
-        lost + self.untracked + self.unrecorded + self.malformed + self.skipped.unwrap_or(0)
+        let unkept = self.untracked + self.unrecorded + self.unblamed + self.unfollowed;
+        lost + unkept + self.malformed + self.skipped.unwrap_or(0)
     }
 }

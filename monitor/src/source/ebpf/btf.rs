@@ -146,6 +146,11 @@ impl Btf {
         bits.is_multiple_of(8).then_some(bits / 8)
     }
 
+    /// The size of a struct in bytes.
+    pub(super) fn size(&self, name: &str) -> Option<u32> {
+        Some(self.get(self.find(STRUCT, name)?)?.value)
+    }
+
     /// The types of a tracepoint's arguments.
     pub(super) fn tracepoint(&self, name: &str) -> Option<Vec<TypeId>> {
         let pointer = self.get(self.find(TYPEDEF, &format!("btf_trace_{name}"))?)?;

@@ -1,19 +1,184 @@
 //! The bulk ring: every process of the host, while somebody listens.
 
+#![expect(unsafe_code, reason = "tokio takes the owner's word that a polled descriptor stays open")]
+
+use std::fmt;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use defib_ebpf::FeedStats;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
+
 use super::super::any::Batch;
+use super::decode::decode;
 use super::error::EbpfError;
+use super::maps::FeedMaps;
 
-/// The reader of the bulk ring.
-#[derive(Debug)]
-pub struct EbpfFeed;
+/// Records that one turn reads at most, about a millisecond of work.
+const TURN: usize = 4096;
 
-#[expect(clippy::unused_async, clippy::unnecessary_wraps, reason = "stub")]
+/// After it was woken the reader looks again by itself, and later than the probes stay quiet: see the kernel half's
+/// `feed`. So what was written without a wake-up is never left lying.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// The reader of the bulk ring. It ends with the source that it came with: nothing is heard after that.
+pub struct EbpfFeed {
+    ring: Ring,
+    maps: FeedMaps,
+    hears_signals: bool,
+    /// When to look without having been woken.
+    look: Option<Instant>,
+    counts: FeedCounts,
+    /// Losses that a [`Batch`] has told already.
+    told: u64,
+}
+
+/// What has been counted. After the ring was read to its end, `emitted` is `received` and `lost` together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FeedCounts {
+    /// Events that the probes were to tell.
+    pub(super) emitted: u64,
+    /// Records that arrived here.
+    pub(super) received: u64,
+    /// Events for which the ring had no room.
+    pub(super) lost: u64,
+    /// Records among the received that made no sense and were dropped.
+    pub(super) malformed: u64,
+}
+
+#[derive(Default)]
+enum Ring {
+    Quiet(RingBuf<MapData>),
+    Polled(AsyncFd<RingBuf<MapData>>),
+    /// While it changes hands.
+    #[default]
+    Gone,
+}
+
+impl fmt::Debug for EbpfFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EbpfFeed").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
 impl EbpfFeed {
+    pub(super) fn new(ring: RingBuf<MapData>, maps: FeedMaps, hears_signals: bool) -> Self {
+        let ring = Ring::Quiet(ring);
+        Self { ring, maps, hears_signals, look: None, counts: FeedCounts::default(), told: 0 }
+    }
+
     pub(in crate::source) fn start(&mut self) -> Result<(), EbpfError> {
-        Ok(())
+        if let Ring::Quiet(mut ring) = std::mem::take(&mut self.ring) {
+            // A probe that ran when the feed was stopped may have written one more.
+            self.counts.discard(&mut ring);
+            // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
+            let polled = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+            self.ring = match polled {
+                Ok(polled) => Ring::Polled(polled),
+                Err(error) => {
+                    let (ring, cause) = error.into_parts();
+                    self.ring = Ring::Quiet(ring);
+                    return Err(EbpfError::Poll(cause));
+                }
+            };
+        }
+        // The first look needs no wake-up: the last one may have been spent on what was thrown away.
+        self.look = Some(Instant::now() + AGAIN);
+        self.maps.switch(true)
     }
-    pub(in crate::source) async fn read(&mut self, _batch: &mut Batch) {
-        std::future::pending().await
+
+    pub(in crate::source) async fn read(&mut self, batch: &mut Batch) {
+        loop {
+            let Ring::Polled(ring) = &mut self.ring else { return std::future::pending().await };
+            let woken = match self.look {
+                Some(when) => {
+                    sleep_until(when).await;
+                    false
+                }
+                None => match ring.readable_mut().await {
+                    Ok(mut ready) => {
+                        ready.clear_ready();
+                        true
+                    }
+                    Err(error) => {
+                        // The runtime is shutting down.
+                        tracing::debug!(%error, "the ring is not polled any more");
+                        return std::future::pending().await;
+                    }
+                },
+            };
+            let found = self.counts.read(ring.get_mut(), self.hears_signals, batch);
+            self.look = match found {
+                TURN.. => Some(Instant::now()),
+                1.. => Some(Instant::now() + AGAIN),
+                // A record that is just being written hides what is behind it.
+                0 if woken => Some(Instant::now() + AGAIN),
+                0 => None,
+            };
+            self.tell_losses(batch);
+            if !batch.events.is_empty() || batch.lost > 0 {
+                return;
+            }
+        }
     }
-    pub(in crate::source) fn stop(&mut self) {}
+
+    pub(in crate::source) fn stop(&mut self) {
+        if let Err(error) = self.maps.switch(false) {
+            tracing::warn!(error = %error.chain(), "the feed cannot be switched off");
+        }
+        self.ring = match std::mem::take(&mut self.ring) {
+            Ring::Polled(polled) => {
+                let mut ring = polled.into_inner();
+                self.counts.discard(&mut ring);
+                Ring::Quiet(ring)
+            }
+            other => other,
+        };
+    }
+
+    /// What has been counted so far.
+    pub(super) fn counts(&self) -> FeedCounts {
+        let kernel = self.maps.stats().unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "the feed's counters cannot be read");
+            FeedStats::default()
+        });
+        FeedCounts { emitted: kernel.emitted, lost: kernel.lost, ..self.counts }
+    }
+
+    fn tell_losses(&mut self, batch: &mut Batch) {
+        let FeedCounts { lost, malformed, .. } = self.counts();
+        let lost = lost + malformed;
+        batch.lost += lost.saturating_sub(self.told);
+        self.told = lost.max(self.told);
+    }
+}
+
+impl FeedCounts {
+    /// Takes out what nobody will read.
+    fn discard(&mut self, ring: &mut RingBuf<MapData>) {
+        while ring.next().is_some() {
+            self.received += 1;
+        }
+    }
+
+    /// Reads up to [`TURN`] records and returns how many it found.
+    fn read(&mut self, ring: &mut RingBuf<MapData>, hears_signals: bool, batch: &mut Batch) -> usize {
+        for found in 0..TURN {
+            let Some(record) = ring.next() else { return found };
+            self.received += 1;
+            match decode(&record, hears_signals) {
+                Some(decoded) => batch.events.push(decoded.event),
+                None => self.malformed += 1,
+            }
+        }
+        TURN
+    }
+}
+
+impl Drop for EbpfFeed {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }

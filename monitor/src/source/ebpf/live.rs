@@ -3,8 +3,7 @@
 #![expect(unsafe_code, reason = "tokio takes the owner's word that a polled descriptor stays open")]
 
 use std::fmt;
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use aya::maps::{MapData, RingBuf};
 use defib_core::model::Witness;
@@ -17,8 +16,9 @@ use super::super::stats::{KindStats, SourceStats};
 use super::decode::{decode, witness};
 use super::error::EbpfError;
 use super::feed::EbpfFeed;
-use super::load::{PROBES, load, report};
-use super::maps::{Maps, take_ring};
+use super::load::{Loaded, ON_GENERATE, ON_STATE, PROBES, lines, load};
+use super::maps::{FeedMaps, Maps, take_ring};
+use super::misses::Misses;
 use super::process::coarse_start;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
@@ -31,16 +31,21 @@ pub struct EbpfSource {
     tally: Tally,
     /// Ends that have been looked up and are still in EXITS.
     taken: Vec<EndKey>,
-    probes: aya::Ebpf,
+    misses: Misses,
+    pub(super) probes: Loaded,
 }
 
 /// What this side has counted.
 #[derive(Debug, Default)]
 struct Tally {
+    /// Whether the probes see who sends signals.
+    hears_signals: bool,
     received: [u64; kind::COUNT],
     malformed: u64,
     /// Losses that a [`Batch`] has told already.
     told: u64,
+    /// Skipped runs that a [`Batch`] has told already.
+    told_skipped: u64,
 }
 
 impl fmt::Debug for EbpfSource {
@@ -50,16 +55,34 @@ impl fmt::Debug for EbpfSource {
 }
 
 impl EbpfSource {
-    /// Loads and attaches the probes. Also returns what they were attached to.
+    /// Loads and attaches the probes. Also returns the feed that they can tell, and what came of each of them.
     pub(in crate::source) fn open(keeper: u32) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
-        let mut probes = load(keeper)?;
-        let attached = report(&mut probes)?;
-        let ring = take_ring(&mut probes)?;
-        let maps = Maps::take(&mut probes)?;
+        Self::over(load(keeper)?)
+    }
+
+    /// Takes hold of probes that are attached.
+    pub(super) fn over(mut probes: Loaded) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
+        let why = lines(&probes.reports);
+        for report in &probes.reports {
+            if let Err(error) = &report.outcome {
+                let log = error.verifier_log().unwrap_or_default();
+                tracing::debug!(probe = report.probe, log, "a probe is left out");
+            }
+        }
+        let hears_signals = probes.has(ON_GENERATE);
+        // A socket changes its state in interrupts too, so the probe there does meet itself. What it then skips is never
+        // the begin or the end of listening, which happen in processes, one at a time on a CPU: no loss.
+        let that_matter = PROBES.iter().filter(|probe| probe.name != ON_STATE);
+        let misses = Misses::of(that_matter.filter_map(|probe| probes.probe(probe.name)));
+        let ring = take_ring(&mut probes.object, "URGENT")?;
+        let maps = Maps::take(&mut probes.object)?;
+        let feed_ring = take_ring(&mut probes.object, "BULK")?;
+        let feed = EbpfFeed::new(feed_ring, FeedMaps::take(&mut probes.object)?, hears_signals);
         // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| EbpfError::Poll(error.into()))?;
-        Ok((Self { ring, maps, tally: Tally::default(), taken: Vec::new(), probes }, EbpfFeed, attached))
+        let tally = Tally { hears_signals, ..Tally::default() };
+        Ok((Self { ring, maps, tally, taken: Vec::new(), misses, probes }, feed, why))
     }
 
     pub(in crate::source) async fn wait(&mut self, batch: &mut Batch) {
@@ -76,7 +99,7 @@ impl EbpfSource {
                 std::future::pending().await
             }
         }
-        self.tell_losses(batch);
+        self.tell_losses(batch, 0);
     }
 
     pub(in crate::source) fn drain(&mut self, batch: &mut Batch) {
@@ -89,7 +112,8 @@ impl EbpfSource {
                 tracing::warn!(pid = key.tgid, error = %error.chain(), "an end stays recorded");
             }
         }
-        self.tell_losses(batch);
+        let skipped = self.misses.known();
+        self.tell_losses(batch, skipped);
     }
 
     pub(in crate::source) fn take_end(&mut self, pid: u32, start: u64) -> Option<Witness> {
@@ -100,7 +124,7 @@ impl EbpfSource {
         match self.maps.end(key) {
             Ok(Some(end)) => {
                 self.taken.push(key);
-                return Some(witness(&end));
+                return Some(witness(&end, self.tally.hears_signals));
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(pid, error = %error.chain(), "an end cannot be looked up"),
@@ -132,7 +156,7 @@ impl EbpfSource {
     }
 
     pub(in crate::source) fn hears_ports(&self) -> bool {
-        false
+        self.probes.has(ON_STATE)
     }
 
     pub(in crate::source) fn next_slot(&self) -> BorrowedFd<'_> {
@@ -151,10 +175,13 @@ impl EbpfSource {
         SourceStats {
             kinds: (0..kind::COUNT).map(of_kind).collect(),
             descendant_exits: counted.descendant_exits,
+            suppressed: counted.suppressed,
             untracked: counted.tracked_full,
             unrecorded: counted.exits_full,
+            unblamed: counted.blows_full,
+            unfollowed: counted.listeners_full,
             malformed: self.tally.malformed,
-            skipped: self.skipped(),
+            skipped: self.misses.count(),
         }
     }
 
@@ -165,17 +192,15 @@ impl EbpfSource {
         })
     }
 
-    fn tell_losses(&mut self, batch: &mut Batch) {
+    /// Adds what was lost since this was last asked; `skipped` runs are known only now and then.
+    fn tell_losses(&mut self, batch: &mut Batch, skipped: u64) {
         let counted = self.counted();
-        let in_kernel = counted.lost.iter().sum::<u64>() + counted.tracked_full + counted.exits_full;
-        let lost = in_kernel + self.tally.malformed;
-        batch.lost += lost.saturating_sub(self.tally.told);
-        self.tally.told = self.tally.told.max(lost);
-    }
-
-    /// Runs that the kernel skipped because the probe was running on that CPU already, from fdinfo.
-    fn skipped(&self) -> Option<u64> {
-        PROBES.iter().map(|(probe, _)| skipped_runs(self.probes.program(probe)?)).sum()
+        let unkept = counted.tracked_full + counted.exits_full + counted.blows_full + counted.listeners_full;
+        let lost = counted.lost.iter().sum::<u64>() + unkept + self.tally.malformed;
+        for (lost, told) in [(lost, &mut self.tally.told), (skipped, &mut self.tally.told_skipped)] {
+            batch.lost += lost.saturating_sub(*told);
+            *told = lost.max(*told);
+        }
     }
 }
 
@@ -184,7 +209,7 @@ impl Tally {
     fn read(&mut self, ring: &mut RingBuf<MapData>, batch: &mut Batch) -> bool {
         for _ in 0..TURN {
             let Some(record) = ring.next() else { return true };
-            match decode(&record) {
+            match decode(&record, self.hears_signals) {
                 Some(decoded) => {
                     self.received[usize::from(decoded.kind)] += 1;
                     batch.events.push(decoded.event);
@@ -194,10 +219,4 @@ impl Tally {
         }
         false
     }
-}
-
-fn skipped_runs(program: &aya::programs::Program) -> Option<u64> {
-    let fd = program.fd().ok()?.as_fd().as_raw_fd();
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }

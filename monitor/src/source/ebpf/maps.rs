@@ -8,8 +8,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use defib_ebpf::{End, EndKey, Facts, Offsets, Stats, Tracked, kind};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use defib_ebpf::{Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, Slot, Stats, Tracked, kind};
 
 use super::error::EbpfError;
 
@@ -26,11 +26,12 @@ macro_rules! plain {
     )+};
 }
 
-plain!(End, EndKey, Facts, Offsets, Stats, Tracked);
+plain!(Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, Slot, Stats, Tracked);
 
-/// What is read and written from here, all but the ring.
+/// What the source reads and writes, all but the ring.
 pub(super) struct Maps {
     tracked: HashMap<MapData, u32, Abi<Tracked>>,
+    blows: HashMap<MapData, u32, Abi<Blow>>,
     exits: HashMap<MapData, Abi<EndKey>, Abi<End>>,
     stats: PerCpuArray<MapData, Abi<Stats>>,
     next_slot: MapData,
@@ -46,9 +47,9 @@ fn take(object: &mut aya::Ebpf, name: &'static str) -> Result<Map, EbpfError> {
     object.take_map(name).ok_or(EbpfError::Missing { what: "map", name })
 }
 
-/// Takes the ring out of the object.
-pub(super) fn take_ring(object: &mut aya::Ebpf) -> Result<RingBuf<MapData>, EbpfError> {
-    take(object, "URGENT")?.try_into().map_err(failed("URGENT"))
+/// Takes a ring out of the object.
+pub(super) fn take_ring(object: &mut aya::Ebpf, name: &'static str) -> Result<RingBuf<MapData>, EbpfError> {
+    take(object, name)?.try_into().map_err(failed(name))
 }
 
 impl Maps {
@@ -59,6 +60,7 @@ impl Maps {
         };
         Ok(Self {
             tracked: take(object, "TRACKED")?.try_into().map_err(failed("TRACKED"))?,
+            blows: take(object, "BLOWS")?.try_into().map_err(failed("BLOWS"))?,
             exits: take(object, "EXITS")?.try_into().map_err(failed("EXITS"))?,
             stats: take(object, "STATS")?.try_into().map_err(failed("STATS"))?,
             next_slot,
@@ -78,8 +80,10 @@ impl Maps {
         self.tracked.insert(tgid, Abi(entry), 0).map_err(failed("TRACKED"))
     }
 
+    /// Takes out what is remembered of a process whose end the probes do not see.
     pub(super) fn untrack(&mut self, tgid: u32) -> Result<(), EbpfError> {
         found(self.tracked.remove(&tgid)).map_err(failed("TRACKED"))?;
+        found(self.blows.remove(&tgid)).map_err(failed("BLOWS"))?;
         Ok(())
     }
 
@@ -98,6 +102,36 @@ impl Maps {
     pub(super) fn stats(&self) -> Result<Stats, EbpfError> {
         let per_cpu = self.stats.get(&0, 0).map_err(failed("STATS"))?;
         Ok(per_cpu.iter().fold(Stats::default(), |sum, Abi(one)| add(sum, one)))
+    }
+}
+
+/// The maps of the feed, all but its ring.
+pub(super) struct FeedMaps {
+    switch: Array<MapData, u64>,
+    stats: PerCpuArray<MapData, Abi<FeedStats>>,
+}
+
+impl FeedMaps {
+    /// Takes the maps out of the object.
+    pub(super) fn take(object: &mut aya::Ebpf) -> Result<Self, EbpfError> {
+        Ok(Self {
+            switch: take(object, "CTRL")?.try_into().map_err(failed("CTRL"))?,
+            stats: take(object, "FEED_STATS")?.try_into().map_err(failed("FEED_STATS"))?,
+        })
+    }
+
+    /// Lets the probes tell of every process, or not.
+    pub(super) fn switch(&mut self, on: bool) -> Result<(), EbpfError> {
+        self.switch.set(0, u64::from(on), 0).map_err(failed("CTRL"))
+    }
+
+    /// The counters of all CPUs together.
+    pub(super) fn stats(&self) -> Result<FeedStats, EbpfError> {
+        let per_cpu = self.stats.get(&0, 0).map_err(failed("FEED_STATS"))?;
+        Ok(per_cpu.iter().fold(FeedStats::default(), |sum, Abi(one)| FeedStats {
+            emitted: sum.emitted + one.emitted,
+            lost: sum.lost + one.lost,
+        }))
     }
 }
 
@@ -120,7 +154,10 @@ fn add(mut sum: Stats, one: &Stats) -> Stats {
         sum.host[index] += one.host[index];
     }
     sum.descendant_exits += one.descendant_exits;
+    sum.suppressed += one.suppressed;
     sum.tracked_full += one.tracked_full;
     sum.exits_full += one.exits_full;
+    sum.blows_full += one.blows_full;
+    sum.listeners_full += one.listeners_full;
     sum
 }

@@ -1,8 +1,9 @@
-//! The eBPF source: four probes in this kernel, a ring that they write and maps that they keep.
+//! The eBPF source: probes in this kernel, rings that they write and maps that they keep.
 //!
 //! Opening it reads the kernel's own types ([`btf`]), resolves from them what the probes must know ([`offsets`]),
 //! loads and attaches the embedded object ([`load`]) and takes hold of its maps ([`maps`]). From then on [`live`]
-//! turns ring records into events by way of [`decode`]. Dropping the source detaches the probes.
+//! turns ring records into events by way of [`decode`], and [`feed`] those of the second ring, which tells of every
+//! process of the host while somebody listens. Dropping the source detaches the probes.
 //!
 //! The kernel half is the package `defib-ebpf`, whose library holds the layouts that both halves share.
 
@@ -13,12 +14,15 @@ mod feed;
 mod live;
 mod load;
 mod maps;
+mod misses;
 mod offsets;
 mod process;
+mod report;
 #[cfg(test)]
 mod tests;
 
 pub use error::EbpfError;
 pub(super) use feed::EbpfFeed;
 pub(super) use live::EbpfSource;
-pub use load::probe_report;
+pub use load::{probe_report, probes};
+pub use report::ProbeReport;

@@ -1,15 +1,43 @@
 //! Resolves what the probes must know of the running kernel.
 
-use defib_ebpf::{Facts, Offsets};
+use defib_ebpf::{ABSENT, Facts, Group, Offsets};
 
 use super::btf::Btf;
 use super::error::EbpfError;
 
+/// What the probes must know, and what this kernel does not have.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) offsets: Offsets,
+    pub(super) facts: Facts,
+    /// The fields that are missing, by the probes that need them. None of the base.
+    missing: Vec<(Group, &'static str)>,
+}
+
+impl Resolved {
+    /// Why the probes of a group cannot be loaded, if they cannot.
+    pub(super) fn check(&self, group: Group) -> Result<(), EbpfError> {
+        match self.missing.iter().find(|(needed_by, _)| *needed_by == group) {
+            Some((_, what)) => Err(EbpfError::Kernel { what: (*what).into() }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The offsets and facts of the kernel that `btf` describes, for probes that follow the children of `keeper`.
-pub(super) fn resolve(btf: &Btf, keeper: u32) -> Result<(Offsets, Facts), EbpfError> {
-    let mut offsets = [0; Offsets::PATHS.len()];
-    for (offset, path) in offsets.iter_mut().zip(Offsets::PATHS) {
-        *offset = btf.offset(path).ok_or_else(|| EbpfError::Kernel { what: path.into() })?;
+pub(super) fn resolve(btf: &Btf, keeper: u32) -> Result<Resolved, EbpfError> {
+    let mut offsets = [ABSENT; Offsets::PATHS.len()];
+    let mut missing = Vec::new();
+    for (offset, (group, path)) in offsets.iter_mut().zip(Offsets::PATHS) {
+        match (btf.offset(path), group) {
+            (Some(found), _) => *offset = found,
+            (None, Group::Base) => return Err(EbpfError::Kernel { what: path.into() }),
+            (None, Group::Signals | Group::Ports) => missing.push((group, path)),
+        }
+    }
+    let action_size = btf.size("k_sigaction");
+    if action_size.is_none() {
+        missing.push((Group::Signals, "k_sigaction"));
     }
     let arguments = |tracepoint: &str| {
         let found = btf.tracepoint(tracepoint).filter(|arguments| !arguments.is_empty());
@@ -19,6 +47,7 @@ pub(super) fn resolve(btf: &Btf, keeper: u32) -> Result<(Offsets, Facts), EbpfEr
         keeper_tgid: keeper,
         exit_has_group_dead: (arguments("sched_process_exit")?.len() > 1).into(),
         oom_arg_is_task: btf.is_pointer(arguments("mark_victim")?[0]).into(),
+        action_size: action_size.unwrap_or(0),
     };
-    Ok((Offsets::from_array(offsets), facts))
+    Ok(Resolved { offsets: Offsets::from_array(offsets), facts, missing })
 }

@@ -101,7 +101,7 @@ impl World {
                 return None;
             }
         };
-        assert_eq!(attached.len(), 4);
+        assert_eq!(attached.len(), 7, "{attached:?}");
         // SAFETY: the mapping is as large as the map's one value, shared, and never unmapped.
         let next_slot = unsafe {
             let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -242,7 +242,7 @@ async fn a_process_that_ran_before_is_known_by_its_coarse_start() {
     let mut batch = Batch::default();
     world.source.wait(&mut batch).await;
     // The shell's child may not have become `sleep` yet when it was tracked.
-    batch.events.retain(|event| !matches!(event.fact, KernelFact::Exec { .. }));
+    batch.events.retain(|event| !matches!(event.fact, KernelFact::Exec { .. } | KernelFact::Signal { .. }));
     let [
         KernelEvent {
             pid: heard,

@@ -65,6 +65,7 @@ fn offsets_look_through_anonymous_members() {
     assert_eq!(btf.offset("task.a"), Some(0));
     assert_eq!(btf.offset("task.b"), Some(4));
     assert_eq!(btf.offset("task.c"), Some(4));
+    assert_eq!((btf.size("task"), btf.size("tas")), (Some(8), None));
     for absent in ["task.d", "task.a.b", "tas.a", "task2.a", "int", "", "."] {
         assert!(btf.offset(absent).is_none_or(|at| absent == "task" && at == 0), "{absent}");
     }

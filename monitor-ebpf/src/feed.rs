@@ -1,0 +1,97 @@
+//! The feed of the whole host: everything but main processes, while somebody listens.
+//!
+//! Who reads it is in no hurry. A wake-up for each of a thousand forks a second would cost the host more than all the
+//! rest, so there is one in [`QUIET_NS`] at most, and the reader looks again after it.
+
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use defib_ebpf::{EVENT_DESCENDANT, Event, FeedStats, NAME_LEN, NO_SLOT, Tracked, VERSION};
+
+/// Room for what some 3,600 processes do in their lives.
+#[map]
+static BULK: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
+
+/// What user space switches; the feed at 0: it is on if that is not zero.
+#[map]
+static CTRL: Array<u64> = Array::with_max_entries(1, 0);
+
+/// When the reader was last woken.
+#[map]
+static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+static FEED_STATS: PerCpuArray<FeedStats> = PerCpuArray::with_max_entries(1, 0);
+
+/// How long the reader is left alone after it was woken. It looks again after twice that.
+const QUIET_NS: u64 = 5_000_000;
+
+/// Whether somebody listens. One load: the verifier makes the look-up an address.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    // SAFETY: the array has this entry. Volatile: user space writes it.
+    CTRL.get_ptr(0).is_some_and(|switch| unsafe { core::ptr::read_volatile(switch) } != 0)
+}
+
+/// The beginning of every record: about the process `tgid` that started at `start`. `entry` is that of a descendant of a
+/// service.
+#[inline(always)]
+pub(crate) fn event(
+    kind: u16,
+    at: u64,
+    tgid: u32,
+    start: u64,
+    entry: Option<&Tracked>,
+    name: [u8; NAME_LEN],
+) -> Event {
+    Event {
+        at,
+        start: entry.map_or(start, |entry| entry.start),
+        version: VERSION,
+        kind,
+        flags: EVENT_DESCENDANT,
+        tgid,
+        slot: entry.map_or(NO_SLOT, |entry| entry.slot),
+        name,
+    }
+}
+
+/// Room for a record. Whatever comes of it, one more event was to be told.
+#[inline(always)]
+pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
+    let room = BULK.reserve(0);
+    if let Some(stats) = FEED_STATS.get_ptr_mut(0) {
+        // SAFETY: the map has this entry. Nothing else on this CPU touches it: forks, execs and exits happen in
+        // processes, with preemption off.
+        let stats = unsafe { &mut *stats };
+        stats.emitted += 1;
+        stats.lost += u64::from(room.is_none());
+    }
+    room
+}
+
+/// Hands a written record over that was made at `at`.
+#[inline(always)]
+pub(crate) fn submit<T: 'static>(record: RingBufEntry<T>, at: u64) {
+    let mut flags = BPF_RB_NO_WAKEUP;
+    if let Some(woken) = WOKEN.get_ptr_mut(0) {
+        // SAFETY: the array has this entry. Two CPUs that get here at once wake the reader twice.
+        unsafe {
+            if core::ptr::read_volatile(woken) + QUIET_NS <= at {
+                core::ptr::write_volatile(woken, at);
+                flags = BPF_RB_FORCE_WAKEUP;
+            }
+        }
+    }
+    record.submit(flags.into());
+}
+
+/// Writes a record.
+#[inline(always)]
+pub(crate) fn tell<T: 'static>(record: T, at: u64) {
+    if let Some(mut room) = reserve::<T>() {
+        room.write(record);
+        submit(room, at);
+    }
+}
