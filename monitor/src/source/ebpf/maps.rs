@@ -87,6 +87,12 @@ impl Maps {
         Ok(())
     }
 
+    /// How many blows are remembered.
+    #[cfg(test)]
+    pub(super) fn blows(&self) -> usize {
+        self.blows.keys().count()
+    }
+
     /// An end in EXITS.
     pub(super) fn end(&self, key: EndKey) -> Result<Option<End>, EbpfError> {
         let end = found(self.exits.get(&Abi(key), 0)).map_err(failed("EXITS"))?;

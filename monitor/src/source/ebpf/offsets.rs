@@ -22,6 +22,12 @@ impl Resolved {
             None => Ok(()),
         }
     }
+
+    /// As if this kernel had nothing for a group.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self, group: Group) {
+        self.missing.push((group, "what.was.forgotten"));
+    }
 }
 
 /// The offsets and facts of the kernel that `btf` describes, for probes that follow the children of `keeper`.

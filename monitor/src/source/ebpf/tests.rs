@@ -1,18 +1,29 @@
 //! The probes on this kernel: real processes, real deaths. Needs root; says so where it cannot run.
 
-#![expect(unsafe_code, reason = "the test maps NEXT_SLOT, as the keeper does")]
+#![expect(
+    unsafe_code,
+    reason = "the test maps NEXT_SLOT, as the keeper does, and its victims break every rule"
+)]
+
+mod feed;
+mod flood;
+mod lives;
+mod ports;
+mod signals;
+mod victim;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use defib_core::model::{KernelEvent, KernelFact, WaitStatus, Witness};
+use defib_core::model::{KernelEvent, KernelFact, Witness};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::error::EbpfError;
+use super::feed::EbpfFeed;
 use super::live::EbpfSource;
+use super::load::{Loaded, load};
 use crate::source::any::Batch;
 
 /// A small generator (splitmix64): the same numbers on every run.
@@ -84,14 +95,29 @@ impl Drop for Keeper {
 struct World {
     keeper: Keeper,
     source: EbpfSource,
+    feed: EbpfFeed,
     next_slot: &'static AtomicU64,
+}
+
+/// A process that runs in the background.
+struct Running {
+    pid: u32,
+    start: u64,
+    /// What was heard until it was ready.
+    heard: Vec<KernelEvent>,
 }
 
 impl World {
     /// `None` with a word on stderr where the kernel or the rights do not allow it.
     fn new() -> Option<Self> {
+        Self::with(load)
+    }
+
+    /// The same with probes that are loaded in another way.
+    fn with(load: impl FnOnce(u32) -> Result<Loaded, EbpfError>) -> Option<Self> {
         let keeper = Keeper::start();
-        let (source, _feed, attached) = match EbpfSource::open(keeper.shell.id()) {
+        let opened = load(keeper.shell.id()).and_then(EbpfSource::over);
+        let (source, feed, attached) = match opened {
             Ok(opened) => opened,
             Err(error @ EbpfError::Refused { .. }) => {
                 panic!("{}\n{}", error.chain(), error.verifier_log().unwrap_or_default())
@@ -109,14 +135,44 @@ impl World {
                 mmap(std::ptr::null_mut(), size_of::<u64>(), access, MapFlags::SHARED, source.next_slot(), 0);
             AtomicU64::from_ptr(page.expect("the map can be mapped").cast())
         };
-        Some(Self { keeper, source, next_slot })
+        Some(Self { keeper, source, feed, next_slot })
     }
 
     /// Runs a line whose first process is the main process of `slot`, and returns what was heard.
     fn run_main(&mut self, slot: u32, line: &str) -> Vec<KernelEvent> {
+        self.announced(slot, line);
+        self.heard()
+    }
+
+    fn announced(&mut self, slot: u32, line: &str) -> String {
         self.next_slot.store(u64::from(slot) + 1, Ordering::Relaxed);
-        self.keeper.run(line);
+        let said = self.keeper.run(line);
         self.next_slot.store(0, Ordering::Relaxed);
+        said
+    }
+
+    /// Starts the main process of `slot` in the background and waits until it is `ready`, which is told its pid and what
+    /// was heard.
+    fn start(&mut self, slot: u32, command: &str, ready: impl Fn(u32, &[KernelEvent]) -> bool) -> Running {
+        let pid = self.announced(slot, &format!("{command} >/dev/null & echo $!"));
+        let pid = pid.parse().expect("a pid");
+        let mut heard = self.heard();
+        for _ in 0..500 {
+            if ready(pid, &heard) {
+                // What it did just before is there now.
+                heard.extend(self.heard());
+                let start = heard.first().expect("its fork was heard").start;
+                return Running { pid, start, heard };
+            }
+            self.keeper.run("sleep 0.02");
+            heard.extend(self.heard());
+        }
+        panic!("{command}: not ready: {heard:?}");
+    }
+
+    /// Waits for the end of such a process and returns what was heard meanwhile.
+    fn reap(&mut self, pid: u32) -> Vec<KernelEvent> {
+        self.keeper.run(&format!("wait {pid}"));
         self.heard()
     }
 
@@ -127,148 +183,27 @@ impl World {
         assert_eq!(batch.lost, 0);
         batch.events
     }
-}
 
-#[tokio::test(flavor = "current_thread")]
-async fn a_main_process_is_heard_from_its_fork_to_its_end() {
-    let Some(mut world) = World::new() else { return };
-    let table = [
-        // command, whether it executes a program, raw wait status
-        ("(exit 7)", false, 0x700),
-        ("/bin/sh -c 'exit 0'", true, 0),
-        ("/bin/sh -c 'kill -TERM $$'", true, 15),
-        ("/bin/sh -c 'kill -KILL $$'", true, 9),
-        ("/bin/sh -c 'ulimit -c 0; kill -SEGV $$'", true, 11),
-    ];
-    for (slot, (line, executes, status)) in (40..).zip(table) {
-        let events = world.run_main(slot, line);
-        let first = events.first().expect("its fork was heard");
-        assert!(events.iter().all(|event| event.main && event.slot == Some(slot)), "{line}: {events:?}");
-        assert!(events.iter().all(|event| (event.pid, event.start) == (first.pid, first.start)), "{line}");
-        assert!(events.windows(2).all(|pair| pair[0].at <= pair[1].at), "{line}: {events:?}");
-        assert_eq!(first.fact, KernelFact::Fork { parent: world.keeper.shell.id() }, "{line}");
-        let executed =
-            events.iter().any(|event| event.fact == KernelFact::Exec { filename: "/bin/sh".into() });
-        assert_eq!(executed, executes, "{line}: {events:?}");
-        let Some(KernelFact::Exit(witness)) = events.last().map(|event| event.fact.clone()) else {
-            panic!("{line}: no end was heard: {events:?}");
-        };
-        assert_eq!((witness.status, witness.oom), (Some(WaitStatus(status)), Some(false)), "{line}");
-        assert_eq!(world.source.take_end(first.pid, first.start + 1), None, "another life");
-        assert_eq!(world.source.take_end(first.pid, first.start), Some(witness), "{line}");
-        assert_eq!(world.source.take_end(first.pid, first.start), None, "it was taken");
-    }
-    let stats = world.source.stats();
-    assert_eq!(stats.lost(), 0, "{stats:?}");
-    assert!(
-        stats.kinds.iter().all(|kind| kind.emitted == kind.received && kind.host >= kind.emitted),
-        "{stats:?}"
-    );
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn descendants_are_counted_and_strangers_are_not() {
-    let Some(mut world) = World::new() else { return };
-    world.keeper.run("/bin/sh -c 'exit 1'; (exit 2)");
-    assert_eq!(world.heard(), [], "nothing was announced");
-
-    let events =
-        world.run_main(3, "/bin/sh -c '(exit 1); (exit 2); (/bin/sh -c \"exit 3\"; exit 4); exit 5'");
-    let ends: Vec<_> = events.iter().filter(|event| matches!(event.fact, KernelFact::Exit(_))).collect();
-    assert!(events.iter().all(|event| event.main), "{events:?}");
-    assert_eq!(ends.len(), 1, "{events:?}");
-    assert!(world.source.stats().descendant_exits >= 3);
-}
-
-/// A memory cgroup of v1 or v2 that holds 16 MiB; `None` where none can be made.
-struct SmallGroup(PathBuf);
-
-impl SmallGroup {
-    fn new() -> Option<Self> {
-        let name = format!("defib-test-{}", std::process::id());
-        for (hierarchy, limit) in [("memory", "memory.limit_in_bytes"), (".", "memory.max")] {
-            let group = Self(Path::new("/sys/fs/cgroup").join(hierarchy).join(&name));
-            if fs::create_dir(&group.0).is_ok() && fs::write(group.0.join(limit), "16M").is_ok() {
-                return Some(group);
-            }
-        }
-        None
+    /// How many entries a map of the object has.
+    fn entries<V: aya::Pod, K: aya::Pod>(&self, map: &str) -> usize {
+        let map = self.source.probes.object.map(map).expect("the source has left it there");
+        aya::maps::HashMap::<_, K, V>::try_from(map).expect("its types are right").keys().count()
     }
 }
 
-impl Drop for SmallGroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("{} stays behind: {error}", self.0.display());
-        }
-    }
+/// The end among these events, of which there is one.
+fn the_end(events: &[KernelEvent]) -> Witness {
+    let mut ends = events.iter().filter_map(|event| match &event.fact {
+        KernelFact::Exit(witness) => Some(witness.clone()),
+        _ => None,
+    });
+    let end = ends.next().unwrap_or_else(|| panic!("no end was heard: {events:?}"));
+    assert_eq!(ends.next(), None, "{events:?}");
+    end
 }
 
-#[tokio::test(flavor = "current_thread")]
-async fn a_victim_of_the_out_of_memory_killer_is_marked_before_and_at_its_end() {
-    let Some(mut world) = World::new() else { return };
-    let Some(group) = SmallGroup::new() else {
-        eprintln!("skipped: needs a memory cgroup");
-        return;
-    };
-    // tail(1) keeps the last line, and this one has no end.
-    let hog = format!("echo $$ >{}/cgroup.procs && exec tail /dev/zero", group.0.display());
-    for (line, main) in [
-        (format!("/bin/sh -c '{hog}'"), true),
-        (format!("/bin/sh -c '(/bin/sh -c \"{}\"); exit 1'", hog.replace('$', "\\$")), false),
-    ] {
-        let events = world.run_main(0, &line);
-        let marked = events.iter().position(|event| event.fact == KernelFact::Oom && event.main == main);
-        let ended = events.iter().position(|event| {
-            event.main == main
-                && matches!(
-                    event.fact,
-                    KernelFact::Exit(Witness { oom: Some(true), status: Some(WaitStatus(9)), .. })
-                )
-        });
-        assert!(marked.is_some() && marked < ended, "{line}: {events:?}");
-        assert!(events.iter().all(|event| event.slot == Some(0)), "{events:?}");
-    }
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn a_process_that_ran_before_is_known_by_its_coarse_start() {
-    let Some(mut world) = World::new() else { return };
-    let pid: u32 = world.keeper.run("sleep 1000 & echo $!").parse().expect("a pid");
-    let start = world.source.track(pid, 9).expect("there is room").expect("it runs");
-    world.keeper.run(&format!("kill -KILL {pid}; wait {pid}"));
-
-    // Through the reactor this time, not by a look at the ring.
-    let mut batch = Batch::default();
-    world.source.wait(&mut batch).await;
-    // The shell's child may not have become `sleep` yet when it was tracked.
-    batch.events.retain(|event| !matches!(event.fact, KernelFact::Exec { .. } | KernelFact::Signal { .. }));
-    let [
-        KernelEvent {
-            pid: heard,
-            start: same,
-            slot: Some(9),
-            main: true,
-            fact: KernelFact::Exit(witness),
-            ..
-        },
-    ] = &batch.events[..]
-    else {
-        panic!("{:?}", batch.events);
-    };
-    assert_eq!((*heard, *same, witness.status), (pid, start, Some(WaitStatus(9))));
-    assert_eq!(world.source.take_end(pid, start), Some(witness.clone()));
-    assert_eq!(world.source.track(pid, 9).expect("there is room"), None, "it has ended");
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn an_end_that_nobody_saw_leaves_nothing_behind() {
-    let Some(mut world) = World::new() else { return };
-    // A zombie, so that its entry is made after its end. The shell reaps it only at its own `wait`.
-    let pid: u32 = world.keeper.run("(exit 0) & echo $!; sleep 0.1").parse().expect("a pid");
-    let start = world.source.track(pid, 9).expect("there is room");
-    if let Some(start) = start {
-        assert_eq!(world.source.take_end(pid, start), None);
-        assert_eq!(world.source.maps.tracked(pid).expect("the map can be read"), None);
-    }
+/// A field of `/proc/PID/status`.
+fn status(pid: u32, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(status.lines().find_map(|line| line.strip_prefix(field))?.trim().to_owned())
 }
