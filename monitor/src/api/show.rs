@@ -119,11 +119,17 @@ pub(super) fn seen(event: &KernelEvent) -> What {
     match &event.fact {
         KernelFact::Fork { parent } => What::Fork { parent: *parent, main },
         KernelFact::Exec { filename } => {
-            What::Exec(Exec { ok: true, main, filename: Some(filename.clone()), failure: None })
+            // A source that looks for the name when it hears of the exec may come too late.
+            let filename = Some(filename.clone()).filter(|name| !name.is_empty());
+            What::Exec(Exec { ok: true, main, filename, failure: None })
         }
-        KernelFact::Signal { signal, blame } => {
-            What::Signal { main, signal: signal.to_string(), sender: sender(blame), address: address(blame) }
-        }
+        KernelFact::Signal { signal, blame } => What::Signal {
+            main,
+            signal: signal.to_string(),
+            sender: sender(blame),
+            address: address(blame),
+            unknown: if *blame == Blame::Unknown { vec![Unknown::Sender] } else { Vec::new() },
+        },
         KernelFact::Exit(witness) => What::Exit(Box::new(witnessed(witness, event.at, main))),
         KernelFact::Oom => What::Oom { main },
         KernelFact::Listen(listener) => What::Listen { port: listener.port },

@@ -150,6 +150,8 @@ pub enum What {
         sender: Option<Sender>,
         /// The address of the access or instruction that the kernel sent it for.
         address: Option<String>,
+        /// What no source could tell.
+        unknown: Vec<Unknown>,
     },
     /// The out-of-memory killer chose a process.
     Oom {
@@ -211,7 +213,8 @@ pub struct Exec {
     pub ok: bool,
     /// Whether it is the main process of its service, not a descendant.
     pub main: bool,
-    /// The path as it was given to execve(2), cut to 63 bytes; `null` if the start failed.
+    /// The path as it was given to execve(2), cut to 63 bytes; `null` if the start failed, or the process was gone before
+    /// its path could be read.
     pub filename: Option<String>,
     /// Why the start failed; without it these keys are not there.
     #[serde(flatten)]

@@ -65,14 +65,15 @@ fn what(event: &Event) -> (&'static str, String) {
         }
         What::Fork { parent, .. } => ("fork", format!("{pid} made by pid {parent}")),
         What::Exit(exit) => ("exit", format!("{pid} {}", end(exit))),
-        What::Signal { signal, sender, address, .. } => {
+        What::Signal { signal, sender, address, unknown, .. } => {
             let signal = escape(signal);
             let origin = match (sender, address) {
-                (Some(sender), _) => format!("from {}", named(sender)),
-                (None, Some(address)) => format!("from the kernel at address {}", escape(address)),
-                (None, None) => "from the kernel".to_owned(),
+                (None, None) if unknown.contains(&Unknown::Sender) => "; who sent it is unknown".to_owned(),
+                (Some(sender), _) => format!(" from {}", named(sender)),
+                (None, Some(address)) => format!(" from the kernel at address {}", escape(address)),
+                (None, None) => " from the kernel".to_owned(),
             };
-            ("signal", format!("{pid} dies of {signal} {origin}"))
+            ("signal", format!("{pid} dies of {signal}{origin}"))
         }
         What::Listen { port } => ("listen", format!("{pid} listens on port {port}")),
         What::Unlisten { port } => ("unlisten", format!("{pid} listens on port {port} no longer")),

@@ -239,7 +239,7 @@ fn a_signal_has_a_sender_or_an_address_or_is_the_kernels() {
         assert_eq!(
             seen(true, KernelFact::Signal { signal: Signal::TERM, blame }),
             json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "signal",
-                "main": true, "signal": "SIGTERM", "sender": sender, "address": address})
+                "main": true, "signal": "SIGTERM", "sender": sender, "address": address, "unknown": []})
         );
     }
 }

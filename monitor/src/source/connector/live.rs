@@ -135,10 +135,11 @@ impl ConnectorSource {
         let lost = self.socket.losses.total();
         let unknown = KindStats { kind: "unknown", emitted: lost, lost, ..KindStats::default() };
         let Counted { descendant_exits, untracked, cores, suppressed } = self.table.counted;
-        let signal = KindStats { lost: suppressed, host: 0, ..kind("signal", cores) };
+        let signal = KindStats { host: 0, ..kind("signal", cores) };
         SourceStats {
             kinds: vec![kind("fork", forks), kind("exec", execs), kind("exit", exits), signal, unknown],
             descendant_exits,
+            suppressed,
             untracked,
             malformed: self.socket.malformed,
             ..SourceStats::default()

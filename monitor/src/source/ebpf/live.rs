@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::super::any::Batch;
+use super::super::procfs;
 use super::super::stats::{KindStats, SourceStats};
 use super::decode::{decode, witness};
 use super::error::EbpfError;
@@ -19,7 +20,6 @@ use super::feed::EbpfFeed;
 use super::load::{Loaded, ON_GENERATE, ON_STATE, PROBES, lines, load};
 use super::maps::{FeedMaps, Maps, take_ring};
 use super::misses::Misses;
-use super::process::coarse_start;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
 const TURN: usize = 512;
@@ -140,11 +140,11 @@ impl EbpfSource {
     }
 
     pub(in crate::source) fn track(&mut self, pid: u32, slot: u32) -> Result<Option<u64>, EbpfError> {
-        let Some(start) = coarse_start(pid) else { return Ok(None) };
+        let Some(start) = started(pid) else { return Ok(None) };
         self.maps
             .track(pid, Tracked { start, slot, flags: TRACKED_MAIN | TRACKED_COARSE | TRACKED_EXECUTED })?;
         // It may have ended in between. An entry for a zombie stays until `take_end` removes it.
-        if coarse_start(pid) != Some(start) {
+        if started(pid) != Some(start) {
             self.maps.untrack(pid)?;
             return Ok(None);
         }
@@ -219,4 +219,9 @@ impl Tally {
         }
         false
     }
+}
+
+/// When a process that ran before the probes were attached started, as roughly as `/proc` tells.
+fn started(pid: u32) -> Option<u64> {
+    procfs::stat(pid).map(|stat| stat.start)
 }

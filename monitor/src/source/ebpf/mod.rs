@@ -16,7 +16,6 @@ mod load;
 mod maps;
 mod misses;
 mod offsets;
-mod process;
 mod report;
 #[cfg(test)]
 mod tests;
