@@ -12,7 +12,7 @@ const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=54321", "--regid=54321", "--cl
 const GROUPS: [&str; 7] = ["host", "sources", "trees", "state", "ports", "latency", "limits"];
 
 /// Rows that are there wherever defib runs.
-const ROWS: [&str; 27] = [
+const ROWS: [&str; 26] = [
     "kernel",
     "user",
     "namespaces",
@@ -23,7 +23,6 @@ const ROWS: [&str; 27] = [
     "btf",
     "bpf-settings",
     "proc-connector",
-    "taskstats",
     "pidfd",
     "pidfd-exit",
     "start",
@@ -164,7 +163,7 @@ fn a_pid_namespace_hides_the_host_from_the_kernel_sources() {
     report.assert_supervises();
     report.assert("namespaces", "limited", "its own: pid");
     assert!(report.row("namespaces")["remedy"].as_str().expect("text").contains("--pid=host"));
-    report.assert("proc-connector", "missing", "silent");
+    report.assert("proc-connector", "missing", "pid namespace");
     assert_eq!(report.whole["source"], "pidfd");
 }
 

@@ -20,7 +20,10 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
     ("keeper", &["effect::clock"]),
     ("daemon", &["config", "duration", "effect", "keeper", "source"]),
-    ("doctor", &["config", "duration", "effect::cgroup", "effect::clock", "keeper", "source"]),
+    (
+        "doctor",
+        &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],
+    ),
     ("client", &["api::types", "config", "daemon::handle", "duration"]),
     (
         "api",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use defib_core::model::{KernelEvent, ServiceName};
+use defib_core::model::{KernelEvent, KernelFact, ServiceName, Witness};
 
 use super::show;
 use super::types::{Event, What};
@@ -43,11 +43,16 @@ impl Crowd {
             }
             // Main processes are told of in the journal; not every source knows them from others.
             let mains: BTreeSet<u32> = self.handle.views().values().filter_map(|view| view.pid).collect();
-            let others = news.events.iter().filter(|event| !mains.contains(&event.pid));
+            let others = news.events.iter().filter(|event| !mains.contains(&event.pid) && !is_kept(event));
             let tenants = &self.handle.tenants;
             self.waiting.extend(others.map(|event| shown(event, tenants)));
         }
     }
+}
+
+/// Whether the journal has it too: a descendant that was killed for memory is news to whoever follows its service.
+fn is_kept(event: &KernelEvent) -> bool {
+    event.slot.is_some() && matches!(event.fact, KernelFact::Exit(Witness { oom: Some(true), .. }))
 }
 
 fn shown(event: &KernelEvent, tenants: &BTreeMap<u32, ServiceName>) -> Event {

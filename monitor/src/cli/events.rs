@@ -64,10 +64,11 @@ fn what(event: &Event) -> (&'static str, String) {
             ("exec", format!("{pid} runs {}", escape(filename.as_deref().unwrap_or("a program"))))
         }
         What::Fork { parent, .. } => ("fork", format!("{pid} made by pid {parent}")),
-        What::Exit(exit) => ("exit", format!("{pid} {}", end(exit))),
+        What::Exit(exit) => ("exit", format!("{pid} {}", end(exit, event.pid))),
         What::Signal { signal, sender, address, unknown, .. } => {
             let signal = escape(signal);
             let origin = match (sender, address) {
+                (Some(sender), _) if Some(sender.pid) == event.pid => " from itself".to_owned(),
                 (None, None) if unknown.contains(&Unknown::Sender) => "; who sent it is unknown".to_owned(),
                 (Some(sender), _) => format!(" from {}", named(sender)),
                 (None, Some(address)) => format!(" from the kernel at address {}", escape(address)),
@@ -107,7 +108,7 @@ fn obstacle(Obstacle { call, error, remedy, .. }: &Obstacle) -> String {
     escape(&format!("could not start: {call}: {error}; {remedy}"))
 }
 
-fn end(exit: &End) -> String {
+fn end(exit: &End, pid: Option<u32>) -> String {
     let signal = escape(exit.signal.as_deref().unwrap_or("a signal"));
     let how = match exit.cause {
         Cause::Exit if exit.unknown.contains(&Unknown::Status) => "ended; how is unknown".to_owned(),
@@ -121,7 +122,11 @@ fn end(exit: &End) -> String {
         Some(by @ (By::Stop | By::Shutdown)) => format!(", asked by {}", by.as_str()),
         Some(By::Itself) | None => String::new(),
     };
+    let asked = matches!(exit.by, Some(By::Stop | By::Shutdown));
     let origin = match (&exit.sender, &exit.address) {
+        // Whom the signal came from is said by who asked.
+        _ if asked => String::new(),
+        (Some(sender), _) if Some(sender.pid) == pid => " from itself".to_owned(),
         (Some(sender), _) if exit.signal.as_ref() == Some(&sender.signal) => {
             format!(" from {}", named(sender))
         }

@@ -5,7 +5,7 @@ use std::error::Error;
 use super::facts::word;
 use super::host::lockdown;
 use super::row::{Group, Row};
-use crate::source::{EbpfError, probe_report};
+use crate::source::{EbpfError, ProbeReport, probes};
 
 const GROUP: Group = Group::Sources;
 
@@ -17,26 +17,39 @@ pub(super) fn rows() -> (Vec<Row>, Option<String>) {
         let row = GROUP.missing("ebpf", found, "build it with `cargo xtask build`");
         return (vec![row], Some(found.to_owned()));
     }
-    match probe_report() {
-        Ok(lines) => (lines.iter().map(|line| program(line)).collect(), None),
+    match probes() {
+        Ok(reports) => (reports.iter().map(program).collect(), None),
         Err(error) => {
-            let (mut found, mut remedy) = told(&error);
-            if let Some(line) = error.verifier_log().and_then(verdict) {
-                found = format!("{found}; the verifier says: {line}");
-            }
-            if remedy.is_empty() {
-                remedy = remedy_for(&error).to_owned();
-            }
+            let (found, remedy) = refused(&error);
             let why = found.clone();
             (vec![GROUP.missing("ebpf", found, remedy)], Some(why))
         }
     }
 }
 
-/// A line of the report: `on_exit on tp_btf/sched_process_exit, 46 instructions verified`.
-fn program(line: &str) -> Row {
-    let (name, rest) = line.split_once(" on ").unwrap_or((line, "loaded"));
-    GROUP.ok(&format!("ebpf:{name}"), rest)
+/// What came of one program. The source works without those that may be left out.
+fn program(report: &ProbeReport) -> Row {
+    let (name, tracepoint) = (format!("ebpf:{}", report.probe), report.tracepoint);
+    match &report.outcome {
+        Ok(None) => GROUP.ok(&name, format!("tp_btf/{tracepoint}")),
+        Ok(Some(count)) => GROUP.ok(&name, format!("tp_btf/{tracepoint}, {count} instructions verified")),
+        Err(error) => {
+            let (found, remedy) = refused(error);
+            GROUP.limited(&name, format!("tp_btf/{tracepoint}, left out: {found}"), remedy)
+        }
+    }
+}
+
+/// Why the kernel refuses, and what helps.
+fn refused(error: &EbpfError) -> (String, String) {
+    let (mut found, mut remedy) = told(error);
+    if let Some(line) = error.verifier_log().and_then(verdict) {
+        found = format!("{found}; the verifier says: {line}");
+    }
+    if remedy.is_empty() {
+        remedy = remedy_for(error).to_owned();
+    }
+    (found, remedy)
 }
 
 fn remedy_for(error: &EbpfError) -> &'static str {
@@ -146,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_report_is_a_row() {
-        let row = program("on_exit on tp_btf/sched_process_exit, 46 instructions verified");
-        assert_eq!(
-            (row.name.as_str(), row.found.as_str()),
-            ("ebpf:on_exit", "tp_btf/sched_process_exit, 46 instructions verified")
-        );
-        assert_eq!(program("strange").name, "ebpf:strange");
+    fn a_program_that_was_left_out_says_why() {
+        let report = |outcome| ProbeReport { probe: "on_state", tracepoint: "inet_sock_set_state", outcome };
+        let row = program(&report(Ok(Some(46))));
+        let found = "tp_btf/inet_sock_set_state, 46 instructions verified";
+        assert_eq!((row.name.as_str(), row.found.as_str()), ("ebpf:on_state", found));
+        let row = program(&report(Err(EbpfError::Kernel { what: "tracepoint x".into() })));
+        assert!(row.found.contains("left out: this kernel has no `tracepoint x`"), "{}", row.found);
     }
 }

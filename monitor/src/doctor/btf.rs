@@ -12,14 +12,11 @@ pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// The kfunc that sends a signal from an eBPF program to any task.
 pub(super) const SEND_SIGNAL: &str = "bpf_send_signal_task";
 
-/// What the kernel keeps of a process that has ended, for its pidfds.
-pub(super) const EXIT_INFO: &str = "pidfs_exit_info";
-
 /// A function of kernels that were built with CONFIG_RT_GROUP_SCHED.
 pub(super) const RT_GROUPS: &str = "sched_rt_can_attach";
 
 /// The names that rows ask for.
-const NAMES: [&str; 3] = [SEND_SIGNAL, EXIT_INFO, RT_GROUPS];
+const NAMES: [&str; 2] = [SEND_SIGNAL, RT_GROUPS];
 
 /// The kernel's types, as far as they matter here.
 #[derive(Debug)]
@@ -85,9 +82,9 @@ mod tests {
 
     #[test]
     fn whole_names_are_found_and_nothing_else() {
-        let strings = b"\0task_struct\0bpf_send_signal_task\0my_pidfs_exit_info\0";
+        let strings = b"\0task_struct\0bpf_send_signal_task\0my_sched_rt_can_attach\0";
         let types = KernelTypes::parse(&blob(strings, strings.len() as u32)).expect("BTF");
-        assert!(types.name(SEND_SIGNAL) && !types.name(EXIT_INFO) && !types.name("task_struct"));
+        assert!(types.name(SEND_SIGNAL) && !types.name(RT_GROUPS) && !types.name("task_struct"));
     }
 
     #[test]

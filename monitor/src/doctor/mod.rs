@@ -16,7 +16,6 @@ mod host;
 mod latency;
 mod limits;
 mod mounts;
-mod netlink;
 mod pidfd;
 mod ports;
 mod rights;

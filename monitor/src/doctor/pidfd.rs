@@ -2,15 +2,15 @@
 
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::btf;
 use super::facts::{Facts, brief};
 use super::row::{Group, Row};
 use crate::keeper;
+use crate::source::tells_ends;
 
 const GROUP: Group = Group::Sources;
 
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    vec![pidfd(facts), exit_info(facts), start(facts)]
+    vec![pidfd(facts), exit_info(), start(facts)]
 }
 
 /// Without it there is no supervision at all.
@@ -27,9 +27,9 @@ fn pidfd(facts: &Facts) -> Row {
     }
 }
 
-/// `PIDFD_GET_INFO` with exit information (Linux 6.15), known by what the kernel keeps for it.
-fn exit_info(facts: &Facts) -> Row {
-    if facts.kernel_names(btf::EXIT_INFO).unwrap_or(facts.since(6, 15)) {
+/// `PIDFD_GET_INFO` with exit information (Linux 6.15).
+fn exit_info() -> Row {
+    if tells_ends() {
         GROUP.ok("pidfd-exit", "tells how a process ended that is no child of defib's, too")
     } else {
         let found = "how a process ended is told of defib's own children only, not of adopted ones";

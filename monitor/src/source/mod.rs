@@ -29,4 +29,5 @@ pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, open};
 pub use connector::ConnectorError;
 pub use ebpf::{EbpfError, ProbeReport, probe_report, probes};
 pub use feed::Feed;
+pub use pidfd::tells_ends;
 pub use stats::{KindStats, SourceStats};

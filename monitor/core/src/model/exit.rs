@@ -124,13 +124,16 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// What is said of it after the end that it brought about: ` from pid 812 (deploy)`.
-    fn phrase(&self, status: WaitStatus) -> String {
-        let Self { signal, pid, name, .. } = self;
-        if status.signal() == Some(*signal) {
-            format!(" from pid {pid} ({name})")
+    /// What is said of it behind the end of the process `pid`: ` from pid 812 (deploy)`, ` after SIGTERM from …`.
+    fn in_words(&self, pid: u32, status: WaitStatus) -> String {
+        let after = if status.signal() == Some(self.signal) {
+            String::new()
         } else {
-            format!(" after {signal} from pid {pid} ({name})")
+            format!(" after {}", self.signal)
+        };
+        match self.pid {
+            itself if itself == pid => format!("{after} from itself"),
+            other => format!("{after} from pid {other} ({})", self.name),
         }
     }
 }
@@ -173,6 +176,24 @@ impl End {
         }
     }
 
+    /// The end of the process `pid` in a few words, as in `SIGSEGV at address 0xdead, core dumped`.
+    pub fn in_words(&self, pid: u32) -> String {
+        let how = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => signal.to_string(),
+            (None, None) => format!("wait status {:#x}", self.status.0),
+        };
+        if self.cause() == Cause::Oom {
+            return format!("{how} by the out-of-memory killer");
+        }
+        let why = match &self.blame {
+            Blame::Process(sender) => sender.in_words(pid, self.status),
+            Blame::Kernel { address: Some(address) } => format!(" at address {address:#x}"),
+            Blame::Kernel { address: None } | Blame::Nobody | Blame::Unknown => String::new(),
+        };
+        format!("{how}{why}{}", if self.status.core() { ", core dumped" } else { "" })
+    }
+
     /// What stays open: where the answer follows from the status, no source is needed. Only SIGKILL can be the work of
     /// the out-of-memory killer, and only a signal has a sender who must be named.
     pub fn unknowns(&self) -> Vec<Unknown> {
@@ -185,26 +206,6 @@ impl End {
             open.push(Unknown::Sender);
         }
         open
-    }
-}
-
-/// In a few words, as in `SIGKILL by the out-of-memory killer`.
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => write!(f, "exit code {code}")?,
-            (None, Some(signal)) => write!(f, "{signal}")?,
-            (None, None) => write!(f, "wait status {:#x}", self.status.0)?,
-        }
-        if self.cause() == Cause::Oom {
-            return f.write_str(" by the out-of-memory killer");
-        }
-        match &self.blame {
-            Blame::Process(sender) => write!(f, "{}", sender.phrase(self.status))?,
-            Blame::Kernel { address: Some(address) } => write!(f, " at address {address:#x}")?,
-            Blame::Kernel { address: None } | Blame::Nobody | Blame::Unknown => {}
-        }
-        f.write_str(if self.status.core() { ", core dumped" } else { "" })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Report, Service, Turn};
 use crate::model::{End, Incarnation, ReadySpec, TakenPort, What};
-use crate::phase::Phase;
+use crate::phase::{Life, Phase};
 
 impl Service {
     /// Whether it runs and is ready.
@@ -52,8 +52,8 @@ impl Service {
 
     /// An end in a few words, with what may explain it: a port that was taken before the life began, and on which it
     /// never listened.
-    pub(super) fn explain(&self, end: &End) -> String {
-        let mut text = end.to_string();
+    pub(super) fn explain(&self, life: Life, end: &End) -> String {
+        let mut text = end.in_words(life.pid);
         for taken in self.memo.taken.iter().filter(|taken| !self.memo.listening.contains(&taken.port)) {
             text.push_str(&format!("; {taken} when it was started"));
         }

@@ -166,7 +166,7 @@ impl Service {
 
     /// What follows an end that nobody asked for: the list in the crate's docs.
     fn ended_unasked(&mut self, turn: &mut Turn<'_>, life: Life, end: End) {
-        let (died, why) = (end.at, self.explain(&end));
+        let (died, why) = (end.at, self.explain(life, &end));
         let reason = match (end.oom, end.status.signal()) {
             (Some(true), Some(_)) => Reason::Oom,
             (_, Some(_)) => Reason::Signal,

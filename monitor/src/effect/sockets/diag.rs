@@ -1,5 +1,6 @@
 //! Sockets from sock_diag(7).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -54,6 +55,16 @@ pub enum DiagError {
     /// There are too many sockets.
     #[error("more than {MAX_SOCKETS} sockets")]
     TooMany,
+}
+
+/// Whether sock_diag answers.
+///
+/// # Errors
+/// If it does not. As with `ss`, the kernel may load `tcp_diag` for the question.
+pub fn available() -> Result<(), DiagError> {
+    // Port 0 is nobody's, so the answer is empty.
+    let ports = BTreeSet::from([0]);
+    dump::<()>(Wanted { connections: false, ports: Some(&ports) }, &mut |(), _| {})
 }
 
 /// Folds the wanted sockets of this thread's network namespace, of both families.

@@ -10,7 +10,7 @@ mod diag;
 mod proc_net;
 mod snapshot;
 
-pub use diag::DiagError;
+pub use diag::{DiagError, available};
 pub use snapshot::{Namespace, NoSockets, Socket, State, Wanted, snapshot};
 
 #[cfg(test)]

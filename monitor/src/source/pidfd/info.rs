@@ -44,7 +44,7 @@ pub(super) fn status(pidfd: impl AsFd) -> Option<WaitStatus> {
 }
 
 /// Whether this kernel tells the status of the dead. A thread of our own dies for the answer: that takes no process.
-pub(super) fn tells_ends() -> bool {
+pub fn tells_ends() -> bool {
     let Some((pidfd, _)) = dead_thread() else { return false };
     let gone = PollFlags::HUP;
     let mut polled = [PollFd::new(&pidfd, gone)];

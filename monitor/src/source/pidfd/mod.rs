@@ -17,6 +17,7 @@ use defib_core::model::{WaitStatus, Witness};
 
 use super::any::{Batch, Life};
 use super::kmsg::Kmsg;
+pub use info::tells_ends;
 use watched::Watched;
 
 /// Always there, on every kernel and without rights.
@@ -31,7 +32,7 @@ impl PidfdSource {
     /// The source, and what it cannot tell here. To be called on the runtime that will wait for it.
     pub(super) fn open() -> (Self, Vec<String>) {
         let (kmsg, limit) = Kmsg::open();
-        let exact = info::tells_ends();
+        let exact = tells_ends();
         let mut why = vec![
             match exact {
                 true => "ends of processes that are not ours: exact",
