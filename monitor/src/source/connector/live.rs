@@ -206,7 +206,7 @@ impl ConnectorSource {
         if missed > 0 {
             self.stale = self.table.living().collect();
         }
-        let counted = self.table.counted.untracked + self.table.counted.suppressed + self.socket.malformed;
+        let counted = self.table.counted.untracked + self.socket.malformed;
         batch.lost += missed + (counted - self.told);
         self.told = counted;
     }
