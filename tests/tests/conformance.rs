@@ -180,9 +180,11 @@ fn end(ear: &Ear, service: &str) -> Value {
 }
 
 /// Does to a process what the row says, once it is there.
-fn act(daemon: &Daemon, row: &Row) {
+fn act(ear: &Ear, row: &Row) {
     let (Act::Send(number) | Act::SendStopped(number)) = row.act else { return };
-    let main = pid(&daemon.wait_state(&row.name, "running"));
+    let runs = |event: &Value| event["to"] == "running";
+    let main = patiently("the victim to run", || ear.of(&row.name, "state").into_iter().find(runs));
+    let main = pid(&main);
     let stat = || fs::read_to_string(format!("/proc/{main}/stat")).unwrap_or_default();
     let state = || stat().rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
     // Its program sleeps once it has set itself up.
@@ -303,6 +305,13 @@ fn reuse(pid: u32) -> bool {
     false
 }
 
+/// Whether tracepoints can be preempted, since Linux 7.0: then a probe that is interrupted by another process, which
+/// comes to the same tracepoint on the same CPU, is not run for that one. It is counted as a loss.
+fn skips_runs() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
+    release.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 7)
+}
+
 fn conforms(source: Source) {
     let (own, parents) =
         (Hunger::new(&format!("{}-own", source.name)), Hunger::new(&format!("{}-parents", source.name)));
@@ -315,7 +324,7 @@ fn conforms(source: Source) {
     let names = rows.iter().map(|row| row.name.as_str());
     let all: Vec<&str> = ["start", "--no-wait"].into_iter().chain(names).collect();
     daemon.ask(&all);
-    rows.iter().for_each(|row| act(&daemon, row));
+    rows.iter().for_each(|row| act(&ear, row));
     let ends: BTreeMap<&str, Value> =
         rows.iter().map(|row| (row.name.as_str(), end(&ear, &row.name))).collect();
     for row in &rows {
@@ -335,7 +344,12 @@ fn conforms(source: Source) {
         check_life(source, row, &ear, &ends[row.name.as_str()]);
     }
     let lost: Vec<_> = ear.all().into_iter().filter(|event| event["kind"] == "lost").collect();
-    assert_eq!(lost, [Value::Null; 0], "{}", daemon.log());
+    if !skips_runs() {
+        assert_eq!(lost, [Value::Null; 0], "{}", daemon.log());
+    } else if !lost.is_empty() {
+        eprintln!("lost, and looked at again: {lost:#?}");
+        assert!(daemon.log().contains("every process was looked at again"), "{}", daemon.log());
+    }
     let nobody = ear.all().iter().filter(|event| event["service"].is_null()).count();
     assert_eq!(nobody, 0, "strangers are not told of");
     assert!(!daemon.log().contains("two statuses"), "{}", daemon.log());

@@ -2,7 +2,7 @@
 
 use super::Exit;
 use super::args::Options;
-use super::output::{Printer, complain, escape};
+use super::output::{Printer, complain, escape, write_error};
 use super::session;
 use crate::source::probe_report;
 
@@ -12,6 +12,9 @@ pub fn run(options: &Options) -> Exit {
         Ok(lines) => lines,
         Err(error) => {
             complain(&error);
+            if let Some(log) = error.verifier_log() {
+                write_error(log);
+            }
             return Exit::Failed;
         }
     };
