@@ -42,7 +42,14 @@ impl Daemon {
             .collect();
         out_of_sight.iter().for_each(|life| self.follow(life));
         let (processes, refound) = (lives.len(), out_of_sight.len());
-        let source = self.source_name.as_str();
-        tracing::warn!(source, lost, processes, refound, "events lost; every process was looked at again");
+        let (source, so_far) = (self.source_name.as_str(), self.source.stats().losses());
+        tracing::warn!(
+            source,
+            lost,
+            so_far,
+            processes,
+            refound,
+            "events lost; every process was looked at again"
+        );
     }
 }

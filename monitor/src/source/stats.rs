@@ -47,4 +47,19 @@ impl SourceStats {
         let unkept = self.untracked + self.unrecorded + self.unblamed + self.unfollowed;
         lost + unkept + self.malformed + self.skipped.unwrap_or(0)
     }
+
+    /// What was missed so far, by its reason: `exit 3, skipped runs 2`.
+    pub fn losses(&self) -> String {
+        let kinds = self.kinds.iter().map(|kind| (kind.kind, kind.lost));
+        let others = [
+            ("untracked", self.untracked),
+            ("unrecorded", self.unrecorded),
+            ("unblamed", self.unblamed),
+            ("unfollowed", self.unfollowed),
+            ("malformed", self.malformed),
+            ("skipped runs", self.skipped.unwrap_or(0)),
+        ];
+        let reasons = kinds.chain(others).filter(|(_, count)| *count > 0);
+        reasons.map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+    }
 }

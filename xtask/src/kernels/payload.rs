@@ -24,7 +24,7 @@ const SHELL: &str = "bin/sh";
 /// An emulated processor is some twenty times slower: what should be quick is waited for longer, and fewer processes
 /// that are none of defib's make noise.
 const ENVIRONMENT: [&str; 3] =
-    ["DEFIB_BIN=/payload/defib", "DEFIB_TEST_PATIENCE=120", "DEFIB_TEST_STRANGERS=500"];
+    ["DEFIB_BIN=/payload/defib", "DEFIB_TEST_PATIENCE=120", "DEFIB_TEST_STRANGERS=100"];
 
 /// A command that is run in the guest.
 #[derive(Debug)]
