@@ -1,6 +1,6 @@
 //! What hearing of processes costs those that are none of defib's.
 //!
-//! A static program forks, executes itself and reaps, 20,000 times in a row: without defib, beside a defib with one
+//! A static program forks, executes itself and reaps, 20,000 times in a row on one CPU: without defib, beside a defib with one
 //! quiet service for each source, and while somebody also follows the events of all processes. The conditions take
 //! turns within a round, each round begins with another one, and the figure is the ratio to the round's own bare pass. A
 //! second bare pass in each round is the control: what it differs from 1 is chance.
