@@ -145,9 +145,10 @@ impl Subject {
         let (mut text, log) = (String::new(), &mut self.log);
         let found = clock::wait(START_LIMIT, || {
             log.read_to_string(&mut text)?;
-            let number = text.lines().find_map(|line| line.split_once(field)).map(|(_, rest)| rest);
-            // A line is whole when there is something behind the number.
-            Ok(number.and_then(|rest| rest.split_once([' ', '\n'])?.0.parse().ok()))
+            let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            let mut numbers =
+                whole.filter_map(|line| line.split_once(field)?.1.split(' ').next()?.parse().ok());
+            Ok(numbers.next())
         })?;
         found.ok_or_else(|| self.failed(&format!("no {field} in its output")))
     }
