@@ -204,6 +204,7 @@ fn without_any_right_defib_falls_back_and_says_so() {
     assert!(log.contains("ebpf") && log.contains("no cgroups"), "{log}");
     let all: Value = serde_json::from_str(&daemon.ask(&["status", "--json"])).expect("JSON");
     assert_eq!(all["source"], "pidfd");
+    assert!(log.contains("has to be asked for"), "the proc connector is for administrators: {log}");
 
     let leftover: u32 =
         patiently("its pid", || fs::read_to_string(daemon.path("leftover")).ok()?.trim().parse().ok());

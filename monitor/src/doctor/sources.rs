@@ -11,7 +11,7 @@ use super::facts::{Facts, brief};
 use super::row::{Group, Row};
 use super::{bpf, btf, connector, daemon, pidfd};
 use crate::config;
-use crate::source::SourceError;
+use crate::source::{SourceError, may_cost_the_host};
 
 const GROUP: Group = Group::Sources;
 
@@ -37,8 +37,11 @@ pub(super) fn rows(facts: &Facts, running: &Running) -> (SourceName, Vec<Row>) {
 fn best(no_ebpf: Option<String>, no_connector: Option<&SourceError>) -> (SourceName, Vec<String>) {
     let Some(no_ebpf) = no_ebpf else { return (SourceName::Ebpf, Vec::new()) };
     let mut why = vec![format!("ebpf: {no_ebpf}")];
-    let Some(error) = no_connector else { return (SourceName::ProcConnector, why) };
-    why.push(format!("proc-connector: {}", bpf::told(error).0));
+    match (no_connector, may_cost_the_host()) {
+        (None, Ok(())) => return (SourceName::ProcConnector, why),
+        (Some(error), _) => why.push(format!("proc-connector: {}", bpf::told(error).0)),
+        (None, Err(reason)) => why.push(format!("proc-connector: {reason}")),
+    }
     (SourceName::Pidfd, why)
 }
 

@@ -10,6 +10,7 @@ use super::connector::{ConnectorError, ConnectorSource};
 use super::ebpf::{EbpfError, EbpfSource};
 use super::feed::Feed;
 use super::pidfd::PidfdSource;
+use super::rights;
 use super::scripted::ScriptedSource;
 use super::stats::SourceStats;
 
@@ -140,12 +141,31 @@ fn best(keeper: u32) -> Selection {
         Ok(selection) => return selection,
         Err(error) => format!("ebpf: {}", error.chain()),
     };
-    match open_connector(keeper) {
+    let connector = match may_cost_the_host() {
+        Ok(()) => open_connector(keeper).map_err(|error| chain(&error)),
+        Err(why) => Err(why.to_owned()),
+    };
+    match connector {
         Ok(mut selection) => {
             selection.why.insert(0, ebpf);
             selection
         }
-        Err(error) => open_pidfd(vec![ebpf, format!("proc-connector: {}", chain(&error))]),
+        Err(error) => open_pidfd(vec![ebpf, format!("proc-connector: {error}")]),
+    }
+}
+
+/// Whether the proc connector may be taken without having been asked for. Since Linux 6.6 every user may subscribe to
+/// it; but every process of the host pays, and whoever makes them pay should be their administrator.
+///
+/// # Errors
+/// If not, with the reason.
+pub fn may_cost_the_host() -> Result<(), &'static str> {
+    match rights::effective() {
+        Ok(effective) if effective & rights::NET_ADMIN != 0 => Ok(()),
+        Ok(_) | Err(_) => {
+            Err("it would cost every process of the host, so without CAP_NET_ADMIN it has to be asked \
+                               for; set source = \"proc-connector\"")
+        }
     }
 }
 

@@ -21,11 +21,12 @@ mod kmsg;
 mod namespace;
 mod pidfd;
 mod procfs;
+mod rights;
 mod scripted;
 mod stats;
 mod watch;
 
-pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, open};
+pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, may_cost_the_host, open};
 pub use connector::ConnectorError;
 pub use ebpf::{EbpfError, ProbeReport, probe_report, probes};
 pub use feed::Feed;

@@ -1,12 +1,11 @@
 //! Loads and attaches the probes, after looking for everything that would make the kernel refuse.
 
-use std::fs;
-
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use defib_ebpf::Group;
 
 use super::super::namespace::{self, Foreign};
+use super::super::rights;
 use super::btf::Btf;
 use super::error::EbpfError;
 use super::maps::Abi;
@@ -50,9 +49,7 @@ pub(super) const PROBES: [Probe; 7] = [
     probe("on_fork", "sched_process_fork", Group::Base),
 ];
 
-/// Bits of capability(7).
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAPABILITIES: [(&str, u64); 2] = [("CAP_BPF", 1 << 39), ("CAP_PERFMON", 1 << 38)];
+const CAPABILITIES: [(&str, u64); 2] = [("CAP_BPF", rights::BPF), ("CAP_PERFMON", rights::PERFMON)];
 
 /// The attached probes, which are detached when this is dropped.
 pub(super) struct Loaded {
@@ -162,19 +159,16 @@ fn check_namespaces() -> Result<(), EbpfError> {
 }
 
 fn check_capabilities() -> Result<(), EbpfError> {
-    let path = "/proc/self/status";
-    let status = fs::read_to_string(path).map_err(|cause| EbpfError::Proc { path, cause })?;
-    match lacking(&status) {
+    let effective = rights::effective().map_err(|cause| EbpfError::Proc { path: rights::STATUS, cause })?;
+    match lacking(effective) {
         Some(capabilities) => Err(EbpfError::Capabilities { capabilities }),
         None => Ok(()),
     }
 }
 
-/// The names of the capabilities that a `/proc/PID/status` does not show as effective.
-fn lacking(status: &str) -> Option<String> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    if effective & CAP_SYS_ADMIN != 0 {
+/// The names of the capabilities that are not among these.
+fn lacking(effective: u64) -> Option<String> {
+    if effective & rights::SYS_ADMIN != 0 {
         return None;
     }
     let names: Vec<&str> =
@@ -188,16 +182,13 @@ mod tests {
 
     #[test]
     fn the_capabilities_that_are_lacking_are_named() {
-        for (mask, expected) in [
-            ("0000000000000000", Some("CAP_BPF and CAP_PERFMON")),
-            ("0000004000000000", Some("CAP_BPF")),
-            ("000000c000000000", None),
-            ("0000000000200000", None),
-            ("000001ffffffffff", None),
-            ("nonsense", Some("CAP_BPF and CAP_PERFMON")),
+        for (effective, expected) in [
+            (0, Some("CAP_BPF and CAP_PERFMON")),
+            (rights::PERFMON, Some("CAP_BPF")),
+            (rights::PERFMON | rights::BPF, None),
+            (rights::SYS_ADMIN, None),
         ] {
-            let status = format!("Name:\tx\nCapPrm:\tffffffffffffffff\nCapEff:\t{mask}\n");
-            assert_eq!(lacking(&status).as_deref(), expected, "{mask}");
+            assert_eq!(lacking(effective).as_deref(), expected, "{effective:#x}");
         }
     }
 }
