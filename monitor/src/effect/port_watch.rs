@@ -2,7 +2,7 @@
 //!
 //! What the kernel tells is a hint: LISTEN is told before the socket can be reached, and the end of one socket is not
 //! the end of a port that several share. So each hint becomes a look, repeated after 1, 2, 4 … ms until it shows what was
-//! told, or [`BEGINS`] or [`ENDS`] has passed; what it shows then is told as it is.
+//! told, or `BEGINS` or `ENDS` has passed; what it shows then is told as it is.
 //!
 //! Where the source hears nothing of ports, a life is looked at until it listens on all ports that its service names,
 //! after 5 ms first and 5 s at most: the one place where defib polls. It ends with the life, and when nothing is missing.
