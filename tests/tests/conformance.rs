@@ -201,6 +201,13 @@ fn act(ear: &Ear, row: &Row) {
 fn check(source: Source, row: &Row, exit: &Value) {
     let of = format!("{} of {}: {exit:#}", row.name, source.name);
     let name = |number: i32| json!(Signal(number).to_string());
+    if source.signals && skips_runs() && exit["unknown"] != json!([]) {
+        // The probe was skipped at this very end. Then the keeper's word stands, and what it does not know is said.
+        let code = matches!(row.end, End::Exit(_));
+        assert_eq!((exit["code"].is_u64(), exit["signal"].is_string()), (code, !code), "{of}");
+        eprintln!("incomplete, for a skipped run: {of}");
+        return;
+    }
     let (cause, code, signal, core) = match row.end {
         End::Exit(code) => ("exit", json!(code), Value::Null, false),
         End::Signal(number) => ("signal", Value::Null, name(number), false),
@@ -244,6 +251,9 @@ fn check_life(source: Source, row: &Row, ear: &Ear, exit: &Value) {
         ear.of(&row.name, kind).into_iter().filter(|event| event["main"] == true).collect()
     };
     assert_eq!(main("exit").len(), 1, "one end: {of}");
+    if source.signals && skips_runs() {
+        return;
+    }
     let programs = if !source.beginnings {
         0
     } else if row.name == "thread-exec" {
@@ -358,7 +368,7 @@ fn conforms(source: Source) {
     if !skips_runs() {
         assert_eq!(lost, [Value::Null; 0], "{}", daemon.log());
     } else if !lost.is_empty() {
-        eprintln!("lost, and looked at again: {lost:#?}");
+        eprintln!("lost, and looked at again: {}", lost.len());
         assert!(daemon.log().contains("every process was looked at again"), "{}", daemon.log());
     }
     let stranger = |event: &&Value| event["service"].is_null() && event["kind"] != "lost";
