@@ -5,21 +5,13 @@
 //! sources run side by side, each with a daemon of its own, and are crashed in turn; the daemon tells its stamps in its
 //! log at level debug, which costs each of them the same.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::clock;
+use super::patient::{Patient, WARM_UP};
 use super::programs::Programs;
-use super::starts::Start;
 use super::stats::Summary;
 use super::subject::Subject;
-
-/// As in the restart bench.
-const QUIET: Duration = Duration::from_millis(5);
-const WARM_UP: usize = 20;
 
 /// The sources, the one to which the others are compared first.
 const SOURCES: [&str; 3] = ["pidfd", "proc-connector", "ebpf"];
@@ -42,7 +34,7 @@ pub(super) fn measure(programs: &Programs, runs: usize, crashes: usize) -> Resul
         for round in 0..WARM_UP + crashes {
             for step in 0..patients.len() {
                 let index = (step + round) % patients.len();
-                let latency = patients[index].crash()?;
+                let latency = handle(&mut patients[index])?;
                 if round >= WARM_UP {
                     latencies[index].push(latency);
                 }
@@ -57,28 +49,12 @@ pub(super) fn measure(programs: &Programs, runs: usize, crashes: usize) -> Resul
     Ok(outcome)
 }
 
-struct Patient {
-    subject: Subject,
-    life: Start,
-}
-
-impl Patient {
-    fn new(mut subject: Subject) -> Result<Self> {
-        let life = subject.next_start(0)?;
-        Ok(Self { subject, life })
-    }
-
-    /// Kills the victim and returns after how many nanoseconds the daemon had sent the next order.
-    fn crash(&mut self) -> Result<u64> {
-        let victim = pidfd_open(self.life.pid, PidfdFlags::empty()).context("the victim is gone")?;
-        clock::sleep(QUIET);
-        self.subject.skip_log()?;
-        let killed = boottime();
-        pidfd_send_signal(&victim, Signal::KILL)?;
-        self.life = self.subject.next_start(0)?;
-        let ordered = self.subject.stamp("ordered=")?;
-        ordered.checked_sub(killed).context("an order before the kill")
-    }
+/// Kills the victim and returns after how many nanoseconds the daemon had sent the next order.
+fn handle(patient: &mut Patient) -> Result<u64> {
+    patient.subject.skip_log()?;
+    let (killed, _) = patient.crash(boottime)?;
+    let ordered = patient.subject.stamp("ordered=")?;
+    ordered.checked_sub(killed).context("an order before the kill")
 }
 
 /// Nanoseconds of the clock that the daemon goes by.

@@ -15,6 +15,7 @@ mod handling;
 mod host;
 mod idle;
 mod options;
+mod patient;
 mod programs;
 mod report;
 mod restart;

@@ -14,23 +14,13 @@
 //! kernel frees first; what happens under load. The loop writes no log, keeps no history and puts nothing in a
 //! cgroup: it is a bound, not a rival.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::clock;
+use super::patient::{Patient, WARM_UP};
 use super::programs::Programs;
-use super::starts::Start;
 use super::stats::Summary;
 use super::subject::Subject;
-
-/// Crashes of each subject before a run counts: the first ones fill caches.
-const WARM_UP: usize = 20;
-
-/// How long everything is quiet before a crash: what a supervisor does after a restart must not be in the next one's
-/// figure.
-const QUIET: Duration = Duration::from_millis(5);
 
 /// The outcome of all runs.
 #[derive(Debug)]
@@ -64,30 +54,11 @@ pub(super) fn measure(programs: &Programs, runs: usize, crashes: usize) -> Resul
     Ok(outcome)
 }
 
-/// A subject and the life that will be ended next.
-struct Patient {
-    subject: Subject,
-    life: Start,
-}
-
-impl Patient {
-    fn new(mut subject: Subject) -> Result<Self> {
-        let life = subject.next_start(0)?;
-        Ok(Self { subject, life })
-    }
-
-    /// Kills the victim and returns after how many nanoseconds its replacement ran.
-    fn crash(&mut self) -> Result<u64> {
-        let victim = pidfd_open(self.life.pid, PidfdFlags::empty()).context("the victim is gone")?;
-        clock::sleep(QUIET);
-        self.subject.expect_no_start()?;
-        let killed = clock::now();
-        pidfd_send_signal(&victim, Signal::KILL)?;
-        let next = self.subject.next_start(0)?;
-        ensure!(next.stamp > killed, "{}: a start before the crash", self.subject.name());
-        self.life = next;
-        Ok(next.stamp - killed)
-    }
+/// Kills the victim and returns after how many nanoseconds its replacement ran.
+fn crash(patient: &mut Patient) -> Result<u64> {
+    let (killed, next) = patient.crash(clock::now)?;
+    ensure!(next.stamp > killed, "{}: a start before the crash", patient.subject.name());
+    Ok(next.stamp - killed)
 }
 
 /// Crashes every patient `crashes` times and returns the latencies of each.
@@ -95,7 +66,7 @@ fn crash_in_turn(patients: &mut [Patient], crashes: usize) -> Result<Vec<Vec<u64
     let mut latencies = vec![Vec::with_capacity(crashes); patients.len()];
     for round in 0..crashes {
         for index in order(patients.len(), round) {
-            latencies[index].push(patients[index].crash()?);
+            latencies[index].push(crash(&mut patients[index])?);
         }
     }
     Ok(latencies)
