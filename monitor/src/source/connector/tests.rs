@@ -331,7 +331,9 @@ fn die(pid: u32) {
 
 #[tokio::test(flavor = "current_thread")]
 async fn an_overflow_is_counted_exactly() {
-    let (Ok(mut small), Ok(mut large)) = (Socket::open(4096), Socket::open(ROOM)) else {
+    // The large one hears first and is drained last: what the small one has heard, it has heard too,
+    // whatever other tests do on the host meanwhile.
+    let (Ok(mut large), Ok(mut small)) = (Socket::open(ROOM), Socket::open(4096)) else {
         eprintln!("skipped: needs the proc connector");
         return;
     };
@@ -348,7 +350,7 @@ async fn an_overflow_is_counted_exactly() {
     assert_eq!(large.losses.total(), 0);
     let cpus: std::collections::BTreeSet<u32> = few.iter().map(|message| message.cpu).collect();
     let mut lost = 0;
-    for cpu in cpus {
+    for &cpu in &cpus {
         let of = |messages: &[super::message::Message]| -> Vec<u32> {
             messages.iter().filter(|message| message.cpu == cpu).map(|message| message.number).collect()
         };
@@ -360,7 +362,7 @@ async fn an_overflow_is_counted_exactly() {
     assert!(lost > 1000, "the buffer was not small enough: {lost}");
     // At most one message more is owed for an overflow whose gap has not shown yet, on each CPU.
     let counted = small.losses.total() as usize;
-    assert!((lost..lost + 4).contains(&counted), "{counted} of {lost}");
+    assert!((lost..=lost + cpus.len()).contains(&counted), "{counted} of {lost}");
 }
 
 #[tokio::test(flavor = "current_thread")]
