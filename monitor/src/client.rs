@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use defib_core::Verb;
 use defib_core::model::ServiceName;
@@ -22,7 +23,8 @@ use tokio::task::JoinSet;
 
 pub use crate::api::types;
 use crate::daemon::handle;
-use types::{Answer, Code, Event, Kill, Problem, Service, Shutdown, Status};
+use crate::duration;
+use types::{Answer, Code, Event, Kill, Pause, Problem, Service, Shutdown, Status};
 
 /// Why something could not be had from the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -137,9 +139,16 @@ impl Client {
     pub async fn act(&self, name: &ServiceName, verb: Verb, wait: bool) -> Result<Answer, Error> {
         let body = match verb {
             Verb::Kill(signal) => json(&Kill { signal: signal.to_string() })?,
-            Verb::Start | Verb::Stop | Verb::Restart | Verb::Reset | Verb::Enable | Verb::Disable => {
-                Bytes::new()
+            Verb::Pause(for_ns) => {
+                json(&Pause { span: for_ns.map(Duration::from_nanos).map(duration::show) })?
             }
+            Verb::Start
+            | Verb::Stop
+            | Verb::Restart
+            | Verb::Reset
+            | Verb::Enable
+            | Verb::Disable
+            | Verb::Resume => Bytes::new(),
         };
         let path = format!("/v1/services/{name}/{}?wait={wait}", verb.as_str());
         self.ask(Method::POST, &path, body).await

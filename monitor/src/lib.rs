@@ -11,4 +11,5 @@ pub mod doctor;
 pub mod duration;
 pub mod effect;
 pub mod keeper;
+pub mod size;
 pub mod source;

@@ -117,6 +117,10 @@ pub enum Verb {
     Enable,
     /// End it and refuse every start.
     Disable,
+    /// No restarts by itself until `Resume`, or for so many nanoseconds.
+    Pause(Option<u64>),
+    /// Restarts by itself again, and at once if it has ended meanwhile.
+    Resume,
     /// Send a signal to the main process. Its end, if it ends of it, is a crash like any other.
     Kill(Signal),
 }
@@ -131,6 +135,8 @@ impl Verb {
             Self::Reset => "reset",
             Self::Enable => "enable",
             Self::Disable => "disable",
+            Self::Pause(_) => "pause",
+            Self::Resume => "resume",
             Self::Kill(_) => "kill",
         }
     }

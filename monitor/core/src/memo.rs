@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Ending, Incarnation, TakenPort};
 use crate::phase::Phase;
 use crate::series::Series;
+use crate::service::Pause;
 
 /// The whole memory of a service besides its specification. Opaque outside the core; a daemon that comes back
 /// hands it in again with [`Input::Resume`](crate::Input::Resume) and goes on where its predecessor was.
@@ -23,6 +24,8 @@ pub struct Memo {
     pub(crate) listening: BTreeSet<u16>,
     /// The ports that were taken when the present life was prepared.
     pub(crate) taken: Vec<TakenPort>,
+    /// Restarts by itself are paused.
+    pub(crate) paused: Option<Pause>,
 }
 
 impl Memo {
@@ -36,6 +39,7 @@ impl Memo {
             last_exit: None,
             listening: BTreeSet::new(),
             taken: Vec::new(),
+            paused: None,
         }
     }
 }

@@ -176,7 +176,7 @@ impl Supervisor {
     fn settle(&mut self, service: &ServiceName, fx: &mut Effects) {
         let Some(it) = self.services.get_mut(service) else { return };
         if let Some(memo) = it.take_change() {
-            self.timers.set(service, it.phase().deadline());
+            self.timers.set(service, it.due());
             fx.push(Effect::Remember { service: service.clone(), memo });
             fx.push(Effect::Publish { service: service.clone() });
         }

@@ -1,8 +1,8 @@
 //! Walks every cell of the tables in `states.md`: the code does what the specification says, nothing is left out.
 
 use crate::model::{
-    Blame, Command, End, Incarnation, Launch, Leftovers, RequestId, RestartSpec, ServiceName, ServiceSpec,
-    Signal, StartFailure, StartFailureKind, StopSpec, Tick, Usage, WaitStatus,
+    Blame, Command, End, Incarnation, RequestId, RestartSpec, ServiceName, ServiceSpec, Signal, StartFailure,
+    StartFailureKind, Tick, Usage, WaitStatus,
 };
 use crate::phase::Phase;
 use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
@@ -179,6 +179,8 @@ impl Rig {
             "reset" => request(Verb::Reset),
             "enable" => request(Verb::Enable),
             "disable" => request(Verb::Disable),
+            "pause" => request(Verb::Pause(None)),
+            "resume" => request(Verb::Resume),
             "kill" => request(Verb::Kill(Signal::TERM)),
             "prepared" => Input::Prepared { service, incarnation, failure: None, taken: Vec::new() },
             "prepare failed" => {
@@ -238,25 +240,8 @@ fn name() -> ServiceName {
 }
 
 fn spec() -> ServiceSpec {
-    ServiceSpec {
-        name: name(),
-        description: String::new(),
-        launch: Launch {
-            command: Command::from(["/usr/bin/api".to_owned()]),
-            cwd: "/".into(),
-            env: Default::default(),
-            env_file: None,
-            user: None,
-            group: None,
-            groups: None,
-        },
-        autostart: false,
-        ports: Default::default(),
-        ready: Default::default(),
-        restart: RestartSpec::default(),
-        stop: StopSpec::default(),
-        leftovers: Leftovers::default(),
-    }
+    let command = Command::from(["/usr/bin/api".to_owned()]);
+    ServiceSpec { autostart: false, ..ServiceSpec::new(name(), command) }
 }
 
 fn failure() -> StartFailure {

@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | `GET /v1/status` | [`Status`](types::Status): all services |
 //! | `GET /v1/status/NAME` | [`Service`](types::Service) |
-//! | `POST /v1/services/NAME/{start,stop,restart,reset,enable,disable}` | [`Answer`](types::Answer) when it is done; with `?wait=false` 202 at once |
+//! | `POST /v1/services/NAME/{start,stop,restart,reset,enable,disable,resume}` | [`Answer`](types::Answer) when it is done; with `?wait=false` 202 at once |
 //! | `POST /v1/services/NAME/kill` | the same; the body is a [`Kill`](types::Kill) |
+//! | `POST /v1/services/NAME/pause` | the same; the body is a [`Pause`](types::Pause) |
 //! | `GET /v1/events?after=SEQ&service=NAME` | an array of [`Event`](types::Event): the latest, oldest first |
 //! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |
 //! | `&all=true` with it | also every other process of the host, from now on: events without `seq` |

@@ -45,6 +45,8 @@ fn view(name: &str) -> ServiceView {
         incarnation: Incarnation(0),
         ready: false,
         enabled: name != "off",
+        paused: None,
+        group: None,
         started: None,
         restarts: 0,
         ports: Vec::new(),

@@ -37,6 +37,12 @@ pub struct Service {
     pub adopted: bool,
     /// Whether it may be started.
     pub enabled: bool,
+    /// Whether restarts by itself are paused.
+    pub paused: bool,
+    /// When the pause is over by itself.
+    pub paused_until: Option<Timestamp>,
+    /// The group that it belongs to.
+    pub group: Option<ServiceName>,
     /// When the present life began.
     pub started_at: Option<Timestamp>,
     /// How long its process has been running.
@@ -277,6 +283,15 @@ pub struct Exit {
 pub struct Kill {
     /// By name, with or without SIG, or by number.
     pub signal: String,
+}
+
+/// The body of `pause`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// How long, as in `30m`; without it, until `resume`.
+    #[serde(rename = "for")]
+    pub span: Option<String>,
 }
 
 /// The body of `shutdown`.

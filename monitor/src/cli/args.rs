@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use defib_core::Verb;
@@ -8,6 +9,7 @@ use defib_core::model::{ServiceName, Signal};
 use nix::unistd::geteuid;
 
 use crate::config::{Flags, Overrides};
+use crate::duration;
 
 /// A supervisor that hears from the kernel when a process dies, and starts it again
 #[derive(Debug, Parser)]
@@ -42,6 +44,24 @@ pub struct Options {
     /// Where the output of services goes [env: DEFIB_LOG_DIR] [default: /var/log/defib]
     #[arg(long, global = true, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
+    /// A file NAME.pid for each service that runs goes here [env: DEFIB_PID_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub pid_dir: Option<PathBuf>,
+    /// `max_restarts` of every service that does not set its own [env: DEFIB_MAX_RESTARTS]
+    #[arg(long, global = true, value_name = "N")]
+    pub max_restarts: Option<String>,
+    /// Where Prometheus scrapes; "" for nowhere [env: DEFIB_LISTEN_METRICS] [default: 127.0.0.1:9977]
+    #[arg(long, global = true, value_name = "ADDR:PORT")]
+    pub listen_metrics: Option<String>,
+    /// Where the daemon's own log goes: stderr, journal or a file [env: DEFIB_LOG_TO] [default: stderr]
+    #[arg(long, global = true, value_name = "TARGET")]
+    pub log_to: Option<String>,
+    /// Its form: text or json [env: DEFIB_LOG_FORMAT] [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What it tells, also by module: info,defib::source=debug [env: DEFIB_LOG] [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// Where events come from: auto, ebpf, proc-connector or pidfd [env: DEFIB_SOURCE] [default: auto]
     #[arg(long, global = true, value_name = "SOURCE")]
     pub source: Option<String>,
@@ -56,8 +76,20 @@ pub struct Options {
 impl Options {
     /// What decides over the configuration file, with the environment of this process.
     pub fn overrides(self, strict: bool) -> Overrides {
-        let Self { config, runtime_dir, state_dir, log_dir, source, json: _, color: _ } = self;
-        let flags = Flags { config, state_dir, runtime_dir, log_dir, source, strict };
+        let flags = Flags {
+            config: self.config,
+            state_dir: self.state_dir,
+            runtime_dir: self.runtime_dir,
+            log_dir: self.log_dir,
+            pid_dir: self.pid_dir,
+            max_restarts: self.max_restarts,
+            listen_metrics: self.listen_metrics,
+            log_to: self.log_to,
+            log_format: self.log_format,
+            log_level: self.log_level,
+            source: self.source,
+            strict,
+        };
         Overrides::new(flags, |name| std::env::var_os(name), geteuid().as_raw())
     }
 }
@@ -135,6 +167,17 @@ pub enum Act {
     Enable(Wanted),
     /// Stop services and refuse every start until `enable`
     Disable(Wanted),
+    /// No automatic restart of services, until `resume` or for a while; ends are recorded as ever
+    Pause {
+        /// Which.
+        #[command(flatten)]
+        wanted: Wanted,
+        /// For how long, as in 30m
+        #[arg(long = "for", value_name = "TIME", value_parser = duration::parse)]
+        span: Option<Duration>,
+    },
+    /// Restart services automatically again, and at once those that ended meanwhile
+    Resume(Wanted),
     /// Send a signal to the main process of services; one that ends of it has crashed
     Kill {
         /// Which.
@@ -156,6 +199,11 @@ impl Act {
             Self::Reset(wanted) => (Verb::Reset, wanted),
             Self::Enable(wanted) => (Verb::Enable, wanted),
             Self::Disable(wanted) => (Verb::Disable, wanted),
+            Self::Pause { wanted, span } => {
+                // The longest duration has fewer nanoseconds than 64 bits can count.
+                (Verb::Pause(span.and_then(|span| u64::try_from(span.as_nanos()).ok())), wanted)
+            }
+            Self::Resume(wanted) => (Verb::Resume, wanted),
             Self::Kill { wanted, signal } => (Verb::Kill(signal), wanted),
         }
     }

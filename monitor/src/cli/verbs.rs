@@ -105,6 +105,8 @@ fn done(verb: Verb, progress: Progress, detail: &str) -> String {
         (Progress::Done, Verb::Reset) => "reset".to_owned(),
         (Progress::Done, Verb::Enable) => "enabled".to_owned(),
         (Progress::Done, Verb::Disable) => "disabled".to_owned(),
+        (Progress::Done, Verb::Pause(_)) => "paused".to_owned(),
+        (Progress::Done, Verb::Resume) => "resumed".to_owned(),
         (Progress::Done, Verb::Kill(signal)) => format!("{signal} sent"),
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::document::{Document, Node};
 use super::error::{Place, quoted};
 use super::overrides::Overrides;
+use super::own_log::{self, OwnLog};
 use super::{planned, values};
 
 /// What the daemon itself needs to know.
@@ -18,6 +19,10 @@ pub struct DaemonSettings {
     pub runtime_dir: PathBuf,
     /// The output of services.
     pub log_dir: PathBuf,
+    /// A file NAME.pid for each service that runs goes here; `None`: none is written.
+    pub pid_dir: Option<PathBuf>,
+    /// The daemon's own log.
+    pub log: OwnLog,
     /// Where events come from.
     pub source: SourceChoice,
 }
@@ -67,6 +72,8 @@ pub(super) struct Given {
     state_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
     log_dir: Option<PathBuf>,
+    pid_dir: Option<PathBuf>,
+    log: own_log::Given,
     source: Option<SourceChoice>,
     faulty: bool,
 }
@@ -78,6 +85,8 @@ impl Given {
             state_dir: table.get("state_dir", values::path),
             runtime_dir: table.get("runtime_dir", socket_dir),
             log_dir: table.get("log_dir", values::path),
+            pid_dir: table.get("pid_dir", values::path),
+            log: table.get("log", own_log::Given::read).unwrap_or_default(),
             source: table.get("source", source),
             faulty: false,
         };
@@ -118,6 +127,7 @@ pub(super) fn settle(doc: &Document<'_>, given: Given, overrides: &Overrides) ->
     };
     let state_dir = set("--state-dir", &flags.state_dir, "DEFIB_STATE_DIR", FOLDER);
     let runtime_dir = set("--runtime-dir", &flags.runtime_dir, "DEFIB_RUNTIME_DIR", SOCKET_FOLDER);
+    let pid_dir = set("--pid-dir", &flags.pid_dir, "DEFIB_PID_DIR", FOLDER);
     let log_dir = set("--log-dir", &flags.log_dir, "DEFIB_LOG_DIR", FOLDER);
     let source = overrides.setting("--source", flags.source.as_deref().map(OsStr::new), "DEFIB_SOURCE");
 
@@ -138,6 +148,8 @@ pub(super) fn settle(doc: &Document<'_>, given: Given, overrides: &Overrides) ->
     DaemonSettings {
         runtime_dir: runtime_dir.or(given.runtime_dir).unwrap_or_else(|| overrides.runtime_dir()),
         source: chosen(doc, source).or(given.source).unwrap_or_default(),
+        pid_dir: pid_dir.or(given.pid_dir),
+        log: own_log::settle(doc, given.log, overrides),
         state_dir,
         log_dir,
     }

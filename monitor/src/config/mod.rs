@@ -12,8 +12,11 @@ mod daemon;
 mod document;
 pub mod env_file;
 mod error;
+mod listen;
 mod load;
+mod log;
 mod overrides;
+mod own_log;
 mod planned;
 mod ports;
 mod restart;
@@ -27,8 +30,10 @@ mod tests;
 
 pub use daemon::{DaemonSettings, SourceChoice};
 pub use error::{ConfigErrors, Finding, Place};
+pub use listen::ListenSettings;
 pub use load::{Loaded, Unreadable, load};
 pub use overrides::{Flags, Overrides};
+pub use own_log::{LogFormat, LogTarget, OwnLog};
 pub use settings::{Settings, parse};
 pub use trust::{Untrusted, open_trusted};
 

@@ -5,9 +5,15 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// The variables that are looked at, all of them.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 16] = [
     "DEFIB_CONFIG",
+    "DEFIB_LISTEN_METRICS",
+    "DEFIB_LOG",
     "DEFIB_LOG_DIR",
+    "DEFIB_LOG_FORMAT",
+    "DEFIB_LOG_TO",
+    "DEFIB_MAX_RESTARTS",
+    "DEFIB_PID_DIR",
     "DEFIB_RUNTIME_DIR",
     "DEFIB_SOURCE",
     "DEFIB_STATE_DIR",
@@ -29,6 +35,18 @@ pub struct Flags {
     pub runtime_dir: Option<PathBuf>,
     /// `--log-dir`
     pub log_dir: Option<PathBuf>,
+    /// `--pid-dir`
+    pub pid_dir: Option<PathBuf>,
+    /// `--max-restarts`
+    pub max_restarts: Option<String>,
+    /// `--listen-metrics`
+    pub listen_metrics: Option<String>,
+    /// `--log-to`
+    pub log_to: Option<String>,
+    /// `--log-format`
+    pub log_format: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
     /// `--source`
     pub source: Option<String>,
     /// `--strict`: warnings are errors.

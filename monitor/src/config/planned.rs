@@ -10,12 +10,11 @@ pub(super) fn refusal(planned: &[&str], key: &str) -> Option<&'static str> {
 }
 
 /// Top-level tables.
-pub(super) const ROOT: &[&str] = &[
-    "alert", "breaker", "channel", "db", "flow", "history", "listen", "ports", "remote", "watch", "watcher",
-];
+pub(super) const ROOT: &[&str] =
+    &["alert", "breaker", "channel", "db", "flow", "history", "ports", "remote", "watch", "watcher"];
 
 /// `[daemon]`.
-pub(super) const DAEMON: &[&str] = &["backend", "id", "log", "pid_dir", "realtime"];
+pub(super) const DAEMON: &[&str] = &["backend", "id", "realtime"];
 
 /// `[service.NAME]`.
 pub(super) const SERVICE: &[&str] = &[
@@ -29,21 +28,15 @@ pub(super) const SERVICE: &[&str] = &[
     "health_listen",
     "hold_for",
     "hold_ports",
-    "inherit_env",
     "instances",
     "limits",
-    "log",
     "max_runtime",
-    "needs_files",
-    "pid_file",
     "propagate",
     "sandbox",
-    "service_group",
     "sockets",
     "stage",
     "stage_max_age",
     "stage_watch",
-    "umask",
     "when_down",
 ];
 

@@ -102,15 +102,11 @@ fn delays(node: Node<'_>) -> Option<Delays> {
 
 fn max_restarts(node: Node<'_>) -> Option<Option<u32>> {
     let wanted = format!("a whole number from 1 to {} or \"none\"", RestartSpec::MAX_RESTARTS);
-    or_none(node, |node| values::whole(node, 1..=RestartSpec::MAX_RESTARTS, &wanted))
+    values::or_none(node, |node| values::whole(node, 1..=RestartSpec::MAX_RESTARTS, &wanted))
 }
 
 fn window(node: Node<'_>) -> Option<Option<Duration>> {
-    or_none(node, |node| values::span_or(node, "a duration above zero, such as \"5m\", or \"none\""))
-}
-
-fn or_none<'a, T>(node: Node<'a>, read: impl FnOnce(Node<'a>) -> Option<T>) -> Option<Option<T>> {
-    if node.value.as_str() == Some("none") { Some(None) } else { read(node).map(Some) }
+    values::or_none(node, |node| values::span_or(node, "a duration above zero, such as \"5m\", or \"none\""))
 }
 
 fn give_up(node: Node<'_>) -> Option<GiveUp> {

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use defib_core::model::{Command, Launch, Leftovers, ReadySpec, ServiceName, ServiceSpec, StopSpec};
+use defib_core::model::{Command, Launch, Leftovers, LogSpec, ReadySpec, ServiceName, ServiceSpec, StopSpec};
+
+use toml::de::DeValue;
 
 use super::command::command;
 use super::document::{Node, Table};
 use super::error::{Place, quoted};
 use super::restart::Restart;
-use super::{planned, ports, values};
+use super::{log, planned, ports, values};
 
 /// The keys that services share, as layers of tables have set them so far: a nearer layer overwrites a farther one
 /// key by key, also inside `env`, `restart` and `stop`.
@@ -21,6 +23,11 @@ pub(super) struct Keys {
     user: Option<String>,
     group: Option<String>,
     groups: Option<Vec<String>>,
+    inherit_env: BTreeSet<String>,
+    umask: u32,
+    needs_files: Vec<PathBuf>,
+    service_group: Option<ServiceName>,
+    log: LogSpec,
     autostart: bool,
     ready: ReadySpec,
     restart: Restart,
@@ -37,6 +44,11 @@ impl Default for Keys {
             user: None,
             group: None,
             groups: None,
+            inherit_env: BTreeSet::new(),
+            umask: 0o022,
+            needs_files: Vec::new(),
+            service_group: None,
+            log: LogSpec::default(),
             autostart: true,
             ready: ReadySpec::default(),
             restart: Restart::default(),
@@ -58,6 +70,16 @@ impl Keys {
         table.set(&mut self.groups, "groups", |node| {
             values::list(node, "an array of groups such as [\"video\", 44]", values::account).map(Some)
         });
+        table.set(&mut self.inherit_env, "inherit_env", |node| {
+            values::list(node, "an array of names of variables such as [\"TZ\"]", variable)
+                .map(BTreeSet::from_iter)
+        });
+        table.set(&mut self.umask, "umask", umask);
+        table.set(&mut self.needs_files, "needs_files", |node| {
+            values::list(node, "an array of absolute paths such as [\"/etc/api.conf\"]", values::path)
+        });
+        table.set(&mut self.service_group, "service_group", |node| service_group(node).map(Some));
+        table.get("log", |node| log::log(node, &mut self.log));
         table.set(&mut self.autostart, "autostart", values::boolean);
         table.set(&mut self.ready, "ready", ports::ready);
         table.get("restart", |node| self.restart.read(node));
@@ -74,7 +96,9 @@ pub(super) fn defaults(node: Node<'_>) -> Option<Keys> {
     let mut table = node.table("a table of a service's keys")?;
     keys.read(&mut table);
     table.finish(|key| match key {
-        "command" | "description" | "ports" => Some("belongs to one service; move it to its [service.NAME]"),
+        "command" | "description" | "pid_file" | "ports" => {
+            Some("belongs to one service; move it to its [service.NAME]")
+        }
         _ => planned::refusal(planned::SERVICE, key).or_else(|| planned::refusal(planned::DEFAULTS, key)),
     });
     Some(keys)
@@ -97,31 +121,69 @@ pub(super) fn service(name: &str, node: Node<'_>, mut keys: Keys) -> Option<(Ser
         );
     }
     let ports = table.get("ports", ports::ports).unwrap_or_default();
+    let pid_file = table.get("pid_file", values::path);
     keys.read(&mut table);
     table.finish(|key| planned::refusal(planned::SERVICE, key));
     let (place, command) = command?;
-    Some((finish(name.ok()?, description, command, ports, keys), place))
+    let spec = ServiceSpec { description, ports, pid_file, ..finish(name.ok()?, command, keys) };
+    Some((spec, place))
 }
 
-fn finish(
-    name: ServiceName,
-    description: String,
-    command: Command,
-    ports: BTreeSet<u16>,
-    keys: Keys,
-) -> ServiceSpec {
-    let Keys { cwd, env, env_file, user, group, groups, autostart, ready, restart, stop, leftovers } = keys;
-    let launch = Launch { command, cwd, env, env_file, user, group, groups };
+fn finish(name: ServiceName, command: Command, keys: Keys) -> ServiceSpec {
+    let launch = Launch {
+        command,
+        cwd: keys.cwd,
+        env: keys.env,
+        env_file: keys.env_file,
+        user: keys.user,
+        group: keys.group,
+        groups: keys.groups,
+        inherit_env: keys.inherit_env,
+        umask: keys.umask,
+        needs_files: keys.needs_files,
+    };
     ServiceSpec {
         name,
-        description,
+        description: String::new(),
         launch,
-        autostart,
-        ports,
-        ready,
-        restart: restart.finish(),
-        stop,
-        leftovers,
+        autostart: keys.autostart,
+        ports: BTreeSet::new(),
+        ready: keys.ready,
+        restart: keys.restart.finish(),
+        stop: keys.stop,
+        leftovers: keys.leftovers,
+        log: keys.log,
+        service_group: keys.service_group,
+        pid_file: None,
+    }
+}
+
+/// The name of a variable.
+fn variable(node: Node<'_>) -> Option<String> {
+    match values::argument(node.clone())? {
+        name if name.is_empty() || name.contains('=') => node.refuse("the name of a variable"),
+        name => Some(name),
+    }
+}
+
+/// As chmod(1) takes it: octal, in quotes or with 0o.
+fn umask(node: Node<'_>) -> Option<u32> {
+    let wanted = "an octal mask such as \"027\" or 0o027, at most 777";
+    let mask = match node.value {
+        DeValue::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+            u32::from_str_radix(text, 8).ok()
+        }
+        DeValue::Integer(number) if number.radix() == 8 => u32::from_str_radix(number.as_str(), 8).ok(),
+        _ => None,
+    };
+    mask.filter(|mask| *mask <= 0o777).or_else(|| node.refuse(wanted))
+}
+
+fn service_group(node: Node<'_>) -> Option<ServiceName> {
+    match node.value.as_str().map(str::parse) {
+        Some(Ok(name)) => Some(name),
+        Some(Err(why)) => node.refuse(&format!("the name of a group: {why}")),
+        None => node.refuse("the name of a group such as \"web\""),
     }
 }
 

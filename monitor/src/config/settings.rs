@@ -6,6 +6,7 @@ use toml::de::DeTable;
 use super::daemon::{self, DaemonSettings};
 use super::document::{Document, Node};
 use super::error::{ConfigErrors, Place, quoted};
+use super::listen::{self, ListenSettings};
 use super::overrides::Overrides;
 use super::planned;
 use super::service::{self, Keys};
@@ -18,6 +19,8 @@ const MAX_SERVICES: usize = 4096;
 pub struct Settings {
     /// `[daemon]`, with the flags and variables that decide over it.
     pub daemon: DaemonSettings,
+    /// `[listen]`, likewise.
+    pub listen: ListenSettings,
     /// `[service.NAME]`, in the order of their names.
     pub services: Vec<ServiceSpec>,
 }
@@ -45,14 +48,16 @@ pub(super) fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Pars
 
     let mut table = doc.root(root.get_ref());
     let given = table.get("daemon", daemon::Given::read).unwrap_or_default();
+    let listen = table.get("listen", listen::listen).unwrap_or_default();
     let defaults = table.get("defaults", service::defaults).unwrap_or_default();
     let services = table.get("service", |node| services(node, &defaults)).unwrap_or_default();
     table.finish(|key| planned::refusal(planned::ROOT, key));
 
     let daemon = daemon::settle(&doc, given, overrides);
+    let listen = listen::settle(&doc, listen, overrides);
     ConfigErrors::none(doc.into_findings())?;
     let (services, commands) = services.into_iter().unzip();
-    Ok(Parsed { settings: Settings { daemon, services }, commands })
+    Ok(Parsed { settings: Settings { daemon, listen, services }, commands })
 }
 
 fn services(node: Node<'_>, defaults: &Keys) -> Option<Vec<(ServiceSpec, Place)>> {

@@ -10,10 +10,37 @@ use toml::de::DeValue;
 
 use super::document::Node;
 use super::error::quoted;
-use crate::duration;
+use crate::{duration, size};
 
 pub(super) fn boolean(node: Node<'_>) -> Option<bool> {
     node.value.as_bool().or_else(|| node.refuse("true or false"))
+}
+
+/// A size of a range, in bytes.
+pub(super) fn size(node: Node<'_>, range: RangeInclusive<u64>) -> Option<u64> {
+    let limits = match (*range.start(), *range.end()) {
+        (0, end) if end >= i64::MAX as u64 => String::new(),
+        (start, end) if end >= i64::MAX as u64 => format!(", at least {}", size::show(start)),
+        (start, end) => format!(" from {} to {}", size::show(start), size::show(end)),
+    };
+    let wanted = format!("a size such as \"512M\" or \"10k\"{limits}");
+    let bytes = match node.value {
+        DeValue::String(text) => match size::parse(text) {
+            Ok(bytes) => bytes,
+            Err(why) => return node.refuse(&format!("{wanted}: {why}")),
+        },
+        DeValue::Integer(number) if number.radix() == 10 => match number.as_str().parse() {
+            Ok(bytes) => bytes,
+            Err(_) => return node.refuse(&wanted),
+        },
+        _ => return node.refuse(&wanted),
+    };
+    if range.contains(&bytes) { Some(bytes) } else { node.refuse(&wanted) }
+}
+
+/// `"none"`, or what `read` reads.
+pub(super) fn or_none<'a, T>(node: Node<'a>, read: impl FnOnce(Node<'a>) -> Option<T>) -> Option<Option<T>> {
+    if node.value.as_str() == Some("none") { Some(None) } else { read(node).map(Some) }
 }
 
 /// One line for people.

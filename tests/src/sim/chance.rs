@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use defib_core::Verb;
 use defib_core::model::{
-    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceName, ServiceSpec,
-    Signal, StopSpec,
+    Backoff, Delays, GiveUp, Leftovers, Policy, ReadySpec, RestartSpec, ServiceName, ServiceSpec, Signal,
+    StopSpec,
 };
 
 use super::action::{Action, Setup};
@@ -52,23 +52,13 @@ impl Setup {
 
 fn service(name: &str, chance: &mut Chance) -> ServiceSpec {
     ServiceSpec {
-        name: name.parse().expect("a valid name"),
-        description: String::new(),
-        launch: Launch {
-            command: vec![format!("/usr/bin/{name}")],
-            cwd: "/".into(),
-            env: Default::default(),
-            env_file: None,
-            user: None,
-            group: None,
-            groups: None,
-        },
         autostart: !chance.one_in(4),
         ports: chance.of(&[BTreeSet::new(), BTreeSet::from([80]), BTreeSet::from([80, 443])]),
         ready: chance.of(&[ReadySpec::Exec, ReadySpec::Exec, ReadySpec::Port(80)]),
         restart: restart(chance),
         stop: StopSpec { signal: Signal::TERM, timeout: millis(chance.of(&[0, 20, 1_000, 10_000])) },
         leftovers: chance.of(&[Leftovers::Kill, Leftovers::Kill, Leftovers::Keep]),
+        ..ServiceSpec::new(name.parse().expect("a valid name"), vec![format!("/usr/bin/{name}")])
     }
 }
 

@@ -145,7 +145,7 @@ impl Past {
                 Verb::Disable => {
                     self.disabled.insert(service.clone());
                 }
-                Verb::Stop | Verb::Kill(_) => {}
+                Verb::Stop | Verb::Kill(_) | Verb::Pause(_) | Verb::Resume => {}
             }
             if self.begins_a_series(service, verb) {
                 self.new_series.insert(service.clone());
@@ -204,7 +204,10 @@ impl Past {
             (Verb::Reset, _) | (Verb::Restart, State::Running) => true,
             (Verb::Start, State::Running) | (_, State::Starting) => false,
             (Verb::Start | Verb::Restart, _) => view.enabled,
-            (Verb::Stop | Verb::Enable | Verb::Disable | Verb::Kill(_), _) => false,
+            (
+                Verb::Stop | Verb::Enable | Verb::Disable | Verb::Kill(_) | Verb::Pause(_) | Verb::Resume,
+                _,
+            ) => false,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod event;
 mod exit;
 mod ids;
+mod log_spec;
 mod port;
 mod record;
 mod signal;
@@ -15,6 +16,7 @@ pub use exit::{
     Blame, By, Cause, End, Ending, Sender, StartFailure, StartFailureKind, Unknown, Usage, WaitStatus,
 };
 pub use ids::{Incarnation, InvalidName, RequestId, ServiceName};
+pub use log_spec::{LogLayout, LogSpec, LogStreams};
 pub use port::{Holder, TakenPort};
 pub use record::{Reason, Record, What};
 pub use signal::{Signal, UnknownSignal};
@@ -23,4 +25,4 @@ pub use spec::{
     StopSpec,
 };
 pub use time::Tick;
-pub use view::{ServiceView, State};
+pub use view::{Paused, ServiceView, State};

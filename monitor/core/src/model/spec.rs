@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ServiceName, Signal};
+use super::{LogSpec, ServiceName, Signal};
 
 /// Everything that the configuration says of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,11 +29,35 @@ pub struct ServiceSpec {
     pub stop: StopSpec,
     /// What happens to the rest of its tree when its main process ends.
     pub leftovers: Leftovers,
+    /// What becomes of its output.
+    pub log: LogSpec,
+    /// The set of services that `--group` and the metrics' label `group` name; `service_group` in the file.
+    pub service_group: Option<ServiceName>,
+    /// A file that holds the number of its main process while that lives.
+    pub pid_file: Option<PathBuf>,
 }
 
 impl ServiceSpec {
     /// The most ports that a service may name.
     pub const MAX_PORTS: usize = 64;
+
+    /// A service of which only the command is given.
+    pub fn new(name: ServiceName, command: Command) -> Self {
+        Self {
+            name,
+            description: String::new(),
+            launch: Launch::new(command),
+            autostart: true,
+            ports: BTreeSet::new(),
+            ready: ReadySpec::default(),
+            restart: RestartSpec::default(),
+            stop: StopSpec::default(),
+            leftovers: Leftovers::default(),
+            log: LogSpec::default(),
+            service_group: None,
+            pid_file: None,
+        }
+    }
 
     /// The ports that matter: those it names, and the one that makes it ready.
     pub fn wanted_ports(&self) -> BTreeSet<u16> {
@@ -75,6 +99,30 @@ pub struct Launch {
     pub group: Option<String>,
     /// Supplementary groups; `None`: those that the system's group database gives the user.
     pub groups: Option<Vec<String>>,
+    /// Variables that it gets from defib's own environment, if they are set there.
+    pub inherit_env: BTreeSet<String>,
+    /// The file mode creation mask; 022 unless set.
+    pub umask: u32,
+    /// Files and folders that must be there before a start is tried.
+    pub needs_files: Vec<PathBuf>,
+}
+
+impl Launch {
+    /// Only the command is given.
+    pub fn new(command: Command) -> Self {
+        Self {
+            command,
+            cwd: PathBuf::from("/"),
+            env: BTreeMap::new(),
+            env_file: None,
+            user: None,
+            group: None,
+            groups: None,
+            inherit_env: BTreeSet::new(),
+            umask: 0o022,
+            needs_files: Vec::new(),
+        }
+    }
 }
 
 /// Which ends lead to another start.

@@ -62,6 +62,13 @@ impl fmt::Display for State {
     }
 }
 
+/// Restarts by itself are paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Until then, if not until somebody resumes them.
+    pub until: Option<Tick>,
+}
+
 /// What is known of a service at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -81,6 +88,10 @@ pub struct ServiceView {
     pub ready: bool,
     /// Whether it may be started.
     pub enabled: bool,
+    /// Whether restarts by itself are paused, and until when if not for good.
+    pub paused: Option<Paused>,
+    /// The group that it belongs to.
+    pub group: Option<ServiceName>,
     /// When the present life began.
     pub started: Option<Tick>,
     /// Restarts since defib supervises it.

@@ -1,15 +1,20 @@
 //! One service: every row of the table as a function, every function a match over all columns.
 //!
-//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`ports`]
-//! what it listens on.
+//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`pause`] those
+//! of a pause, [`ports`] what it listens on.
 
+mod pause;
 mod ports;
 mod reports;
 mod verbs;
 
+pub(crate) use pause::Pause;
+
 use crate::effect::{Effect, Effects};
 use crate::memo::Memo;
-use crate::model::{Ending, Incarnation, Reason, Record, ServiceSpec, ServiceView, Signal, Tick, What};
+use crate::model::{
+    Ending, Incarnation, Paused, Reason, Record, ServiceSpec, ServiceView, Signal, Tick, What,
+};
 use crate::phase::{Life, Phase, Then};
 use crate::series::Dice;
 use crate::waiters::Waiters;
@@ -61,6 +66,12 @@ impl Service {
         &self.memo.phase
     }
 
+    /// When it wants to be looked at.
+    pub(crate) fn due(&self) -> Option<Tick> {
+        let pause = self.memo.paused.and_then(|pause| pause.until);
+        [self.memo.phase.deadline(), pause].into_iter().flatten().min()
+    }
+
     /// Its memo, if that has changed since this was last asked.
     pub(crate) fn take_change(&mut self) -> Option<Memo> {
         std::mem::take(&mut self.changed).then(|| self.memo.clone())
@@ -78,6 +89,8 @@ impl Service {
             incarnation: self.memo.incarnation,
             ready: self.ready(),
             enabled: !self.disabling(),
+            paused: self.memo.paused.map(|pause| Paused { until: pause.until }),
+            group: self.spec.service_group.clone(),
             started: phase.life().map(|life| life.started),
             restarts: self.memo.restarts,
             ports: self.spec.wanted_ports().into_iter().collect(),

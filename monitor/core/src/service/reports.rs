@@ -217,6 +217,9 @@ impl Service {
         reason: Reason,
         why: String,
     ) -> Then {
+        if self.memo.paused.is_some() {
+            return self.hold_back(why);
+        }
         match self.memo.series.decide(&self.spec.restart, died, failure, turn.dice.roll()) {
             Decision::Restart { delay, attempt } => {
                 let due = died + delay;
@@ -260,6 +263,12 @@ impl Service {
 
     /// A deadline of this service has passed.
     pub(crate) fn deadline(&mut self, turn: &mut Turn<'_>) {
+        if self.memo.paused.and_then(|pause| pause.until).is_some_and(|until| until <= turn.now) {
+            self.end_pause(turn);
+        }
+        if self.memo.phase.deadline().is_none_or(|due| due > turn.now) {
+            return;
+        }
         match self.memo.phase {
             Phase::Stopping { .. } => self.kill_tree(turn),
             Phase::Retrying { .. } => self.begin(turn),

@@ -12,12 +12,18 @@ impl Service {
     /// A verb of an operator.
     pub(crate) fn request(&mut self, turn: &mut Turn<'_>, id: RequestId, verb: Verb) {
         match verb {
+            Verb::Start | Verb::Stop | Verb::Restart | Verb::Reset | Verb::Disable => self.settle_debt(),
+            Verb::Enable | Verb::Pause(_) | Verb::Resume | Verb::Kill(_) => {}
+        }
+        match verb {
             Verb::Start => self.start(turn, id),
             Verb::Stop => self.stop(turn, id),
             Verb::Restart => self.restart(turn, id),
             Verb::Reset => self.reset(turn, id),
             Verb::Enable => self.enable(turn, id),
             Verb::Disable => self.disable(turn, id),
+            Verb::Pause(for_ns) => self.pause(turn, id, for_ns),
+            Verb::Resume => self.resume_restarts(turn, id),
             Verb::Kill(signal) => self.kill(turn, id, signal),
         }
     }
@@ -173,6 +179,7 @@ impl Service {
 
     /// The daemon leaves: nothing is to be left of the service.
     pub(crate) fn shutdown(&mut self, turn: &mut Turn<'_>, hurry: bool) {
+        self.settle_debt();
         let end = if self.disabling() { Then::Disable } else { Then::Stop };
         match self.memo.phase {
             Phase::Stopped | Phase::Failed { .. } | Phase::Disabled => {}
@@ -221,6 +228,6 @@ impl Service {
     }
 }
 
-fn reply(turn: &mut Turn<'_>, id: RequestId, reply: Reply) {
+pub(super) fn reply(turn: &mut Turn<'_>, id: RequestId, reply: Reply) {
     turn.fx.push(Effect::Reply { id, reply });
 }

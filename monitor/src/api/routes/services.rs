@@ -13,8 +13,9 @@ use serde::Deserialize;
 
 use super::{Shared, body};
 use crate::api::problem;
-use crate::api::types::{Answer, Kill, Problem, Progress};
+use crate::api::types::{Answer, Kill, Pause, Problem, Progress};
 use crate::daemon::handle::{Refused, Views};
+use crate::duration;
 
 /// The query of a verb.
 #[derive(Debug, Deserialize)]
@@ -76,13 +77,25 @@ fn verb(word: &str, body: &[u8]) -> Result<Verb, Problem> {
         "reset" => Verb::Reset,
         "enable" => Verb::Enable,
         "disable" => Verb::Disable,
+        "pause" => Verb::Pause(span(body)?),
+        "resume" => Verb::Resume,
         "kill" => Verb::Kill(signal(body)?),
         _ => {
             return Err(problem::no_route(
-                "the verbs are start, stop, restart, reset, enable, disable and kill",
+                "the verbs are start, stop, restart, reset, enable, disable, pause, resume and kill",
             ));
         }
     })
+}
+
+/// How long to pause, in nanoseconds; for good if the body is empty.
+fn span(body: &[u8]) -> Result<Option<u64>, Problem> {
+    let Some(Pause { span: Some(text) }) = body::json(body)? else { return Ok(None) };
+    let span = duration::parse(&text).map_err(|why| {
+        problem::bad_request(StatusCode::BAD_REQUEST, format!("{text:?} is no duration: {why}"))
+    })?;
+    // The longest duration has fewer nanoseconds than 64 bits can count.
+    Ok(u64::try_from(span.as_nanos()).ok())
 }
 
 /// The signal in the body of `kill`; SIGTERM if it is empty.

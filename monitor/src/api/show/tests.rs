@@ -62,6 +62,8 @@ fn view() -> ServiceView {
         incarnation: Incarnation(0),
         ready: false,
         enabled: true,
+        paused: None,
+        group: None,
         started: None,
         restarts: 0,
         ports: Vec::new(),
@@ -77,7 +79,7 @@ fn a_service_that_never_ran_has_every_key() {
         serde_json::to_string(&shown).unwrap(),
         r#"{"name":"api","state":"stopped","pid":null,"incarnation":0,"ready":false,"healthy":null,"adopted":false,"#
             .to_owned()
-            + r#""enabled":true,"started_at":null,"uptime_seconds":null,"restarts":0,"last_exit":null,"#
+            + r#""enabled":true,"paused":false,"paused_until":null,"group":null,"started_at":null,"uptime_seconds":null,"restarts":0,"last_exit":null,"#
             + r#""next_start_at":null,"cpu_seconds":null,"memory_bytes":null,"ports":[],"description":"","why":""}"#
     );
     assert_eq!(serde_json::from_value::<Service>(json_of(&shown)).unwrap(), shown);
@@ -108,7 +110,7 @@ fn a_service_that_runs_has_every_value() {
         timeless(json_of(&shown)),
         json!({
             "name": "api", "state": "running", "pid": 4711, "incarnation": 3, "ready": true, "healthy": null,
-            "adopted": false, "enabled": true, "started_at": "TIME", "uptime_seconds": 723.456, "restarts": 2,
+            "adopted": false, "enabled": true, "paused": false, "paused_until": null, "group": null, "started_at": "TIME", "uptime_seconds": 723.456, "restarts": 2,
             "last_exit": {
                 "cause": "core", "by": "self", "code": null, "signal": "SIGSEGV", "core": true, "sender": null,
                 "address": "0xdead", "at": "TIME", "unknown": [],

@@ -27,14 +27,19 @@ x = 1",
 f:2: not valid TOML: unclosed table, expected `]`",
     ),
     ("x = [1,", "f:1: not valid TOML: unclosed array, expected `]`"),
-    ("commmand = 1", "f:1: commmand: unknown key; known here: daemon, defaults, service"),
+    ("commmand = 1", "f:1: commmand: unknown key; known here: daemon, listen, defaults, service"),
     ("\x1b]0;hi = 1", "f:1: not valid TOML: key with no value, expected `=`"),
-    (r#""\u001b]0;hi" = 1"#, r#"f:1: "\u{1b}]0;hi": unknown key; known here: daemon, defaults, service"#),
+    (
+        r#""\u001b]0;hi" = 1"#,
+        r#"f:1: "\u{1b}]0;hi": unknown key; known here: daemon, listen, defaults, service"#,
+    ),
     ("services = 1", "f:1: services: unknown key; did you mean service?"),
     (
         r#"[listen]
-metrics = """#,
-        "f:1: listen: not built yet; remove this key",
+metrics = "9977"
+api = "x""#,
+        r#"f:2: listen.metrics: found the string "9977", wanted an address and a port such as "127.0.0.1:9977", or "" for none
+f:3: listen.api: unknown key; known here: metrics"#,
     ),
     (
         r#"[daemon]
@@ -64,9 +69,13 @@ source = "epbf""#,
     (
         r#"[daemon]
 log_dir = "/a\u0000b"
-pid_dir = "/run""#,
+pid_dir = "run"
+log = { to = "syslog", format = "xml", level = "loud" }"#,
         r#"f:2: daemon.log_dir: found the string "/a\0b", wanted an absolute path
-f:3: daemon.pid_dir: not built yet; remove this key"#,
+f:3: daemon.pid_dir: found the string "run", wanted an absolute path
+f:4: daemon.log.format: found the string "xml", wanted "text" or "json"
+f:4: daemon.log.level: found the string "loud", wanted error, warn, info, debug or trace, also by module as in "info,defib::source=debug"
+f:4: daemon.log.to: found the string "syslog", wanted "stderr", "journal" or the absolute path of a file"#,
     ),
     (r#"daemon = "/etc""#, r#"f:1: daemon: found the string "/etc", wanted a table"#),
     (
@@ -250,12 +259,12 @@ f:3: service.a.groups[2]: found a table, wanted a name or a number from 0 to 429
     ("autostrat = true", "f:3: service.a.autostrat: unknown key; did you mean autostart?"),
     (
         "heath = {}",
-        "f:3: service.a.heath: unknown key; known here: description, command, ports, cwd, env, env_file, user, group, groups, autostart, ready, restart, stop, leftovers",
+        "f:3: service.a.heath: unknown key; known here: description, command, ports, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers",
     ),
     (r#"health = { http = "x" }"#, "f:3: service.a.health: not built yet; remove this key"),
     (
         "zzz = 1",
-        "f:3: service.a.zzz: unknown key; known here: description, command, ports, cwd, env, env_file, user, group, groups, autostart, ready, restart, stop, leftovers",
+        "f:3: service.a.zzz: unknown key; known here: description, command, ports, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers",
     ),
     (
         "ports = 80",
@@ -283,6 +292,33 @@ f:3: service.a.ports[5]: port 80 is named twice"#,
         r#"f:3: service.a.ready: found the string "port", wanted "exec" or { port = 8080 }"#,
     ),
     ("ready = 8080", r#"f:3: service.a.ready: found the integer 8080, wanted "exec" or { port = 8080 }"#),
+    (
+        r#"umask = 22
+service_group = "a b"
+inherit_env = ["", "A=b"]
+needs_files = ["etc"]"#,
+        r#"f:3: service.a.umask: found the integer 22, wanted an octal mask such as "027" or 0o027, at most 777
+f:4: service.a.service_group: found the string "a b", wanted the name of a group: a name starts with a letter, a digit or `_`, goes on with letters, digits, `_`, `-` and `.`, and has at most 64 bytes
+f:5: service.a.inherit_env[0]: found the string "", wanted the name of a variable
+f:5: service.a.inherit_env[1]: found the string "A=b", wanted the name of a variable
+f:6: service.a.needs_files[0]: found the string "etc", wanted an absolute path"#,
+    ),
+    (
+        r#"log = { max_size = "10MB", max_files = -1, max_age = 7, max_total = 0, lines = 1e9 }"#,
+        r#"f:3: service.a.log.lines: found the float 1e9, wanted a whole number from 0 to 100000
+f:3: service.a.log.max_age: found the integer 7, wanted a duration above zero, such as "7d", or "none"; for seconds write "7s"
+f:3: service.a.log.max_files: found the integer -1, wanted a whole number from 0 to 10000
+f:3: service.a.log.max_size: found the string "10MB", wanted a size such as "512M" or "10k": it is a number and a unit: k, M, G or T, each 1024 times the one before
+f:3: service.a.log.max_total: found the integer 0, wanted a size such as "512M" or "10k", at least 1"#,
+    ),
+    (
+        r#"log = { memory = "1G", layout = "x", streams = true, capture = 1, path = "x" }"#,
+        r#"f:3: service.a.log.capture: found the integer 1, wanted true or false
+f:3: service.a.log.layout: found the string "x", wanted "single" or "per-start"
+f:3: service.a.log.memory: found the string "1G", wanted a size such as "512M" or "10k" from 0 to 16M
+f:3: service.a.log.path: found the string "x", wanted an absolute path
+f:3: service.a.log.streams: found the boolean true, wanted "joined" or "apart""#,
+    ),
     (r#"ready = "notify""#, "f:3: service.a.ready: not built yet; remove this key"),
     (
         r#"ready = { http = "http://localhost/", delay = "1s" }"#,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use defib_core::model::{
-    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec, Signal, StopSpec,
+    Backoff, Delays, GiveUp, Launch, Leftovers, LogLayout, LogSpec, LogStreams, Policy, ReadySpec,
+    RestartSpec, ServiceSpec, Signal, StopSpec,
 };
 
 use super::super::{Flags, Overrides, SourceChoice};
@@ -35,26 +36,7 @@ const fn secs(secs: u64) -> Duration {
 
 #[test]
 fn a_command_is_enough() {
-    let launch = Launch {
-        command: vec!["x".to_owned()],
-        cwd: "/".into(),
-        env: BTreeMap::new(),
-        env_file: None,
-        user: None,
-        group: None,
-        groups: None,
-    };
-    let spec = ServiceSpec {
-        name: "a".parse().unwrap(),
-        description: String::new(),
-        launch,
-        autostart: true,
-        ports: Default::default(),
-        ready: Default::default(),
-        restart: RestartSpec::default(),
-        stop: StopSpec::default(),
-        leftovers: Leftovers::Kill,
-    };
+    let spec = ServiceSpec::new("a".parse().unwrap(), vec!["x".to_owned()]);
     assert_eq!(service("[service.a]\ncommand = ['x']"), spec);
 }
 
@@ -75,6 +57,11 @@ fn every_key_has_its_effect() {
         leftovers = "keep"
         ports = [65535, 1, 0x1f90]
         ready = { port = 8443 }
+        inherit_env = ["TZ"]
+        umask = "027"
+        needs_files = ["/etc/x.conf"]
+        service_group = "web"
+        pid_file = "/run/x.pid"
         [service."a.b-1".restart]
         policy = "always"
         success_codes = [0, 143]
@@ -88,6 +75,17 @@ fn every_key_has_its_effect() {
         [service."a.b-1".stop]
         signal = "sigint"
         timeout = "0s"
+        [service."a.b-1".log]
+        capture = false
+        layout = "per-start"
+        streams = "apart"
+        path = "/var/log/x"
+        max_size = 0
+        max_files = 9
+        max_age = "7d"
+        max_total = "2.5G"
+        lines = 7
+        memory = "64k"
         "#,
     );
     let launch = Launch {
@@ -100,6 +98,21 @@ fn every_key_has_its_effect() {
         user: Some("1000".to_owned()),
         group: Some("www-data".to_owned()),
         groups: Some(vec!["video".to_owned(), "44".to_owned()]),
+        inherit_env: BTreeSet::from(["TZ".to_owned()]),
+        umask: 0o27,
+        needs_files: vec!["/etc/x.conf".into()],
+    };
+    let log = LogSpec {
+        capture: false,
+        layout: LogLayout::PerStart,
+        streams: LogStreams::Apart,
+        path: Some("/var/log/x".into()),
+        max_size: 0,
+        max_files: 9,
+        max_age: Some(secs(7 * 86_400)),
+        max_total: Some(5 << 29),
+        lines: 7,
+        memory: 64 << 10,
     };
     let restart = RestartSpec {
         policy: Policy::Always,
@@ -124,6 +137,9 @@ fn every_key_has_its_effect() {
     assert_eq!(spec.restart, restart);
     assert_eq!((spec.ports.clone(), spec.ready), ([1, 8080, 65535].into(), ReadySpec::Port(8443)));
     assert_eq!(spec.wanted_ports(), [1, 8080, 8443, 65535].into());
+    assert_eq!(spec.log, log);
+    assert_eq!(spec.service_group, Some("web".parse().unwrap()));
+    assert_eq!(spec.pid_file, Some("/run/x.pid".into()));
     assert_eq!(spec.stop, StopSpec { signal: Signal(2), timeout: Duration::ZERO });
 }
 

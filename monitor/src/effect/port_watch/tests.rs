@@ -2,31 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
-use defib_core::model::{Launch, Leftovers, ReadySpec, RestartSpec, StopSpec};
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
 
 fn spec(ports: &[u16]) -> Arc<ServiceSpec> {
-    Arc::new(ServiceSpec {
-        name: "it".parse().unwrap(),
-        description: String::new(),
-        launch: Launch {
-            command: vec!["x".to_owned()],
-            cwd: "/".into(),
-            env: BTreeMap::new(),
-            env_file: None,
-            user: None,
-            group: None,
-            groups: None,
-        },
-        autostart: true,
-        ports: ports.iter().copied().collect(),
-        ready: ReadySpec::Exec,
-        restart: RestartSpec::default(),
-        stop: StopSpec::default(),
-        leftovers: Leftovers::Kill,
-    })
+    let spec = ServiceSpec::new("it".parse().unwrap(), vec!["x".to_owned()]);
+    Arc::new(ServiceSpec { ports: ports.iter().copied().collect(), ..spec })
 }
 
 fn subject(ports: &[u16]) -> Subject {
