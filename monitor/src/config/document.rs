@@ -10,24 +10,53 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{Finding, Place, quoted};
 
-/// A document under way: where its lines begin, and what was found wrong so far.
-#[derive(Debug)]
+/// A document under way: where the lines of its files begin, and what was found wrong so far.
+#[derive(Debug, Default)]
 pub(super) struct Document<'d> {
-    file: &'d str,
-    /// The offset at which each line but the first begins.
-    lines: Vec<usize>,
+    /// One behind the other.
+    files: Vec<Lines<'d>>,
     findings: RefCell<Vec<Finding>>,
 }
 
+/// The lines of a file.
+#[derive(Debug)]
+struct Lines<'d> {
+    file: &'d str,
+    /// Where the file begins.
+    base: usize,
+    /// Where each line but the first begins.
+    begins: Vec<usize>,
+}
+
 impl<'d> Document<'d> {
-    pub(super) fn new(file: &'d str, text: &str) -> Self {
-        let lines = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1).collect();
-        Self { file, lines, findings: RefCell::default() }
+    pub(super) fn new(texts: impl IntoIterator<Item = (&'d str, &'d str)>) -> Self {
+        let mut doc = Self::default();
+        let mut base = 0;
+        for (file, text) in texts {
+            let begins =
+                text.bytes().zip(base..).filter(|(b, _)| *b == b'\n').map(|(_, at)| at + 1).collect();
+            doc.files.push(Lines { file, base, begins });
+            // One more, so that the end of a file is not the beginning of the next.
+            base += text.len() + 1;
+        }
+        doc
+    }
+
+    /// Where the files begin, in their order.
+    pub(super) fn bases(&self) -> impl Iterator<Item = usize> {
+        self.files.iter().map(|lines| lines.base)
     }
 
     /// The place of a byte.
     pub(super) fn place(&self, at: usize) -> Place {
-        Place::Line(self.file.to_owned(), 1 + self.lines.partition_point(|begin| *begin <= at))
+        let file = self.files.partition_point(|lines| lines.base <= at).saturating_sub(1);
+        match self.files.get(file) {
+            Some(lines) => {
+                let line = 1 + lines.begins.partition_point(|begin| *begin <= at);
+                Place::Line(lines.file.to_owned(), line)
+            }
+            None => Place::Override,
+        }
     }
 
     /// Notes an error.
@@ -182,9 +211,14 @@ impl<'a> Table<'a> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        let key = if bare(key) { key.to_owned() } else { quoted(key) };
-        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+        path(Some(&*self.path).filter(|path| !path.is_empty()), key)
     }
+}
+
+/// The path of a key in a table.
+pub(super) fn path(table: Option<&str>, key: &str) -> String {
+    let key = if bare(key) { key.to_owned() } else { quoted(key) };
+    table.map_or(key.clone(), |table| format!("{table}.{key}"))
 }
 
 /// Whether TOML lets the key stand without quotes (and it is not of a length that messages would choke on).

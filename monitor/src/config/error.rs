@@ -24,12 +24,21 @@ pub enum Place {
     Line(String, usize),
 }
 
+impl fmt::Display for Place {
+    /// `FILE:LINE`, or what there is of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Override => Ok(()),
+            Self::File(file) => f.write_str(&printable(file)),
+            Self::Line(file, line) => write!(f, "{}:{line}", printable(file)),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Override => {}
-            Place::File(file) => write!(f, "{}: ", printable(file))?,
-            Place::Line(file, line) => write!(f, "{}:{line}: ", printable(file))?,
+        if self.place != Place::Override {
+            write!(f, "{}: ", self.place)?;
         }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
@@ -38,7 +47,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of its lines. Never empty.
+/// Everything that is wrong with a configuration, in the order of its files and lines. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Finding>);
 

@@ -1,4 +1,4 @@
-//! Finds and reads the configuration file.
+//! Finds and reads the configuration files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,6 +11,7 @@ use defib_core::model::Launch;
 
 use super::MAX_FILE;
 use super::error::{ConfigErrors, Finding, Place};
+use super::members;
 use super::overrides::Overrides;
 use super::settings::{self, Parsed, Settings};
 use super::trust::{Untrusted, open_trusted, writable_program};
@@ -20,36 +21,35 @@ use super::trust::{Untrusted, open_trusted, writable_program};
 pub struct Loaded {
     /// What it means.
     pub settings: Settings,
-    /// The text, to be held for a later [`parse`](super::parse()).
-    pub text: String,
+    /// The files with their texts, to be held for a later [`parse`](super::parse()).
+    pub texts: Vec<(String, String)>,
     /// Whether there was a file; without one there are no services.
     pub found: bool,
     /// What is allowed but unwise.
     pub warnings: Vec<Finding>,
 }
 
-/// Reads the file at `path`, which is that of [`Overrides::config`] unless a test has another one.
+/// Reads the file at `path`, which is that of [`Overrides::config`] unless a test has another one, and what is in the
+/// folder `conf.d` beside it.
 ///
 /// A file that nobody asked for may be missing: defib then runs with its defaults and no service.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Loaded, ConfigErrors> {
-    let file = path.to_string_lossy();
-    let text = match text_of(path, overrides.euid) {
-        Ok(text) => Some(text),
+    let mut texts = Vec::new();
+    let file = path.to_string_lossy().into_owned();
+    match text_of(path, overrides.euid) {
+        Ok(text) => texts.push((file, text)),
         Err(Unreadable::Untrusted(why))
-            if why.is_missing() && (path.to_owned(), false) == overrides.config() =>
-        {
-            None
-        }
+            if why.is_missing() && (path.to_owned(), false) == overrides.config() => {}
         Err(why) => return Err(why.at(&file)),
-    };
-    let found = text.is_some();
-    let text = text.unwrap_or_default();
-    let parsed = settings::read(&file, &text, overrides)?;
+    }
+    texts.extend(members::read(path, overrides.euid)?);
+    let parsed = settings::read(&texts, overrides)?;
     let warnings = warnings(&parsed, overrides);
     if overrides.flags.strict {
         ConfigErrors::none(warnings.clone())?;
     }
-    Ok(Loaded { settings: parsed.settings, text, found, warnings })
+    let found = !texts.is_empty();
+    Ok(Loaded { settings: parsed.settings, texts, found, warnings })
 }
 
 /// Why a text file cannot be used.
@@ -75,7 +75,7 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
-    fn at(self, file: &str) -> ConfigErrors {
+    pub(super) fn at(self, file: &str) -> ConfigErrors {
         match &self {
             Self::NotUtf8 { line, .. } => ConfigErrors::one(Place::Line(file.to_owned(), *line), self),
             Self::Untrusted(why) if why.is_missing() => {

@@ -2,7 +2,7 @@
 //!
 //! The document is walked with a typed cursor (`document.rs`) and not derived with serde, because serde stops at the
 //! first error and does not know lines. What the walk yields is made of types that cannot hold a wrong value, so
-//! nothing behind it checks again. [`parse()`] is pure: the daemon goes back to a held text with it. [`load`] and
+//! nothing behind it checks again. [`parse()`] is pure: the daemon goes back to the held texts with it. [`load`] and
 //! [`open_trusted`] are the only parts that touch the file system.
 //!
 //! A value is decided in this order: flag, variable, `[service.NAME]` or `[daemon]`, `[defaults]`, built in.
@@ -15,6 +15,8 @@ mod error;
 mod listen;
 mod load;
 mod log;
+mod members;
+mod merge;
 mod overrides;
 mod own_log;
 mod planned;
@@ -35,7 +37,7 @@ pub use load::{Loaded, Unreadable, load};
 pub use overrides::{Flags, Overrides};
 pub use own_log::{LogFormat, LogTarget, OwnLog};
 pub use settings::{Settings, parse};
-pub use trust::{Untrusted, open_trusted};
+pub use trust::{Untrusted, open_folder, open_trusted};
 
-/// The largest configuration or environment file: far more than anybody writes, and a bound for hostile ones.
+/// The largest single configuration or environment file: far more than anybody writes, and a bound for hostile ones.
 pub const MAX_FILE: u64 = 1 << 20;

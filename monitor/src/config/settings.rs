@@ -7,6 +7,7 @@ use super::daemon::{self, DaemonSettings};
 use super::document::{Document, Node};
 use super::error::{ConfigErrors, Place, quoted};
 use super::listen::{self, ListenSettings};
+use super::merge;
 use super::overrides::Overrides;
 use super::planned;
 use super::service::{self, Keys};
@@ -25,9 +26,10 @@ pub struct Settings {
     pub services: Vec<ServiceSpec>,
 }
 
-/// Reads a configuration, or finds everything that is wrong with it. `file` is its name in messages.
-pub fn parse(file: &str, text: &str, overrides: &Overrides) -> Result<Settings, ConfigErrors> {
-    read(file, text, overrides).map(|parsed| parsed.settings)
+/// Reads a configuration, or finds everything that is wrong with it. Each of `texts` is a file: its name in messages, and
+/// what it holds. No text means the defaults, and no service.
+pub fn parse(texts: &[(String, String)], overrides: &Overrides) -> Result<Settings, ConfigErrors> {
+    read(texts, overrides).map(|parsed| parsed.settings)
 }
 
 /// Settings, and what is known of their places.
@@ -38,15 +40,24 @@ pub(super) struct Parsed {
     pub(super) commands: Vec<Place>,
 }
 
-pub(super) fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Parsed, ConfigErrors> {
-    let doc = Document::new(file, text);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
+pub(super) fn read(texts: &[(String, String)], overrides: &Overrides) -> Result<Parsed, ConfigErrors> {
+    let doc = Document::new(texts.iter().map(|(file, text)| (&**file, &**text)));
+    let mut root = DeTable::new();
+    let mut broken = false;
+    for ((_, text), base) in texts.iter().zip(doc.bases()) {
+        let (part, errors) = DeTable::parse_recoverable(text);
+        syntax(&doc, text, base, &errors);
+        broken |= !errors.is_empty();
+        if !broken {
+            merge::add(&doc, &mut root, part.into_inner(), base);
+        }
+    }
+    if broken {
         // What the parser guessed in order to go on is no ground for further complaints.
-        return Err(syntax(doc, text, &errors));
+        return Err(ConfigErrors::sorted(doc.into_findings()));
     }
 
-    let mut table = doc.root(root.get_ref());
+    let mut table = doc.root(&root);
     let given = table.get("daemon", daemon::Given::read).unwrap_or_default();
     let listen = table.get("listen", listen::listen).unwrap_or_default();
     let defaults = table.get("defaults", service::defaults).unwrap_or_default();
@@ -71,16 +82,15 @@ fn services(node: Node<'_>, defaults: &Keys) -> Option<Vec<(ServiceSpec, Place)>
 }
 
 /// The parser's own words, once a line: what follows on a line is mostly a consequence.
-fn syntax(doc: Document<'_>, text: &str, errors: &[toml::de::Error]) -> ConfigErrors {
+fn syntax(doc: &Document<'_>, text: &str, base: usize, errors: &[toml::de::Error]) {
     let mut lines = std::collections::BTreeSet::new();
     for error in errors {
         let span = error.span().unwrap_or_default();
-        let place = doc.place(span.start);
+        let place = doc.place(base + span.start);
         if lines.insert(place.clone()) {
             let found = text.get(span).filter(|found| !found.is_empty());
             let found = found.map(|found| format!(": {}", quoted(found))).unwrap_or_default();
             doc.note(place, "", format!("not valid TOML: {}{found}", error.message()));
         }
     }
-    ConfigErrors::sorted(doc.into_findings())
 }

@@ -31,13 +31,15 @@ pub enum Untrusted {
         /// How.
         errno: Errno,
     },
-    /// It is not a regular file.
-    #[error("{} is {kind}, not a file", show(.path))]
+    /// It is something else.
+    #[error("{} is {kind}, not {wanted}", show(.path))]
     Kind {
         /// What is none.
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+        /// What it should be: a file or a folder.
+        wanted: &'static str,
     },
     /// It belongs to somebody else.
     #[error("{0} belongs to user {uid}, who could make root act; run: chown root {0}", show(.path))]
@@ -76,7 +78,7 @@ fn show(path: &Path) -> String {
 /// Other users act with their own rights only, so for them any file will do.
 pub fn open_trusted(path: &Path, euid: u32) -> Result<File, Untrusted> {
     let file = if euid == 0 {
-        let found = walk(path, &roots_alone)?;
+        let found = file_at(path, &roots_alone)?;
         let file = openat(&found.folder, found.name.as_os_str(), READ | OFlag::O_NOFOLLOW, Mode::empty());
         let file = file.map_err(|errno| failed(&found.path, errno))?;
         roots_alone(&found.path, &status(&file, &found.path)?)?;
@@ -88,10 +90,33 @@ pub fn open_trusted(path: &Path, euid: u32) -> Result<File, Untrusted> {
     Ok(File::from(file))
 }
 
+/// Opens a folder for reading, under the rules of [`open_trusted`].
+pub(super) fn open_trusted_folder(path: &Path, euid: u32) -> Result<OwnedFd, Untrusted> {
+    let flags = READ | OFlag::O_DIRECTORY;
+    if euid != 0 {
+        return open(path, flags, Mode::empty()).map_err(|errno| failed(path, errno));
+    }
+    let (folder, here) = folder_at(path, &roots_alone)?;
+    // O_PATH reads nothing, and a folder is its own ".".
+    openat(&folder, ".", flags, Mode::empty()).map_err(|errno| failed(&here, errno))
+}
+
+/// Opens a folder (O_PATH) in which root is to write although it may be another user's. No link on the way may be anybody
+/// else's: it could lead root's pen to a folder of root's own.
+pub fn open_folder(path: &Path, euid: u32) -> Result<OwnedFd, Untrusted> {
+    let check = |path: &Path, stat: &FileStat| match kind(stat) {
+        SFlag::S_IFLNK if euid == 0 && stat.st_uid != 0 => {
+            Err(Untrusted::Owner { path: path.to_owned(), uid: stat.st_uid })
+        }
+        _ => Ok(()),
+    };
+    Ok(folder_at(path, &check)?.0)
+}
+
 /// The first file, folder or link on the way to a program that any user of the system may change.
 pub(super) fn writable_program(path: &Path) -> Option<Untrusted> {
     // One that does not exist or cannot be reached will be reported when it is started.
-    walk(path, &not_worlds).err().filter(|error| matches!(error, Untrusted::Writable { .. }))
+    file_at(path, &not_worlds).err().filter(|error| matches!(error, Untrusted::Writable { .. }))
 }
 
 /// `O_NONBLOCK`: a named pipe must not hold up the daemon before it is refused.
@@ -107,8 +132,31 @@ struct Found {
     path: PathBuf,
 }
 
+type Check<'c> = &'c dyn Fn(&Path, &FileStat) -> Result<(), Untrusted>;
+
+/// What is at the end of a path.
+enum End {
+    File(Found),
+    Folder(OwnedFd, PathBuf),
+}
+
 /// Walks to a regular file; `check` sees everything on the way.
-fn walk(path: &Path, check: &dyn Fn(&Path, &FileStat) -> Result<(), Untrusted>) -> Result<Found, Untrusted> {
+fn file_at(path: &Path, check: Check<'_>) -> Result<Found, Untrusted> {
+    match walk(path, check)? {
+        End::File(found) => Ok(found),
+        End::Folder(_, path) => Err(Untrusted::Kind { path, kind: "a folder", wanted: "a file" }),
+    }
+}
+
+/// Walks to a folder; `check` sees everything on the way.
+fn folder_at(path: &Path, check: Check<'_>) -> Result<(OwnedFd, PathBuf), Untrusted> {
+    match walk(path, check)? {
+        End::Folder(folder, path) => Ok((folder, path)),
+        End::File(Found { path, .. }) => Err(Untrusted::Kind { path, kind: "a file", wanted: "a folder" }),
+    }
+}
+
+fn walk(path: &Path, check: Check<'_>) -> Result<End, Untrusted> {
     if !path.is_absolute() {
         return Err(Untrusted::Relative(path.to_owned()));
     }
@@ -138,14 +186,14 @@ fn walk(path: &Path, check: &dyn Fn(&Path, &FileStat) -> Result<(), Untrusted>) 
             _ if !ahead.is_empty() => return Err(failed(&path, Errno::ENOTDIR)),
             _ => {
                 regular(&path, &stat)?;
-                return Ok(Found { folder, name, path });
+                return Ok(End::File(Found { folder, name, path }));
             }
         }
     }
-    Err(Untrusted::Kind { path: here, kind: "a folder" })
+    Ok(End::Folder(folder, here))
 }
 
-fn root(check: &dyn Fn(&Path, &FileStat) -> Result<(), Untrusted>) -> Result<OwnedFd, Untrusted> {
+fn root(check: Check<'_>) -> Result<OwnedFd, Untrusted> {
     let path = Path::new("/");
     let root = openat(AT_FDCWD, path, LOOK, Mode::empty()).map_err(|errno| failed(path, errno))?;
     check(path, &status(&root, path)?)?;
@@ -197,7 +245,7 @@ fn regular(path: &Path, stat: &FileStat) -> Result<(), Untrusted> {
         SFlag::S_IFSOCK => "a socket",
         _ => "a device",
     };
-    Err(Untrusted::Kind { path: path.to_owned(), kind })
+    Err(Untrusted::Kind { path: path.to_owned(), kind, wanted: "a file" })
 }
 
 fn kind(stat: &FileStat) -> SFlag {

@@ -70,10 +70,10 @@ mod held {
 }
 
 /// The configuration as it was accepted: a daemon that comes back must not read a file that has changed meanwhile.
+/// The files in their order, each with its text.
 #[derive(Serialize, Deserialize)]
 struct Accepted {
-    file: String,
-    text: String,
+    texts: Vec<(String, String)>,
 }
 
 /// `defib daemon`: the keeper, and under it the daemon, which has the keeper at the other end of its standard input.
@@ -249,7 +249,7 @@ fn configuration(
 ) -> Result<Settings, DaemonError> {
     let accepted = past.held.remove(held::CONFIG).and_then(|fd| plan::unsealed(fd).ok());
     if let Some(accepted) = accepted.and_then(|bytes| postcard::from_bytes::<Accepted>(&bytes).ok()) {
-        return Ok(config::parse(&accepted.file, &accepted.text, overrides)?);
+        return Ok(config::parse(&accepted.texts, overrides)?);
     }
     let (path, asked) = overrides.config();
     let loaded = config::load(&path, overrides)?;
@@ -259,7 +259,7 @@ fn configuration(
     if !loaded.found && !asked {
         tracing::info!(file = %path.display(), "there is no configuration: defib runs without services");
     }
-    let accepted = Accepted { file: path.display().to_string(), text: loaded.text };
+    let accepted = Accepted { texts: loaded.texts };
     let bytes = postcard::to_stdvec(&accepted).map_err(io::Error::other);
     let held = bytes.and_then(|bytes| plan::sealed("defib-config", &bytes));
     let held = held.map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;

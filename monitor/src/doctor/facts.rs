@@ -89,7 +89,7 @@ impl Configured {
             // What would hold without the file.
             Err(errors) => {
                 let first = errors.iter().next().map(ToString::to_string).unwrap_or_default();
-                (config::parse("", "", overrides).ok(), Err((errors.iter().count(), first)), true)
+                (config::parse(&[], overrides).ok(), Err((errors.iter().count(), first)), true)
             }
         };
         let daemon = settings.map(|settings| settings.daemon);

@@ -1,7 +1,7 @@
 //! The files that come with defib: they must not go stale.
 
 use super::super::Finding;
-use super::{bad, good, root};
+use super::{bad, file, good, root};
 use crate::config::parse;
 use defib_core::model::{Delays, RestartSpec};
 
@@ -73,7 +73,7 @@ fn the_sample_shows_three_ways_to_live() {
 
 #[test]
 fn errors_print_one_a_line() {
-    let errors = parse("dir/f.toml", "a = 1\nb = 2", &root()).unwrap_err();
+    let errors = parse(&[file("dir/f.toml", "a = 1\nb = 2")], &root()).unwrap_err();
     let lines: Vec<String> = errors.iter().map(Finding::to_string).collect();
     assert_eq!(errors.to_string(), lines.join("\n"));
     assert!(lines[1].starts_with("dir/f.toml:2: b: unknown key"));

@@ -10,8 +10,7 @@ use defib_core::model::{
 };
 
 use super::super::{Flags, Overrides, SourceChoice};
-use super::{bad, good, root, user};
-use crate::config::parse;
+use super::{bad, good, parse, root, user};
 
 /// The only service of a text.
 #[track_caller]
@@ -243,7 +242,7 @@ fn no_text_means_no_service() {
 #[test]
 fn without_root_folders_are_those_of_the_user() {
     let folders = |variables: &[(&str, &str)]| {
-        let daemon = parse("f", "", &user(variables)).unwrap().daemon;
+        let daemon = parse("", &user(variables)).unwrap().daemon;
         [daemon.state_dir, daemon.runtime_dir, daemon.log_dir]
     };
     let xdg = [("HOME", "/h"), ("XDG_STATE_HOME", "/s"), ("XDG_RUNTIME_DIR", "/r")];
@@ -267,7 +266,7 @@ fn flags_decide_over_variables_and_those_over_the_file() {
         "DEFIB_STATE_DIR" | "DEFIB_RUNTIME_DIR" => Some("/variable".into()),
         _ => None,
     };
-    let daemon = parse("f", text, &Overrides::new(flags, variables, 0)).unwrap().daemon;
+    let daemon = parse(text, &Overrides::new(flags, variables, 0)).unwrap().daemon;
     assert_eq!(daemon.state_dir, Path::new("/flag"));
     assert_eq!(daemon.runtime_dir, Path::new("/variable"));
     assert_eq!(daemon.log_dir, Path::new("/file"));

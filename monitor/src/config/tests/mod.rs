@@ -3,12 +3,14 @@
 mod bad;
 mod files;
 mod good;
+mod members;
 mod mutation;
 mod trust;
 
 use std::ffi::OsString;
 
-use super::{Flags, Overrides, Settings, parse};
+use super::super::config;
+use super::{ConfigErrors, Flags, Overrides, Settings};
 
 /// Root, with no flag and no variable.
 fn root() -> Overrides {
@@ -23,10 +25,20 @@ fn user(variables: &[(&str, &str)]) -> Overrides {
     Overrides::new(Flags::default(), variable, 1000)
 }
 
+/// A file of this name and text.
+fn file(file: &str, text: &str) -> (String, String) {
+    (file.to_owned(), text.to_owned())
+}
+
+/// As the whole of a configuration.
+fn parse(text: &str, overrides: &Overrides) -> Result<Settings, ConfigErrors> {
+    config::parse(&[file("f", text)], overrides)
+}
+
 /// The settings of a good text.
 #[track_caller]
 fn good(text: &str) -> Settings {
-    match parse("f", text, &root()) {
+    match parse(text, &root()) {
         Ok(settings) => settings,
         Err(errors) => panic!("{errors}"),
     }
@@ -35,7 +47,7 @@ fn good(text: &str) -> Settings {
 /// What is found in a bad text, line by line.
 #[track_caller]
 fn bad(text: &str, overrides: &Overrides) -> Vec<String> {
-    match parse("f", text, overrides) {
+    match parse(text, overrides) {
         Ok(settings) => panic!("accepted: {settings:?}"),
         Err(errors) => errors.iter().map(ToString::to_string).collect(),
     }

@@ -145,7 +145,7 @@ fn a_file_is_read_with_its_text() {
     let (_guard, folder) = folder();
     let text = "[service.a]\ncommand = '/bin/true'\n";
     let loaded = load(&file(&folder, "f", text), &overrides(true)).unwrap();
-    assert_eq!((loaded.text.as_str(), loaded.found, loaded.settings.services.len()), (text, true, 1));
+    assert_eq!((loaded.texts[0].1.as_str(), loaded.found, loaded.settings.services.len()), (text, true, 1));
     assert_eq!(loaded.warnings, []);
 }
 
