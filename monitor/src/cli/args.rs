@@ -47,7 +47,10 @@ pub struct Options {
     /// A file NAME.pid for each service that runs goes here [env: DEFIB_PID_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub pid_dir: Option<PathBuf>,
-    /// `max_restarts` of every service that does not set its own [env: DEFIB_MAX_RESTARTS]
+    /// What runs the services: direct, by defib itself [env: DEFIB_BACKEND] [default: direct]
+    #[arg(long, global = true, value_name = "BACKEND")]
+    pub backend: Option<String>,
+    /// Decides `restart.max_restarts` of every service: 1 to 256, or none [env: DEFIB_MAX_RESTARTS]
     #[arg(long, global = true, value_name = "N")]
     pub max_restarts: Option<String>,
     /// Where Prometheus scrapes; "" for nowhere [env: DEFIB_LISTEN_METRICS] [default: 127.0.0.1:9977]
@@ -82,6 +85,7 @@ impl Options {
             runtime_dir: self.runtime_dir,
             log_dir: self.log_dir,
             pid_dir: self.pid_dir,
+            backend: self.backend,
             max_restarts: self.max_restarts,
             listen_metrics: self.listen_metrics,
             log_to: self.log_to,

@@ -23,8 +23,29 @@ pub struct DaemonSettings {
     pub pid_dir: Option<PathBuf>,
     /// The daemon's own log.
     pub log: OwnLog,
+    /// What runs the services.
+    pub backend: Backend,
     /// Where events come from.
     pub source: SourceChoice,
+}
+
+/// `daemon.backend`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// defib itself.
+    #[default]
+    Direct,
+}
+
+const BACKENDS: [(&str, Backend); 1] = [("direct", Backend::Direct)];
+
+impl Backend {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// `daemon.source`.
@@ -74,6 +95,7 @@ pub(super) struct Given {
     log_dir: Option<PathBuf>,
     pid_dir: Option<PathBuf>,
     log: own_log::Given,
+    backend: Option<Backend>,
     source: Option<SourceChoice>,
     faulty: bool,
 }
@@ -87,7 +109,12 @@ impl Given {
             log_dir: table.get("log_dir", values::path),
             pid_dir: table.get("pid_dir", values::path),
             log: table.get("log", own_log::Given::read).unwrap_or_default(),
-            source: table.get("source", source),
+            backend: table.get("backend", |node| match node.value.as_str().map(backend) {
+                Some(Ok(backend)) => Some(backend),
+                Some(Err(why)) => node.complain(why),
+                None => node.refuse(&values::one_of(&BACKENDS)),
+            }),
+            source: table.get("source", |node| values::word(node, &SOURCES)),
             faulty: false,
         };
         given.faulty = table.faulty();
@@ -113,8 +140,16 @@ fn socket_dir(node: Node<'_>) -> Option<PathBuf> {
     if valid(&path) { Some(path) } else { node.refuse(wanted) }
 }
 
-fn source(node: Node<'_>) -> Option<SourceChoice> {
-    values::word(node, &SOURCES)
+/// The backend of a name, or why there is none.
+fn backend(word: &str) -> Result<Backend, String> {
+    let wanted = values::one_of(&BACKENDS);
+    match BACKENDS.iter().find(|(name, _)| *name == word) {
+        Some((_, backend)) => Ok(*backend),
+        None if planned::BACKENDS.contains(&word) => {
+            Err(format!("found {}, which is {}, wanted {wanted}", quoted(word), planned::WORD))
+        }
+        None => Err(format!("found {}, wanted {wanted}", quoted(word))),
+    }
 }
 
 /// Settles every key: flag, variable, file, default.
@@ -147,6 +182,7 @@ pub(super) fn settle(doc: &Document<'_>, given: Given, overrides: &Overrides) ->
         .unwrap_or_else(|| if root { PathBuf::from("/var/log/defib") } else { state_dir.join("log") });
     DaemonSettings {
         runtime_dir: runtime_dir.or(given.runtime_dir).unwrap_or_else(|| overrides.runtime_dir()),
+        backend: set_backend(doc, overrides).or(given.backend).unwrap_or_default(),
         source: chosen(doc, source).or(given.source).unwrap_or_default(),
         pid_dir: pid_dir.or(given.pid_dir),
         log: own_log::settle(doc, given.log, overrides),
@@ -179,4 +215,17 @@ fn chosen(doc: &Document<'_>, set: Option<(&str, &OsStr)>) -> Option<SourceChoic
         doc.note(Place::Override, name, message);
     }
     found
+}
+
+/// The backend that a flag or a variable sets.
+fn set_backend(doc: &Document<'_>, overrides: &Overrides) -> Option<Backend> {
+    let flag = overrides.flags.backend.as_deref().map(OsStr::new);
+    let (name, value) = overrides.setting("--backend", flag, "DEFIB_BACKEND")?;
+    match backend(&value.to_string_lossy()) {
+        Ok(backend) => Some(backend),
+        Err(why) => {
+            doc.note(Place::Override, name, why);
+            None
+        }
+    }
 }

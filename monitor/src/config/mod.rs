@@ -21,6 +21,7 @@ mod overrides;
 mod own_log;
 mod planned;
 mod ports;
+mod profile;
 mod restart;
 mod service;
 mod settings;
@@ -30,7 +31,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use daemon::{DaemonSettings, SourceChoice};
+pub use daemon::{Backend, DaemonSettings, SourceChoice};
 pub use error::{ConfigErrors, Finding, Place};
 pub use listen::ListenSettings;
 pub use load::{Loaded, Unreadable, load};

@@ -5,7 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// The variables that are looked at, all of them.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 17] = [
+    "DEFIB_BACKEND",
     "DEFIB_CONFIG",
     "DEFIB_LISTEN_METRICS",
     "DEFIB_LOG",
@@ -37,6 +38,8 @@ pub struct Flags {
     pub log_dir: Option<PathBuf>,
     /// `--pid-dir`
     pub pid_dir: Option<PathBuf>,
+    /// `--backend`
+    pub backend: Option<String>,
     /// `--max-restarts`
     pub max_restarts: Option<String>,
     /// `--listen-metrics`

@@ -4,6 +4,9 @@
 /// What is said of them.
 const NOT_BUILT: &str = "not built yet; remove this key";
 
+/// The reason to refuse a word of a key that is built.
+pub(super) const WORD: &str = "not built yet";
+
 /// The reason to refuse a key that stands in one of these lists.
 pub(super) fn refusal(planned: &[&str], key: &str) -> Option<&'static str> {
     planned.contains(&key).then_some(NOT_BUILT)
@@ -14,7 +17,10 @@ pub(super) const ROOT: &[&str] =
     &["alert", "breaker", "channel", "db", "flow", "history", "ports", "remote", "watch", "watcher"];
 
 /// `[daemon]`.
-pub(super) const DAEMON: &[&str] = &["backend", "id", "realtime"];
+pub(super) const DAEMON: &[&str] = &["id", "realtime"];
+
+/// `daemon.backend`.
+pub(super) const BACKENDS: &[&str] = &["systemd"];
 
 /// `[service.NAME]`.
 pub(super) const SERVICE: &[&str] = &[
@@ -39,9 +45,6 @@ pub(super) const SERVICE: &[&str] = &[
     "stage_watch",
     "when_down",
 ];
-
-/// `[defaults]`, besides those of a service.
-pub(super) const DEFAULTS: &[&str] = &["profile"];
 
 /// `[service.NAME.stop]`.
 pub(super) const STOP: &[&str] = &["after", "before", "pause"];

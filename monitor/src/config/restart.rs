@@ -1,11 +1,14 @@
 //! Reads `[service.X.restart]` over the values that it starts from.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use defib_core::model::{Backoff, Delays, GiveUp, Policy, RestartSpec};
 use toml::de::DeValue;
 
-use super::document::{Node, Table};
+use super::document::{Document, Node, Table};
+use super::error::{Place, quoted};
+use super::overrides::Overrides;
 use super::values;
 
 const POLICIES: [(&str, Policy); 3] =
@@ -100,8 +103,32 @@ fn delays(node: Node<'_>) -> Option<Delays> {
     }
 }
 
+fn wanted_restarts() -> String {
+    format!("a whole number from 1 to {} or \"none\"", RestartSpec::MAX_RESTARTS)
+}
+
+/// `max_restarts` of every service, if a flag or a variable decides it.
+pub(super) fn decided_restarts(doc: &Document<'_>, overrides: &Overrides) -> Option<Option<u32>> {
+    let flag = overrides.flags.max_restarts.as_deref().map(OsStr::new);
+    let (name, value) = overrides.setting("--max-restarts", flag, "DEFIB_MAX_RESTARTS")?;
+    let value = value.to_string_lossy();
+    if value == "none" {
+        return Some(None);
+    }
+    // Not `parse` alone, which takes a plus sign.
+    let digits = value.bytes().all(|b| b.is_ascii_digit());
+    match value.parse() {
+        Ok(number) if digits && (1..=RestartSpec::MAX_RESTARTS).contains(&number) => Some(Some(number)),
+        _ => {
+            let message = format!("found {}, wanted {}", quoted(&value), wanted_restarts());
+            doc.note(Place::Override, name, message);
+            None
+        }
+    }
+}
+
 fn max_restarts(node: Node<'_>) -> Option<Option<u32>> {
-    let wanted = format!("a whole number from 1 to {} or \"none\"", RestartSpec::MAX_RESTARTS);
+    let wanted = wanted_restarts();
     values::or_none(node, |node| values::whole(node, 1..=RestartSpec::MAX_RESTARTS, &wanted))
 }
 

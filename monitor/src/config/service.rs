@@ -11,7 +11,7 @@ use super::command::command;
 use super::document::{Node, Table};
 use super::error::{Place, quoted};
 use super::restart::Restart;
-use super::{log, planned, ports, values};
+use super::{log, planned, ports, profile, values};
 
 /// The keys that services share, as layers of tables have set them so far: a nearer layer overwrites a farther one
 /// key by key, also inside `env`, `restart` and `stop`.
@@ -92,14 +92,14 @@ impl Keys {
 
 /// Reads `[defaults]`.
 pub(super) fn defaults(node: Node<'_>) -> Option<Keys> {
-    let mut keys = Keys::default();
     let mut table = node.table("a table of a service's keys")?;
+    let mut keys = table.get("profile", profile::profile).unwrap_or_default();
     keys.read(&mut table);
     table.finish(|key| match key {
         "command" | "description" | "pid_file" | "ports" => {
             Some("belongs to one service; move it to its [service.NAME]")
         }
-        _ => planned::refusal(planned::SERVICE, key).or_else(|| planned::refusal(planned::DEFAULTS, key)),
+        _ => planned::refusal(planned::SERVICE, key),
     });
     Some(keys)
 }

@@ -10,6 +10,7 @@ use super::listen::{self, ListenSettings};
 use super::merge;
 use super::overrides::Overrides;
 use super::planned;
+use super::restart;
 use super::service::{self, Keys};
 
 /// How many services one daemon may have.
@@ -66,8 +67,12 @@ pub(super) fn read(texts: &[(String, String)], overrides: &Overrides) -> Result<
 
     let daemon = daemon::settle(&doc, given, overrides);
     let listen = listen::settle(&doc, listen, overrides);
+    let max_restarts = restart::decided_restarts(&doc, overrides);
     ConfigErrors::none(doc.into_findings())?;
-    let (services, commands) = services.into_iter().unzip();
+    let (mut services, commands): (Vec<ServiceSpec>, _) = services.into_iter().unzip();
+    if let Some(max_restarts) = max_restarts {
+        services.iter_mut().for_each(|service| service.restart.max_restarts = max_restarts);
+    }
     Ok(Parsed { settings: Settings { daemon, listen, services }, commands })
 }
 

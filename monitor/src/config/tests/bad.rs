@@ -89,10 +89,10 @@ f:4: defaults.ports: belongs to one service; move it to its [service.NAME]",
     ),
     (
         r#"[defaults]
-profile = "flowless"
+profile = "flawless"
 health = {}"#,
-        "f:2: defaults.profile: not built yet; remove this key
-f:3: defaults.health: not built yet; remove this key",
+        r#"f:2: defaults.profile: found the string "flawless", wanted "flowless", "dixwatcher", "flowweaver", "processmonitor" or "lifecycle"
+f:3: defaults.health: not built yet; remove this key"#,
     ),
     (
         r#"[defaults]

@@ -5,6 +5,8 @@ mod files;
 mod good;
 mod members;
 mod mutation;
+mod overrides;
+mod profiles;
 mod trust;
 
 use std::ffi::OsString;
