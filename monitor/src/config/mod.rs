@@ -9,6 +9,7 @@
 
 mod command;
 mod daemon;
+pub mod diff;
 mod document;
 pub mod env_file;
 mod error;
@@ -25,6 +26,7 @@ mod profile;
 mod restart;
 mod service;
 mod settings;
+mod shown;
 mod trust;
 mod values;
 
@@ -32,6 +34,7 @@ mod values;
 mod tests;
 
 pub use daemon::{Backend, DaemonSettings, SourceChoice};
+pub use diff::{Diff, diff};
 pub use error::{ConfigErrors, Finding, Place};
 pub use listen::ListenSettings;
 pub use load::{Loaded, Unreadable, load};

@@ -59,6 +59,12 @@ impl ServiceSpec {
         }
     }
 
+    /// Whether a process made by this specification is as good as one made by `other`: everything else can change under
+    /// a process that lives.
+    pub fn same_process(&self, other: &Self) -> bool {
+        self.launch == other.launch && self.leftovers == other.leftovers
+    }
+
     /// The ports that matter: those it names, and the one that makes it ready.
     pub fn wanted_ports(&self) -> BTreeSet<u16> {
         let ready = match self.ready {

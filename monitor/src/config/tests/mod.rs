@@ -1,6 +1,7 @@
 //! Tests of the configuration as a whole, from a text to settings or errors.
 
 mod bad;
+mod diff;
 mod files;
 mod good;
 mod members;
