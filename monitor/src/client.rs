@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 pub use crate::api::types;
 use crate::daemon::handle;
 use crate::duration;
-use types::{Answer, Code, Event, Kill, Pause, Problem, Service, Shutdown, Status};
+use types::{Answer, Code, Event, Kill, Pause, Problem, Reloaded, Service, Shutdown, Status};
 
 /// Why something could not be had from the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +187,14 @@ impl Client {
         } else {
             Err(problem(response.into_body()).await)
         }
+    }
+
+    /// Asks the daemon to read its configuration again; `dry_run`: only to say what would change.
+    ///
+    /// # Errors
+    /// As every request; [`Error::Failed`] has a line for each error of the configuration.
+    pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, Error> {
+        self.ask(Method::POST, &format!("/v1/reload?dry_run={dry_run}"), Bytes::new()).await
     }
 
     /// Asks the daemon to end all services and leave; `hurry`: by SIGKILL.

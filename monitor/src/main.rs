@@ -38,6 +38,7 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
             cli::events::follow(&options, all, service.as_ref(), after)
         }
         Command::Check { strict } => cli::check::run(options, strict),
+        Command::Reload { dry_run } => cli::reload::run(&options, dry_run),
         Command::Doctor => cli::doctor::run(&options),
         Command::LoadProbes => cli::probes::run(&options),
     };

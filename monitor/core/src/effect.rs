@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::memo::Memo;
-use crate::model::{Incarnation, Record, RequestId, ServiceName, Signal};
+use crate::model::{Draft, Incarnation, Record, RequestId, ServiceName, Signal};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,8 +12,8 @@ pub enum Effect {
     Prepare {
         /// The service.
         service: ServiceName,
-        /// The life that it is for.
-        incarnation: Incarnation,
+        /// Which draft it is to be: one that is made for a specification that no longer holds comes too late.
+        draft: Draft,
     },
     /// Start a life by the plan that the keeper holds. Answered by `Spawned`, `SpawnFailed` or `Ended`.
     Spawn {
@@ -51,6 +51,11 @@ pub enum Effect {
         service: ServiceName,
         /// What to keep.
         memo: Memo,
+    },
+    /// The service has been removed and nothing is left of it.
+    Forget {
+        /// The service.
+        service: ServiceName,
     },
     /// Tell the outside.
     Record(Record),
@@ -108,6 +113,7 @@ impl Effects {
             | Effect::KillTree { .. }
             | Effect::Acknowledge { .. }
             | Effect::Remember { .. }
+            | Effect::Forget { .. }
             | Effect::Record(_)
             | Effect::Publish { .. } => &mut self.first,
         };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memo::Memo;
 use crate::model::{
-    End, Incarnation, RequestId, ServiceName, ServiceSpec, Signal, StartFailure, TakenPort, Tick,
+    Draft, End, Incarnation, RequestId, ServiceName, ServiceSpec, Signal, StartFailure, TakenPort, Tick,
 };
 
 /// One thing that the core is told. Whatever can come late names the life that it is about.
@@ -22,6 +22,8 @@ pub enum Input {
     },
     /// All of the past has been told: start what is to start.
     Begin,
+    /// All specifications anew.
+    Reload(Vec<ServiceSpec>),
     /// A client asks for something.
     Request {
         /// Names the reply.
@@ -35,8 +37,8 @@ pub enum Input {
     Prepared {
         /// The service.
         service: ServiceName,
-        /// The life that the plan is for.
-        incarnation: Incarnation,
+        /// Which draft it is.
+        draft: Draft,
         /// The obstacle, if there was one.
         failure: Option<StartFailure>,
         /// Ports of the service on which others listen. That may be meant so, and is no obstacle by itself.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Ending, Incarnation, TakenPort};
+use crate::model::{Draft, Ending, Incarnation, TakenPort};
 use crate::phase::Phase;
 use crate::series::Series;
 use crate::service::Pause;
@@ -16,6 +16,10 @@ pub struct Memo {
     pub(crate) phase: Phase,
     /// The latest life that was begun or is being prepared.
     pub(crate) incarnation: Incarnation,
+    /// The latest plan that was asked for.
+    pub(crate) draft: Draft,
+    /// Whether the plan that the keeper holds is that of an earlier specification.
+    pub(crate) outdated: bool,
     pub(crate) series: Series,
     /// All restarts, by whatever cause.
     pub(crate) restarts: u64,
@@ -34,6 +38,8 @@ impl Memo {
         Self {
             phase: Phase::Stopped,
             incarnation: Incarnation::default(),
+            draft: Draft::default(),
+            outdated: false,
             series: Series::default(),
             restarts: 0,
             last_exit: None,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{By, State, Tick};
+use crate::model::{By, Reason, State, Tick};
 
 /// A column of the table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,8 +15,8 @@ pub(crate) enum Phase {
     Spawning,
     /// The program has been executed.
     Running(Life),
-    /// As `Running`, and the plan of the next incarnation is being made.
-    Replacing(Life),
+    /// As `Running`, and the plan of the next incarnation is being made, for this reason.
+    Replacing(Life, Reason),
     /// The main process has been asked to end.
     Stopping {
         /// The life that ends; `None` while the keeper has not said that it began.
@@ -94,7 +94,7 @@ impl Phase {
         match self {
             Self::Stopped => State::Stopped,
             Self::Preparing | Self::Spawning => State::Starting,
-            Self::Running(_) | Self::Replacing(_) => State::Running,
+            Self::Running(_) | Self::Replacing(..) => State::Running,
             Self::Stopping { .. } | Self::Emptying { .. } => State::Stopping,
             Self::Crashed { .. } => State::Crashed,
             Self::Retrying { .. } => State::Retrying,
@@ -106,7 +106,7 @@ impl Phase {
     /// The life that runs now.
     pub(crate) fn life(&self) -> Option<Life> {
         match self {
-            Self::Running(life) | Self::Replacing(life) => Some(*life),
+            Self::Running(life) | Self::Replacing(life, _) => Some(*life),
             Self::Stopping { life, .. } => *life,
             Self::Stopped
             | Self::Preparing
@@ -128,7 +128,7 @@ impl Phase {
             | Self::Preparing
             | Self::Spawning
             | Self::Running(_)
-            | Self::Replacing(_)
+            | Self::Replacing(..)
             | Self::Emptying { .. }
             | Self::Crashed { .. }
             | Self::Failed { .. }
@@ -139,7 +139,7 @@ impl Phase {
     /// Whether the main process of the present incarnation may live.
     pub(crate) fn may_have_process(&self) -> bool {
         match self {
-            Self::Spawning | Self::Running(_) | Self::Replacing(_) | Self::Stopping { .. } => true,
+            Self::Spawning | Self::Running(_) | Self::Replacing(..) | Self::Stopping { .. } => true,
             Self::Stopped
             | Self::Preparing
             | Self::Emptying { .. }
@@ -155,7 +155,7 @@ impl Phase {
         match self {
             Self::Spawning
             | Self::Running(_)
-            | Self::Replacing(_)
+            | Self::Replacing(..)
             | Self::Stopping { .. }
             | Self::Emptying { .. }
             | Self::Crashed { .. } => true,
@@ -177,7 +177,7 @@ impl Phase {
             | Self::Preparing
             | Self::Spawning
             | Self::Running(_)
-            | Self::Replacing(_)
+            | Self::Replacing(..)
             | Self::Stopping { .. }
             | Self::Emptying { .. }
             | Self::Crashed { .. }

@@ -1,10 +1,10 @@
 //! The set of services: finds the one that an input is about, and keeps its memo, view and deadline true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effect::{Effect, Effects, Reply};
 use crate::input::{Input, Verb};
-use crate::model::{RequestId, ServiceName, ServiceView, Tick};
+use crate::model::{RequestId, ServiceName, ServiceSpec, ServiceView, Tick};
 use crate::phase::{Life, Phase};
 use crate::series::Dice;
 use crate::service::{Report, Service, Turn};
@@ -55,10 +55,15 @@ impl Supervisor {
                 }
             }
             Input::Resume { service, memo } => {
+                let known = self.services.contains_key(&service);
+                if !known {
+                    self.services
+                        .insert(service.clone(), Service::new(ServiceSpec::unknown(service.clone())));
+                }
                 self.fresh.retain(|name| *name != service);
                 self.with(now, &service, fx, |it, turn| {
                     it.resume(turn, memo);
-                    Report::Fresh
+                    if known { Report::Fresh } else { it.remove(turn) }
                 });
             }
             Input::Begin => {
@@ -71,9 +76,10 @@ impl Supervisor {
                     });
                 }
             }
+            Input::Reload(specs) => self.reload(now, specs, fx),
             Input::Request { id, service, verb } => self.request(now, id, &service, verb, fx),
-            Input::Prepared { service, incarnation, failure, taken } => {
-                self.with(now, &service, fx, |it, turn| it.prepared(turn, incarnation, failure, taken));
+            Input::Prepared { service, draft, failure, taken } => {
+                self.with(now, &service, fx, |it, turn| it.prepared(turn, draft, failure, taken));
             }
             Input::Spawned { service, incarnation, pid, at } => {
                 let life = Life { pid, started: at };
@@ -127,17 +133,46 @@ impl Supervisor {
     }
 
     fn request(&mut self, now: Tick, id: RequestId, service: &ServiceName, verb: Verb, fx: &mut Effects) {
-        if !self.services.contains_key(service) {
+        let Some(it) = self.services.get(service) else {
             return fx.push(Effect::Reply { id, reply: Reply::NotFound });
-        }
-        if self.leaving != Leaving::No && matches!(verb, Verb::Start | Verb::Restart) {
-            let reply = Reply::Failed("defib is shutting down".to_owned());
-            return fx.push(Effect::Reply { id, reply });
+        };
+        let refusal = match (self.leaving, it.removed()) {
+            (Leaving::Asked | Leaving::Told, _) => Some("defib is shutting down"),
+            (Leaving::No, true) => Some("it is configured no longer, and being ended"),
+            (Leaving::No, false) => None,
+        };
+        if let (Some(why), Verb::Start | Verb::Restart) = (refusal, verb) {
+            return fx.push(Effect::Reply { id, reply: Reply::Failed(why.to_owned()) });
         }
         self.with(now, service, fx, |it, turn| {
             it.request(turn, id, verb);
             Report::Fresh
         });
+    }
+
+    /// What has not changed is not touched.
+    fn reload(&mut self, now: Tick, specs: Vec<ServiceSpec>, fx: &mut Effects) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        let mut gone: BTreeSet<ServiceName> = self.services.keys().cloned().collect();
+        for spec in specs {
+            let name = spec.name.clone();
+            if gone.remove(&name) {
+                self.with(now, &name, fx, |it, turn| it.reload(turn, spec));
+            } else {
+                self.services.insert(name.clone(), Service::new(spec));
+                self.with(now, &name, fx, |it, turn| {
+                    if it.spec().autostart {
+                        it.autostart(turn);
+                    }
+                    Report::Fresh
+                });
+            }
+        }
+        for name in gone {
+            self.with(now, &name, fx, |it, turn| it.remove(turn));
+        }
     }
 
     fn shutdown(&mut self, now: Tick, hurry: bool, fx: &mut Effects) {
@@ -179,6 +214,11 @@ impl Supervisor {
             self.timers.set(service, it.due());
             fx.push(Effect::Remember { service: service.clone(), memo });
             fx.push(Effect::Publish { service: service.clone() });
+        }
+        if it.removed() && !it.phase().occupied() {
+            self.timers.set(service, None);
+            self.services.remove(service);
+            fx.push(Effect::Forget { service: service.clone() });
         }
     }
 

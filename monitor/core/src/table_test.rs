@@ -1,8 +1,8 @@
 //! Walks every cell of the tables in `states.md`: the code does what the specification says, nothing is left out.
 
 use crate::model::{
-    Blame, Command, End, Incarnation, RequestId, RestartSpec, ServiceName, ServiceSpec, Signal, StartFailure,
-    StartFailureKind, Tick, Usage, WaitStatus,
+    Blame, Command, Draft, End, Incarnation, Launch, RequestId, RestartSpec, ServiceName, ServiceSpec,
+    Signal, StartFailure, StartFailureKind, Tick, Usage, WaitStatus,
 };
 use crate::phase::Phase;
 use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
@@ -151,11 +151,10 @@ impl Rig {
         effects
     }
 
-    /// The life that a report is about if it is not stale: a plan made while a life runs is for the next one.
+    /// The life that a report is about if it is not stale, or the draft, which is a number too.
     fn life_of(&self, row: &str) -> Incarnation {
         let plan = matches!(row, "prepared" | "prepare failed");
-        let replacing = matches!(self.memo.phase, Phase::Replacing(_));
-        if plan && replacing { self.memo.incarnation.next() } else { self.memo.incarnation }
+        if plan { Incarnation(self.memo.draft.0) } else { self.memo.incarnation }
     }
 
     fn input(&self, row: &str, incarnation: Incarnation) -> Input {
@@ -181,11 +180,21 @@ impl Rig {
             "disable" => request(Verb::Disable),
             "pause" => request(Verb::Pause(None)),
             "resume" => request(Verb::Resume),
-            "kill" => request(Verb::Kill(Signal::TERM)),
-            "prepared" => Input::Prepared { service, incarnation, failure: None, taken: Vec::new() },
-            "prepare failed" => {
-                Input::Prepared { service, incarnation, failure: Some(failure()), taken: Vec::new() }
+            "reload" => {
+                let command = Command::from(["/usr/bin/other".to_owned()]);
+                Input::Reload(vec![ServiceSpec { launch: Launch::new(command), ..spec() }])
             }
+            "removal" => Input::Reload(Vec::new()),
+            "kill" => request(Verb::Kill(Signal::TERM)),
+            "prepared" => {
+                Input::Prepared { service, draft: Draft(incarnation.0), failure: None, taken: Vec::new() }
+            }
+            "prepare failed" => Input::Prepared {
+                service,
+                draft: Draft(incarnation.0),
+                failure: Some(failure()),
+                taken: Vec::new(),
+            },
             "spawned" => Input::Spawned { service, incarnation, pid, at },
             "spawn failed" => Input::SpawnFailed { service, incarnation, failure: failure() },
             "ended well" => ended(service, 0),
@@ -207,7 +216,7 @@ fn step(phase: &Phase) -> &'static str {
         Phase::Preparing => "preparing",
         Phase::Spawning => "spawning",
         Phase::Running(_) => "running",
-        Phase::Replacing(_) => "replacing",
+        Phase::Replacing(..) => "replacing",
         Phase::Stopping { .. } => "stopping",
         Phase::Emptying { .. } => "emptying",
         Phase::Crashed { .. } => "crashed",

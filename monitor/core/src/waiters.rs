@@ -42,13 +42,13 @@ impl Waiters {
             }
             Phase::Failed { why } => {
                 let up = Reply::Failed(format!("{why}. There is no further try."));
-                (up, Reply::Done("not running (failed)".to_owned()))
+                (up, again())
             }
             Phase::Disabled => (Reply::Disabled, Reply::Done("disabled".to_owned())),
             Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. } => return,

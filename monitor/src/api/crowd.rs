@@ -44,8 +44,8 @@ impl Crowd {
             // Main processes are told of in the journal; not every source knows them from others.
             let mains: BTreeSet<u32> = self.handle.views().values().filter_map(|view| view.pid).collect();
             let others = news.events.iter().filter(|event| !mains.contains(&event.pid) && !is_kept(event));
-            let tenants = &self.handle.tenants;
-            self.waiting.extend(others.map(|event| shown(event, tenants)));
+            let tenants = self.handle.tenants.borrow().clone();
+            self.waiting.extend(others.map(|event| shown(event, &tenants)));
         }
     }
 }

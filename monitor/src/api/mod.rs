@@ -10,6 +10,7 @@
 //! | `GET /v1/events?after=SEQ&service=NAME` | an array of [`Event`](types::Event): the latest, oldest first |
 //! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |
 //! | `&all=true` with it | also every other process of the host, from now on: events without `seq` |
+//! | `POST /v1/reload?dry_run=BOOL` | [`Reloaded`](types::Reloaded); a problem with a line for each error if the configuration is bad |
 //! | `POST /v1/shutdown` | 202; the body is a [`Shutdown`](types::Shutdown) |
 //!
 //! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).

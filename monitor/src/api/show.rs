@@ -70,6 +70,9 @@ pub(super) fn event(entry: &journal::Entry) -> Event {
     let (service, pid, what) = match &entry.event {
         journal::Event::Service(record) => (Some(&record.service), record.pid, told(record)),
         journal::Event::Kernel { service, event } => (Some(service), Some(event.pid), seen(event)),
+        journal::Event::Config { ok, detail } => {
+            (None, None, What::Config { ok: *ok, detail: detail.clone() })
+        }
         journal::Event::Lost { source, count } => {
             (None, None, What::Lost { source: Some(*source), count: Some(*count) })
         }

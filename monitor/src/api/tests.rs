@@ -63,7 +63,9 @@ fn world() -> World {
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&journal).run(waiting));
     let household = Household { cgroups: None, keeper: std::process::id() };
-    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, Arc::default(), household);
+    // Nobody moves while a test runs.
+    let (_, tenants) = watch::channel(Arc::default());
+    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, tenants, household);
     World { folder: tempfile::tempdir().unwrap(), handle, asks, writer, _views: views, _tasks: tasks }
 }
 
@@ -109,7 +111,7 @@ async fn answer(asks: &mut mpsc::Receiver<Ask>, with: Reply) -> (String, Verb) {
             reply.send(with).unwrap();
             (service.to_string(), verb)
         }
-        Ask::Shutdown { .. } => panic!("a shutdown was asked for"),
+        Ask::Reload { .. } | Ask::Shutdown { .. } => panic!("something else was asked for"),
     }
 }
 

@@ -9,6 +9,8 @@ use defib_core::model::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use crate::config::diff::Change;
+
 /// All services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -203,6 +205,13 @@ pub enum What {
         /// The delay from the death to the start.
         delay_seconds: f64,
     },
+    /// The configuration was read again.
+    Config {
+        /// Whether it is in force; otherwise the old one is.
+        ok: bool,
+        /// What it changed, or what is wrong with it, a line each.
+        detail: String,
+    },
     /// Events are missing: the numbers up to this one's `seq`.
     Lost {
         /// The source that lost them; `null`: they were lost on the way to the reader, who was too slow or away.
@@ -292,6 +301,17 @@ pub struct Pause {
     /// How long, as in `30m`; without it, until `resume`.
     #[serde(rename = "for")]
     pub span: Option<String>,
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether it is in force now; otherwise it was only a question.
+    pub applied: bool,
+    /// What it changes.
+    pub changes: Vec<Change>,
+    /// What is allowed but unwise.
+    pub warnings: Vec<String>,
 }
 
 /// The body of `shutdown`.

@@ -149,6 +149,12 @@ pub enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Read the configuration again; only what has changed is touched, and a bad one changes nothing
+    Reload {
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Say what this kernel and these rights allow defib to do, and what to do about the rest
     Doctor,
     /// Load the eBPF programs, say what came of it, and unload them

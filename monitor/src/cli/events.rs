@@ -96,6 +96,8 @@ fn what(event: &Event) -> (&'static str, String) {
             };
             ("restart", format!("#{attempt} {when} ({})", reason.as_str()))
         }
+        What::Config { ok: true, detail } => ("config", format!("read again: {}", escape(detail))),
+        What::Config { ok: false, detail } => ("config", format!("refused: {}", escape(detail))),
         What::Lost { source, count } => {
             let count = count.map_or_else(|| "some events".to_owned(), |count| format!("{count} events"));
             let by = source.map_or("on the way here", |source| source.as_str());

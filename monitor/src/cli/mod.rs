@@ -12,6 +12,7 @@ mod exit;
 mod glob;
 mod output;
 pub mod probes;
+pub mod reload;
 mod session;
 pub mod status;
 mod targets;

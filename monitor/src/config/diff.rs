@@ -7,20 +7,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use defib_core::model::ServiceSpec;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
 use super::shown;
 
 /// Everything that differs, in the order `[daemon]`, `[listen]`, services by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {
     /// The changes.
     pub changes: Vec<Change>,
 }
 
 /// One difference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// What it is.
     pub kind: Kind,
@@ -35,7 +35,7 @@ pub struct Change {
 }
 
 /// Kinds of differences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A service that was not there.
@@ -47,7 +47,7 @@ pub enum Kind {
 }
 
 /// What a change does to processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// A service is started.

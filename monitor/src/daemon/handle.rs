@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::feed::FeedHandle;
 use super::journal::Journal;
+pub use super::reload::{ReloadRefused, Reloaded};
 use crate::effect::holders::Household;
 pub use crate::effect::port_status::PortStatus;
 use crate::effect::port_status::{Owner, port_status};
@@ -31,6 +32,13 @@ pub enum Ask {
         /// Where the answer goes.
         reply: oneshot::Sender<Reply>,
     },
+    /// Read the configuration again.
+    Reload {
+        /// Only say what would change.
+        dry_run: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Reloaded, ReloadRefused>>,
+    },
     /// Stop every service and leave; `hurry`: by SIGKILL.
     Shutdown {
         /// Whether not to wait for anybody.
@@ -40,6 +48,9 @@ pub enum Ask {
 
 /// The views of all services at one moment.
 pub type Views = Arc<BTreeMap<ServiceName, Arc<ServiceView>>>;
+
+/// The service of each slot of the keeper at one moment.
+pub type Tenants = Arc<BTreeMap<u32, ServiceName>>;
 
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +75,7 @@ pub struct Handle {
     /// Every process of the host; `None` if the source cannot hear of them.
     pub feed: Option<FeedHandle>,
     /// The service of each slot of the keeper.
-    pub tenants: Arc<BTreeMap<u32, ServiceName>>,
+    pub tenants: watch::Receiver<Tenants>,
     household: Household,
     /// One look at the ports at a time: however many clients ask, no more than one thread is busy with it.
     looking: Arc<Semaphore>,
@@ -78,7 +89,7 @@ impl Handle {
         journal: Arc<Journal>,
         source: SourceName,
         feed: Option<FeedHandle>,
-        tenants: Arc<BTreeMap<u32, ServiceName>>,
+        tenants: watch::Receiver<Tenants>,
         household: Household,
     ) -> Self {
         let looking = Arc::new(Semaphore::new(1));
@@ -110,6 +121,19 @@ impl Handle {
     pub fn request(&self, service: ServiceName, verb: Verb) -> Result<oneshot::Receiver<Reply>, Refused> {
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Verb { service, verb, reply })?;
+        Ok(answer)
+    }
+
+    /// Asks for the configuration to be read again; `dry_run`: only to say what would change.
+    ///
+    /// # Errors
+    /// If too many requests wait, or the daemon is leaving.
+    pub fn reload(
+        &self,
+        dry_run: bool,
+    ) -> Result<oneshot::Receiver<Result<Reloaded, ReloadRefused>>, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Reload { dry_run, reply })?;
         Ok(answer)
     }
 

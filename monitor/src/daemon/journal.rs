@@ -39,6 +39,13 @@ pub enum Event {
         /// What the kernel told.
         event: KernelEvent,
     },
+    /// The configuration was read again.
+    Config {
+        /// Whether it is in force.
+        ok: bool,
+        /// What it changed, or what is wrong with it.
+        detail: String,
+    },
     /// A source has lost events.
     Lost {
         /// The source.

@@ -29,10 +29,11 @@ use super::handle::{self, Handle};
 use super::journal::Journal;
 use super::link::{KeeperLink, LinkError};
 use super::ports::Ports;
+use super::reload::Reloads;
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
 use super::surfaces::{Serve, Surfaces};
-use crate::config::{self, Overrides, Settings};
+use crate::config::{self, Loaded, Overrides, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::holders::Household;
@@ -62,9 +63,12 @@ enum DaemonError {
     System { what: &'static str, cause: io::Error },
 }
 
+/// The configuration in force, held by the keeper: a reload replaces it.
+pub(super) const HELD_CONFIG: &str = "config";
+
 /// Names of what the keeper holds for the next daemon.
 mod held {
-    pub(super) const CONFIG: &str = "config";
+    pub(super) const CONFIG: &str = super::HELD_CONFIG;
     pub(super) const LOCK: &str = "lock";
     pub(super) const API: &str = "api";
 }
@@ -146,6 +150,8 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
         Planner::start(workshop).map_err(|cause| DaemonError::System { what: "start the planner", cause })?;
     let watch = PortWatch::start(household.clone())
         .map_err(|cause| DaemonError::System { what: "start looking at ports", cause })?;
+    let reloads = Reloads::start(overrides.config().0, overrides.clone())
+        .map_err(|cause| DaemonError::System { what: "start the thread for reloads", cause })?;
     let (asks, waiting) = mpsc::channel(handle::QUEUE);
     let (views, shown) = watch::channel(handle::Views::default());
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
@@ -155,8 +161,9 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     let feed = selection.feed.map(FeedHandle::start).transpose();
     let feed =
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
-    let tenants = Arc::new(slots.names().clone());
-    let handle = Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, tenants, household);
+    let (tenants, shown_tenants) = watch::channel(Arc::new(slots.names().clone()));
+    let handle =
+        Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, shown_tenants, household);
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
@@ -167,6 +174,9 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
         planner,
         planned,
         ports: Ports::new(watch),
+        reloads,
+        tenants,
+        settings: settings.clone(),
         asks: waiting,
         views,
         journal,
@@ -259,12 +269,17 @@ fn configuration(
     if !loaded.found && !asked {
         tracing::info!(file = %path.display(), "there is no configuration: defib runs without services");
     }
-    let accepted = Accepted { texts: loaded.texts };
-    let bytes = postcard::to_stdvec(&accepted).map_err(io::Error::other);
-    let held = bytes.and_then(|bytes| plan::sealed("defib-config", &bytes));
-    let held = held.map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
+    let held =
+        seal(&loaded).map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
     link.order(Order::Hold { name: held::CONFIG.to_owned() }, vec![held])?;
     Ok(loaded.settings)
+}
+
+/// The texts of a configuration, for the keeper to hold.
+pub(super) fn seal(loaded: &Loaded) -> io::Result<OwnedFd> {
+    let accepted = Accepted { texts: loaded.texts.clone() };
+    let bytes = postcard::to_stdvec(&accepted).map_err(io::Error::other)?;
+    plan::sealed("defib-config", &bytes)
 }
 
 fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {

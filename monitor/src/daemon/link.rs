@@ -160,7 +160,8 @@ fn slot_of(order: &Order) -> Option<u32> {
         | Order::Signal { slot, .. }
         | Order::KillTree { slot, .. }
         | Order::Acknowledge { slot, .. }
-        | Order::Remember { slot, .. } => Some(*slot),
+        | Order::Remember { slot, .. }
+        | Order::Forget { slot } => Some(*slot),
         Order::Hello { .. } | Order::Ready | Order::Hold { .. } | Order::Ending | Order::Leave => None,
     }
 }
@@ -177,6 +178,7 @@ fn weight(order: &Order) -> usize {
         | Order::Signal { .. }
         | Order::KillTree { .. }
         | Order::Acknowledge { .. }
+        | Order::Forget { .. }
         | Order::Ending
         | Order::Leave => 0,
     };

@@ -6,6 +6,7 @@
 //! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
+//! - `reload`: a configuration that was read again comes into force;
 //! - `surfaces`: the thread on which the API lives;
 //! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
 //!
@@ -18,6 +19,7 @@ pub mod journal;
 mod lifecycle;
 mod link;
 mod ports;
+mod reload;
 mod run;
 mod slots;
 mod surfaces;

@@ -82,18 +82,21 @@ impl Daemon {
 
     /// What a look has shown.
     pub(super) fn take_found(&mut self, found: Found) -> Result<(), LinkError> {
-        let Found::Level { service, incarnation, port, listening } = found else {
+        let Found::Level { service, slot, incarnation, port, listening } = found else {
             tracing::warn!("too many looks at ports at a time: every service is looked at again");
             self.look_at_ports();
             return Ok(());
         };
+        if self.slots.slot(&service) != Some(slot) {
+            return Ok(());
+        }
         self.turn([Input::Port { service, incarnation, port, listening }])
     }
 
     /// The present life of a service.
     fn subject(&self, service: &ServiceName) -> Option<(Subject, ServiceView)> {
         let spec = self.slots.spec(service)?.clone();
-        let view = self.core.view(service)?;
-        Some((Subject { spec, incarnation: view.incarnation, main: view.pid }, view))
+        let (slot, view) = (self.slots.slot(service)?, self.core.view(service)?);
+        Some((Subject { spec, slot, incarnation: view.incarnation, main: view.pid }, view))
     }
 }

@@ -10,11 +10,13 @@ use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::handle::{Ask, Views};
+use super::handle::{Ask, Tenants, Views};
 use super::journal::{Event, JournalWriter};
 use super::link::{KeeperLink, LinkError};
 use super::ports::{self, Ports};
+use super::reload::{ReadAgain, ReloadAsk, Reloads};
 use super::slots::{Kept, Slots};
+use crate::config::Settings;
 use crate::effect::clock;
 use crate::effect::planner::{Job, Planned, Planner};
 use crate::effect::port_watch::Found;
@@ -36,6 +38,10 @@ pub(super) struct Daemon {
     pub(super) planner: Planner,
     pub(super) planned: mpsc::Receiver<Planned>,
     pub(super) ports: Ports,
+    pub(super) reloads: Reloads,
+    /// The configuration in force.
+    pub(super) settings: Settings,
+    pub(super) tenants: watch::Sender<Tenants>,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
@@ -54,6 +60,7 @@ enum Wake {
     Source,
     Planned(Option<Planned>),
     Ports(Option<Found>),
+    Reload(Option<ReadAgain>),
     Ask(Option<Ask>),
     Deadline,
 }
@@ -72,6 +79,7 @@ impl Daemon {
                 () = sleep_until(deadline), if deadline.is_some() => Wake::Deadline,
                 () = self.source.wait(&mut batch) => Wake::Source,
                 found = self.ports.found() => Wake::Ports(found),
+                read = self.reloads.read() => Wake::Reload(read),
                 ask = self.asks.recv() => Wake::Ask(ask),
             };
             match wake {
@@ -89,8 +97,11 @@ impl Daemon {
                 Wake::Ask(Some(ask)) => self.take_ask(ask)?,
                 Wake::Deadline => self.turn([Input::Deadline])?,
                 Wake::Ports(Some(found)) => self.take_found(found)?,
+                Wake::Reload(Some(read)) => self.take_reload(read)?,
                 // All are held by threads that live as long as this one.
-                Wake::Planned(None) | Wake::Ask(None) | Wake::Ports(None) => return Ok(()),
+                Wake::Planned(None) | Wake::Ask(None) | Wake::Ports(None) | Wake::Reload(None) => {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -101,9 +112,8 @@ impl Daemon {
         match report {
             Report::Slot { slot, state } => self.hear_slot(slot, &state),
             Report::Signal(libc::SIGHUP) => {
-                tracing::warn!(
-                    "SIGHUP: this version of defib cannot reload; restart it to read a changed file"
-                );
+                tracing::info!("SIGHUP: the configuration is read again");
+                self.reloads.ask(ReloadAsk { dry_run: false, reply: None });
                 Ok(())
             }
             Report::Signal(signal) => {
@@ -191,20 +201,22 @@ impl Daemon {
     }
 
     fn take_plan(&mut self, planned: Planned) -> Result<(), LinkError> {
-        let Planned { service, incarnation, result, taken } = planned;
+        let Planned { service, of: (slot, draft), result, taken } = planned;
+        // The plan of a service that is gone, or of its namesake, is nobody's.
+        if self.slots.slot(&service) != Some(slot) {
+            return Ok(());
+        }
         let failure = match result {
             Ok(provision) => {
-                if let Some(slot) = self.slots.slot(&service) {
-                    let mut fds = vec![provision.plan, provision.output];
-                    let cgroup = provision.cgroup.is_some();
-                    fds.extend(provision.cgroup);
-                    self.link.order(Order::Plan { slot, cgroup }, fds)?;
-                }
+                let mut fds = vec![provision.plan, provision.output];
+                let cgroup = provision.cgroup.is_some();
+                fds.extend(provision.cgroup);
+                self.link.order(Order::Plan { slot, cgroup }, fds)?;
                 None
             }
             Err(failure) => Some(failure),
         };
-        self.turn([Input::Prepared { service, incarnation, failure, taken }])
+        self.turn([Input::Prepared { service, draft, failure, taken }])
     }
 
     fn take_ask(&mut self, ask: Ask) -> Result<(), LinkError> {
@@ -217,6 +229,10 @@ impl Daemon {
                 self.replies.insert(id, reply);
                 tracing::info!(service = %service, verb = verb.as_str(), "asked");
                 self.turn([Input::Request { id, service, verb }])
+            }
+            Ask::Reload { dry_run, reply } => {
+                self.reloads.ask(ReloadAsk { dry_run, reply: Some(reply) });
+                Ok(())
             }
             Ask::Shutdown { hurry } => self.leave(hurry),
         }
@@ -236,7 +252,20 @@ impl Daemon {
     }
 
     /// Lets the core take inputs, and sends its orders to the keeper in one packet. Gives back what others are to know.
-    fn decide(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<Vec<Effect>, LinkError> {
+    pub(super) fn decide(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+    ) -> Result<Vec<Effect>, LinkError> {
+        let rest = self.orders(inputs)?;
+        self.link.send_turn()?;
+        Ok(rest)
+    }
+
+    /// Lets the core take inputs, and adds its orders to the turn, which others may still add to.
+    pub(super) fn orders(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+    ) -> Result<Vec<Effect>, LinkError> {
         let mut effects = Effects::new();
         for input in inputs {
             self.core.handle(clock::now(), input, &mut effects);
@@ -247,11 +276,10 @@ impl Daemon {
                 rest.push(effect);
             }
         }
-        self.link.send_turn()?;
         Ok(rest)
     }
 
-    fn tell_all(&mut self, rest: Vec<Effect>) {
+    pub(super) fn tell_all(&mut self, rest: Vec<Effect>) {
         // Views before replies: whoever gets an answer and looks must see what the answer says.
         let (views, others): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|effect| matches!(effect, Effect::Publish { .. }));
@@ -265,11 +293,17 @@ impl Daemon {
         let slot_of = |service: &ServiceName| self.slots.slot(service);
         let order =
             match effect {
-                Effect::Prepare { service, incarnation } => {
-                    if let Some(spec) = self.slots.spec(&service) {
-                        self.planner.ask(Job { spec: Arc::clone(spec), incarnation });
+                Effect::Prepare { service, draft } => {
+                    if let (Some(slot), Some(spec)) = (slot_of(&service), self.slots.spec(&service)) {
+                        self.planner.ask(Job::Plan { spec: Arc::clone(spec), of: (slot, draft) });
                     }
                     return Ok(None);
+                }
+                Effect::Forget { ref service } => {
+                    if let Some(slot) = slot_of(service) {
+                        self.link.order(Order::Forget { slot }, Vec::new())?;
+                    }
+                    return Ok(Some(effect));
                 }
                 Effect::Spawn { service, incarnation } => {
                     slot_of(&service).map(|slot| Order::Spawn { slot, incarnation: incarnation.0 })
@@ -317,6 +351,7 @@ impl Daemon {
                     waiting.send(reply).ok();
                 }
             }
+            Effect::Forget { service } => self.forget(&service),
             Effect::Leave => self.done = true,
             Effect::Prepare { .. }
             | Effect::Spawn { .. }

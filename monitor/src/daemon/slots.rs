@@ -10,7 +10,7 @@ use defib_core::{Input, Memo};
 use serde::{Deserialize, Serialize};
 
 use crate::effect::failure;
-use crate::keeper::protocol::SlotState;
+use crate::keeper::protocol::{MAX_SLOTS, SlotState};
 use crate::source::Life;
 
 /// What is kept in a slot for the next daemon: the core's memo, and whose it is.
@@ -36,20 +36,58 @@ struct Tenant {
 pub(super) struct Slots {
     tenants: BTreeMap<ServiceName, Tenant>,
     names: BTreeMap<u32, ServiceName>,
+    /// Where to look for a free slot: behind the last that was given away, so that none is used again soon. What is
+    /// under way for its former tenant is then for nobody.
+    next: u32,
 }
 
 impl Slots {
     /// Gives every service a slot: the one that it had, or a free one.
+    /// A service that has one and is not among `specs` keeps it until it has been ended.
     pub(super) fn assign(specs: &[ServiceSpec], known: &BTreeMap<ServiceName, u32>) -> Self {
         let mut slots = Self::default();
-        let mut free = (0..).filter(|slot| !known.values().any(|taken| taken == slot));
-        for spec in specs {
-            let slot = known.get(&spec.name).copied().or_else(|| free.next()).unwrap_or(u32::MAX);
-            slots.names.insert(slot, spec.name.clone());
-            let tenant = Tenant { slot, spec: Arc::new(spec.clone()), process: None, life: None };
-            slots.tenants.insert(spec.name.clone(), tenant);
+        for (service, slot) in known {
+            slots.settle(*slot, ServiceSpec::unknown(service.clone()));
         }
+        slots.next = known.values().max().map_or(0, |last| last + 1);
+        slots.reload(specs);
         slots
+    }
+
+    /// Takes new specifications. Services that are not among them stay until they are forgotten.
+    pub(super) fn reload(&mut self, specs: &[ServiceSpec]) {
+        for spec in specs {
+            match self.tenants.get_mut(&spec.name) {
+                Some(tenant) if *tenant.spec == *spec => {}
+                Some(tenant) => tenant.spec = Arc::new(spec.clone()),
+                None => {
+                    if let Some(slot) = self.free() {
+                        self.settle(slot, spec.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The service is gone. The slot that it had.
+    pub(super) fn forget(&mut self, service: &ServiceName) -> Option<u32> {
+        let tenant = self.tenants.remove(service)?;
+        self.names.remove(&tenant.slot);
+        Some(tenant.slot)
+    }
+
+    fn settle(&mut self, slot: u32, spec: ServiceSpec) {
+        self.names.insert(slot, spec.name.clone());
+        let name = spec.name.clone();
+        self.tenants.insert(name, Tenant { slot, spec: Arc::new(spec), process: None, life: None });
+    }
+
+    /// A free slot. None is left only while a whole configuration of the largest size is being exchanged for another.
+    fn free(&mut self) -> Option<u32> {
+        let behind = (self.next..MAX_SLOTS).chain(0..self.next.min(MAX_SLOTS));
+        let slot = behind.into_iter().find(|slot| !self.names.contains_key(slot))?;
+        self.next = slot + 1;
+        Some(slot)
     }
 
     /// The slot of a service.

@@ -127,6 +127,19 @@ impl CgroupTree {
         opened.map_err(|cause| NoCgroup::Unusable { what: "open", path, cause })
     }
 
+    /// Removes the folder of a service of which nothing is left.
+    ///
+    /// # Errors
+    /// If a process still lives in it.
+    pub fn forget(&self, service: &ServiceName) -> io::Result<()> {
+        let folder = self.services().join(service.as_str());
+        if !folder.exists() {
+            return Ok(());
+        }
+        folders(&folder).iter().try_for_each(fs::remove_dir)?;
+        fs::remove_dir(&folder)
+    }
+
     /// The processes of a service, of whichever life: those in its folder and below. At most `limit`.
     pub fn processes_of(&self, service: &ServiceName, limit: usize) -> Vec<u32> {
         let mut found = Vec::new();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use defib_core::model::{
-    Incarnation, Leftovers, ServiceName, ServiceSpec, StartFailure, StartFailureKind, TakenPort,
+    Draft, Leftovers, ServiceName, ServiceSpec, StartFailure, StartFailureKind, TakenPort,
 };
 use tokio::sync::mpsc;
 
@@ -33,11 +33,16 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// What to plan.
 #[derive(Debug)]
-pub struct Job {
-    /// The service.
-    pub spec: Arc<ServiceSpec>,
-    /// The life that the plan is for.
-    pub incarnation: Incarnation,
+pub enum Job {
+    /// A plan.
+    Plan {
+        /// The service.
+        spec: Arc<ServiceSpec>,
+        /// Its slot, and which draft it is.
+        of: (u32, Draft),
+    },
+    /// The service is gone: so is what was made for it.
+    Forget(ServiceName),
 }
 
 /// What came of a job.
@@ -45,8 +50,9 @@ pub struct Job {
 pub struct Planned {
     /// The service.
     pub service: ServiceName,
-    /// The life that the plan is for.
-    pub incarnation: Incarnation,
+    /// Its slot, and which draft it is. A slot is not used again, so it tells this service from another one that has
+    /// come back under the same name.
+    pub of: (u32, Draft),
     /// The plan, or the obstacle.
     pub result: Result<Provision, StartFailure>,
     /// The ports of the service on which others listen.
@@ -88,7 +94,12 @@ impl Planner {
 
     /// Asks for a plan. Never waits.
     pub fn ask(&self, job: Job) {
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.jobs.try_send(job) {
+        // A cgroup that is not removed costs little, and goes with the daemon.
+        let refused = match self.jobs.try_send(job) {
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
+            Ok(()) => return,
+        };
+        if let Job::Plan { spec, of } = refused {
             let failure = StartFailure {
                 kind: StartFailureKind::Fork,
                 call: "plan".to_owned(),
@@ -96,8 +107,8 @@ impl Planner {
                 error: format!("{QUEUE} plans are waiting already"),
                 remedy: "a file system or a directory server that hangs holds up every start".to_owned(),
             };
-            let (service, incarnation) = (job.spec.name.clone(), job.incarnation);
-            let planned = Planned { service, incarnation, result: Err(failure), taken: Vec::new() };
+            let service = spec.name.clone();
+            let planned = Planned { service, of, result: Err(failure), taken: Vec::new() };
             // Both queues full: the start hangs until an operator stops it, and so does the machine.
             self.results.try_send(planned).ok();
         }
@@ -119,13 +130,27 @@ pub struct Workshop {
 
 impl Workshop {
     fn run(&self, jobs: &Receiver<Job>, results: &mpsc::Sender<Planned>) {
-        while let Ok(Job { spec, incarnation }) = jobs.recv() {
+        while let Ok(job) = jobs.recv() {
+            let (spec, of) = match job {
+                Job::Plan { spec, of } => (spec, of),
+                Job::Forget(service) => {
+                    self.forget(&service);
+                    continue;
+                }
+            };
             let result = self.plan(&spec);
             let taken = if result.is_ok() { self.taken(&spec) } else { Vec::new() };
-            let planned = Planned { service: spec.name.clone(), incarnation, result, taken };
+            let planned = Planned { service: spec.name.clone(), of, result, taken };
             if results.blocking_send(planned).is_err() {
                 return;
             }
+        }
+    }
+
+    fn forget(&self, service: &ServiceName) {
+        if let Some(Err(error)) = self.household.cgroups.as_ref().map(|cgroups| cgroups.forget(service)) {
+            // Leftovers that were to be kept live on in it.
+            tracing::debug!(%service, %error, "its cgroup is not removed");
         }
     }
 

@@ -52,6 +52,8 @@ const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_sec
 pub struct Subject {
     /// Its service.
     pub spec: Arc<ServiceSpec>,
+    /// Its slot. One is not used again, so it tells this service from another that has come back under its name.
+    pub slot: u32,
     /// Its number.
     pub incarnation: Incarnation,
     /// Its main process, if that is known.
@@ -86,6 +88,8 @@ pub enum Found {
     Level {
         /// The service.
         service: ServiceName,
+        /// Its slot.
+        slot: u32,
         /// The life.
         incarnation: Incarnation,
         /// The port.
@@ -338,7 +342,7 @@ impl Watcher {
     /// Tells a level. Of ports that the service does not name only what is new: nobody keeps those in mind but this.
     /// `hinted` says that the kernel has told of just that.
     fn tell(&mut self, subject: &Subject, port: u16, listening: bool, hinted: bool) -> Result<(), Gone> {
-        let (service, incarnation) = (subject.spec.name.clone(), subject.incarnation);
+        let (service, slot, incarnation) = (subject.spec.name.clone(), subject.slot, subject.incarnation);
         if !subject.spec.wanted_ports().contains(&port) {
             let (of, others) = self.others.entry(service.clone()).or_default();
             if *of != incarnation {
@@ -354,7 +358,7 @@ impl Watcher {
                 return Ok(());
             }
         }
-        let level = Found::Level { service, incarnation, port, listening };
+        let level = Found::Level { service, slot, incarnation, port, listening };
         self.found.blocking_send(level).map_err(|_gone| Gone)
     }
 }

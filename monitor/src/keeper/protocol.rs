@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of the messages. Keeper and daemon are one binary until one of them is upgraded.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest packet. The largest message is a memo: the times of 256 restarts and two texts.
 pub const MAX_PACKET: usize = 16 * 1024;
@@ -87,6 +87,11 @@ pub enum Order {
         /// Opaque to the keeper.
         memo: Vec<u8>,
     },
+    /// The service of the slot is gone, and nothing is left of it.
+    Forget {
+        /// The slot.
+        slot: u32,
+    },
     /// Keep this descriptor for the next daemon, in place of one of the same name.
     Hold {
         /// Its name.
@@ -111,6 +116,7 @@ impl Order {
             | Self::KillTree { .. }
             | Self::Acknowledge { .. }
             | Self::Remember { .. }
+            | Self::Forget { .. }
             | Self::Ending
             | Self::Leave => 0,
         }

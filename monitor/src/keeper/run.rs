@@ -204,6 +204,7 @@ impl Keeper {
                     it.memo = Some(memo);
                 }
             }
+            Order::Forget { slot } => self.forget(slot),
             Order::Spawn { slot, incarnation } => self.spawn(slot, incarnation),
             Order::Acknowledge { slot, incarnation } => {
                 if let Some(it) = self.slot(slot) {
@@ -218,6 +219,14 @@ impl Keeper {
     /// The slot, made if it is new; `None` if there is no such number.
     fn slot(&mut self, slot: u32) -> Option<&mut Slot> {
         (slot < MAX_SLOTS).then(|| self.slots.entry(slot).or_insert_with(Slot::new))
+    }
+
+    fn forget(&mut self, slot: u32) {
+        if let Some(Slot { state: State::Empty { .. }, .. }) = self.slots.get(&slot) {
+            self.slots.remove(&slot);
+        } else {
+            say(&format!("slot {slot} is not forgotten: there is something in it"));
+        }
     }
 
     fn provide(&mut self, slot: u32, fds: Vec<OwnedFd>) {

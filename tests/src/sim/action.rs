@@ -89,6 +89,11 @@ pub enum Action {
     },
     /// The daemon looks at its deadlines.
     Wake,
+    /// The configuration is read again.
+    Reload {
+        /// What it says now.
+        services: Vec<ServiceSpec>,
+    },
     /// Defib is asked to end.
     Shutdown {
         /// Without waiting for anybody.

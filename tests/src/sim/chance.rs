@@ -103,6 +103,7 @@ pub(crate) struct Temper {
     lateness: u64,
     defiance: u64,
     binding: u64,
+    reloading: u64,
 }
 
 impl Temper {
@@ -115,6 +116,7 @@ impl Temper {
             lateness: chance.of(&[0, 1, 6]),
             defiance: chance.of(&[0, 1, 4]),
             binding: chance.of(&[0, 3, 12]),
+            reloading: chance.of(&[0, 1, 4]),
         }
     }
 
@@ -165,6 +167,7 @@ impl Temper {
                 }
                 let due = daemon.core.next_deadline().is_some_and(|at| at <= world.now);
                 choices.push((if due { 16 } else { 1 }, Action::Wake));
+                choices.push((self.reloading, Action::Reload { services: edited(chance, world) }));
                 if chance.one_in(30) || daemon.leaving {
                     choices.push((1, Action::Shutdown { hurry: chance.one_in(2) }));
                 }
@@ -209,6 +212,25 @@ impl Temper {
     }
 }
 
+/// The configuration after an edit: a service less, more, or another one, or only other rules for one.
+fn edited(chance: &mut Chance, world: &World) -> Vec<ServiceSpec> {
+    let mut services = world.setup.services.clone();
+    let name = chance.of(&["api", "db", "web"]);
+    let at = services.iter().position(|spec| spec.name.as_str() == name);
+    let other = service(name, chance);
+    match at {
+        None => services.push(other),
+        Some(at) => match chance.below(4) {
+            0 => drop(services.remove(at)),
+            1 => services[at] = ServiceSpec { launch: services[at].launch.clone(), ..other },
+            2 => services[at].launch.command.push("--again".to_owned()),
+            _ => services[at] = other,
+        },
+    }
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
+}
+
 fn verb(chance: &mut Chance) -> Verb {
     let signal = chance.of(&[Signal::TERM, Signal::KILL, Signal(1)]);
     chance.of(&[
@@ -243,7 +265,12 @@ pub(crate) fn calm(world: &World) -> Option<Action> {
     }
     for (service, seat) in world.keeper.seats() {
         let missing = |process: &Process| {
-            world.spec(service).wanted_ports().into_iter().find(|port| !process.listening.contains(port))
+            world
+                .specs
+                .get(service)?
+                .wanted_ports()
+                .into_iter()
+                .find(|port| !process.listening.contains(port))
         };
         let service = || service.clone();
         let die = |status| Action::Die { service: service(), status, oom: None, clean: false };

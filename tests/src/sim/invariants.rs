@@ -8,7 +8,7 @@ use defib_core::model::{
 };
 use defib_core::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
 
-use super::keeper::Slot;
+use super::keeper::{Seat, Slot};
 use super::past::Restart;
 use super::world::{Turn, World};
 
@@ -88,14 +88,20 @@ fn invariant_one_life(_: &World, turn: &Turn) -> Result<(), String> {
     Ok(())
 }
 
-/// A life has a plan of its own. Only an immediate restart after a life may use the one that the keeper holds.
+/// A life has a plan of its own, and of the present specification. Only an immediate restart after a life may use the one that the keeper holds.
 fn invariant_a_plan_for_every_life(world: &World, turn: &Turn) -> Result<(), String> {
     for order in &turn.orders {
         if let Effect::Spawn { service, incarnation } = &order.effect {
             let last = (service.clone(), Incarnation(incarnation.0 - 1));
             let immediate = world.past.ended.contains(&last) && !world.past.due.contains_key(service);
-            if order.plan != Some(*incarnation) && !(order.plan.is_some() && immediate) {
-                return Err(format!("{service}: life {incarnation} by the plan {:?}", order.plan));
+            let Some((draft, spec)) = &order.plan else {
+                return Err(format!("{service}: life {incarnation} without a plan"));
+            };
+            if world.past.begun_by.get(service) == Some(draft) && !immediate {
+                return Err(format!("{service}: life {incarnation} by the plan of another life"));
+            }
+            if !spec.same_process(world.spec(service)) {
+                return Err(format!("{service}: life {incarnation} by the plan of an earlier specification"));
             }
         }
     }
@@ -168,7 +174,7 @@ fn invariant_orders_name_the_present_life(_: &World, turn: &Turn) -> Result<(), 
 /// Who is told that a service is down finds nothing of it.
 fn invariant_an_answered_stop_has_left_nothing(world: &World, turn: &Turn) -> Result<(), String> {
     for service in turn.told_down() {
-        let slot = &world.keeper.seat(service).slot;
+        let Some(Seat { slot, .. }) = world.keeper.seat(service) else { continue };
         if !slot.is_empty() {
             return Err(format!("{service} is said to be down, and there is {slot:?}"));
         }
@@ -253,8 +259,8 @@ fn kill_date(world: &World, turn: &Turn, view: &ServiceView) -> Option<Tick> {
         What::State { to: State::Stopping, .. } if record.service == life.0 => Some(record.at),
         _ => None,
     });
-    let since = since.or_else(|| world.past.stopping_since.get(&life.0).copied())?;
-    Some(since + world.spec(&life.0).stop.timeout)
+    let date = since.map(|since| since + world.spec(&life.0).stop.timeout);
+    date.or_else(|| world.past.kill_at.get(&life.0).copied())
 }
 
 /// Whoever is late, a passed deadline is dealt with in one turn.
@@ -330,6 +336,8 @@ fn invariant_ready_is_what_was_seen(world: &World, turn: &Turn) -> Result<(), St
         let life = (view.name.clone(), view.incarnation);
         let seen = |port| match turn.looked() {
             Some((of, at, listens)) if (&of, at) == (&life, port) => listens,
+            // What was seen of a port before anybody wanted it is not known.
+            _ if turn.changed.get(&life.0).is_some_and(|old| !old.wanted_ports().contains(&port)) => false,
             _ => world.past.listening.get(&life).is_some_and(|ports| ports.contains(&port)),
         };
         let ready = view.state == State::Running
@@ -384,7 +392,9 @@ fn invariant_the_memo_is_the_view(world: &World, turn: &Turn) -> Result<(), Stri
             Some(memo) => Some(resumed(world, &view.name, memo)),
             None => world.past.views.iter().find(|it| it.name == view.name).cloned(),
         };
-        if let Some(expected) = expected
+        // Of a service that is configured no longer the next daemon knows only how to end it.
+        let configured = world.setup.services.iter().any(|spec| spec.name == view.name);
+        if let Some(expected) = expected.filter(|_| configured)
             && expected != *view
         {
             return Err(format!("it shows {view:#?}, the next daemon would show {expected:#?}"));
@@ -426,7 +436,12 @@ fn invariant_rest(world: &World) -> Result<(), String> {
         return Err(format!("something is due at {deadline:?}"));
     }
     for view in daemon.core.views() {
-        let slot = &world.keeper.seat(&view.name).slot;
+        let Some(Seat { slot, .. }) = world.keeper.seat(&view.name) else {
+            return Err(format!("{} has no slot", view.name));
+        };
+        if !world.setup.services.iter().any(|spec| spec.name == view.name) {
+            return Err(format!("{} is configured no longer", view.name));
+        }
         let matches = match view.state {
             State::Running => matches!(slot, Slot::Living(process)
                 if Some(process.pid) == view.pid && process.incarnation == view.incarnation),

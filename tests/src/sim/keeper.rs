@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use defib_core::model::{End, Incarnation, Leftovers, ServiceName, ServiceSpec, Signal, StartFailure, Tick};
+use defib_core::model::{
+    Draft, End, Incarnation, Leftovers, ServiceName, ServiceSpec, Signal, StartFailure, Tick,
+};
 use defib_core::{Effect, Memo};
 
 /// What the keeper holds for a service.
@@ -10,8 +12,8 @@ use defib_core::{Effect, Memo};
 pub(crate) struct Seat {
     pub(crate) slot: Slot,
     pub(crate) memo: Option<Memo>,
-    /// The life that the present plan was made for.
-    pub(crate) plan: Option<Incarnation>,
+    /// The present plan: which draft, and of what specification.
+    pub(crate) plan: Option<(Draft, ServiceSpec)>,
     /// Whether the slot has changed since it was last reported.
     pub(crate) unreported: bool,
     leftovers: Leftovers,
@@ -82,9 +84,15 @@ impl Slot {
 }
 
 impl Seat {
-    fn new(leftovers: Leftovers) -> Self {
+    fn new() -> Self {
         let slot = Slot::Empty { last: Incarnation::default() };
-        Self { slot, memo: None, plan: None, unreported: false, leftovers }
+        Self { slot, memo: None, plan: None, unreported: false, leftovers: Leftovers::default() }
+    }
+
+    /// Takes a plan for the next life.
+    pub(crate) fn provide(&mut self, draft: Draft, spec: ServiceSpec) {
+        self.leftovers = spec.leftovers;
+        self.plan = Some((draft, spec));
     }
 
     /// Changes the slot. The keeper will tell of it, unless nothing but an acknowledgement is new.
@@ -108,7 +116,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub(crate) fn new(services: &[ServiceSpec]) -> Self {
-        let seats = services.iter().map(|spec| (spec.name.clone(), Seat::new(spec.leftovers))).collect();
+        let seats = services.iter().map(|spec| (spec.name.clone(), Seat::new())).collect();
         Self { seats, last_pid: 100 }
     }
 
@@ -116,12 +124,13 @@ impl Keeper {
         self.seats.iter()
     }
 
-    pub(crate) fn seat(&self, service: &ServiceName) -> &Seat {
-        &self.seats[service]
+    pub(crate) fn seat(&self, service: &ServiceName) -> Option<&Seat> {
+        self.seats.get(service)
     }
 
+    /// The seat, made if it is new.
     pub(crate) fn seat_mut(&mut self, service: &ServiceName) -> &mut Seat {
-        self.seats.get_mut(service).expect("every service of a world has a seat")
+        self.seats.entry(service.clone()).or_insert_with(Seat::new)
     }
 
     /// Carries out an order, or does nothing if it is about another life.
@@ -161,6 +170,7 @@ impl Keeper {
                 }
             }
             Effect::Remember { service, memo } => self.seat_mut(service).memo = Some(memo.clone()),
+            Effect::Forget { service } => drop(self.seats.remove(service)),
             Effect::Prepare { .. }
             | Effect::Record(_)
             | Effect::Publish { .. }

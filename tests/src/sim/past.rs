@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use defib_core::model::{Incarnation, Record, ServiceName, ServiceView, State, Tick, What};
+use defib_core::model::{
+    Draft, Incarnation, Record, ServiceName, ServiceSpec, ServiceView, State, Tick, What,
+};
 use defib_core::{Effect, Input, Reply, Verb};
 
-use super::world::Turn;
+use super::world::{Answer, Turn};
 
 /// One life of one service.
 pub(crate) type Life = (ServiceName, Incarnation);
@@ -24,8 +26,10 @@ pub(crate) struct Past {
     pub(crate) down: BTreeSet<ServiceName>,
     /// When a delayed restart is due.
     pub(crate) due: BTreeMap<ServiceName, Tick>,
-    /// Since when a service is shown as stopping.
-    pub(crate) stopping_since: BTreeMap<ServiceName, Tick>,
+    /// When the tree of a service that is shown as stopping gets SIGKILL.
+    pub(crate) kill_at: BTreeMap<ServiceName, Tick>,
+    /// The draft by which the latest life was begun.
+    pub(crate) begun_by: BTreeMap<ServiceName, Draft>,
     /// The deaths that were followed by a restart, since an operator last asked for something new.
     pub(crate) restarts: BTreeMap<ServiceName, Vec<Tick>>,
     /// Services whose next restart by itself is the first of a new series.
@@ -75,6 +79,7 @@ impl Turn {
     pub(crate) fn concerns(&self, service: &ServiceName) -> bool {
         matches!(self.input, Input::Shutdown | Input::Hurry)
             || self.asked().is_some_and(|(asked, _)| asked == service)
+            || self.changed.contains_key(service)
     }
 
     /// What was seen of a port.
@@ -126,7 +131,7 @@ impl Past {
     }
 
     /// Takes a turn into account.
-    pub(crate) fn observe(&mut self, turn: Turn) {
+    pub(crate) fn observe(&mut self, turn: Turn, specs: &BTreeMap<ServiceName, ServiceSpec>) {
         if !turn.sent {
             return;
         }
@@ -147,11 +152,15 @@ impl Past {
                 }
                 Verb::Stop | Verb::Kill(_) | Verb::Pause(_) | Verb::Resume => {}
             }
-            if self.begins_a_series(service, verb) {
+            let refused =
+                |answer: &Answer| answer.service == *service && matches!(answer.reply, Reply::Failed(_));
+            let refused = turn.answers.iter().flatten().any(refused);
+            if self.begins_a_series(service, verb) && !refused {
                 self.new_series.insert(service.clone());
             }
             self.asked.insert(service.clone());
         }
+        self.reload(&turn, specs);
         self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
         if let Some((life, port, listens)) = turn.looked() {
             let ports = self.listening.entry(life).or_default();
@@ -173,7 +182,8 @@ impl Past {
                     self.unborn.insert(life);
                 }
                 What::State { to: State::Stopping, .. } => {
-                    self.stopping_since.insert(record.service.clone(), record.at);
+                    let timeout = specs.get(&record.service).map(|spec| spec.stop.timeout);
+                    self.kill_at.insert(record.service.clone(), record.at + timeout.unwrap_or_default());
                 }
                 What::State { .. }
                 | What::Restart { .. }
@@ -190,13 +200,58 @@ impl Past {
             }
         }
         for order in &turn.orders {
-            if let Effect::KillTree { service, incarnation } = &order.effect {
-                self.killed.insert((service.clone(), *incarnation));
+            match (&order.effect, &order.plan) {
+                (Effect::KillTree { service, incarnation }, _) => {
+                    self.killed.insert((service.clone(), *incarnation));
+                }
+                (Effect::Spawn { service, .. }, Some((draft, _))) => {
+                    self.begun_by.insert(service.clone(), *draft);
+                }
+                _ => {}
             }
         }
         self.down.extend(turn.told_down().cloned());
+        for order in &turn.orders {
+            if let Effect::Forget { service } = &order.effect {
+                self.forget(service);
+            }
+        }
         self.views = turn.views;
     }
+
+    /// What a new specification changes in what is to be expected.
+    fn reload(&mut self, turn: &Turn, specs: &BTreeMap<ServiceName, ServiceSpec>) {
+        for (service, old) in &turn.changed {
+            self.asked.insert(service.clone());
+            // A new limit counts from now on; what fails is tried anew.
+            self.restarts.remove(service);
+            self.new_series.remove(service);
+            self.down.remove(service);
+            let wanted = specs.get(service).map(ServiceSpec::wanted_ports).unwrap_or_default();
+            let kept: BTreeSet<u16> = wanted.intersection(&old.wanted_ports()).copied().collect();
+            for ((of, _), ports) in &mut self.listening {
+                if of == service {
+                    ports.retain(|port| kept.contains(port));
+                }
+            }
+        }
+    }
+
+    /// A service that comes back under the same name is another one.
+    fn forget(&mut self, service: &ServiceName) {
+        for lives in [&mut self.ended, &mut self.unborn, &mut self.killed] {
+            lives.retain(|(of, _)| of != service);
+        }
+        for names in [&mut self.down, &mut self.new_series, &mut self.disabled, &mut self.asked] {
+            names.remove(service);
+        }
+        self.due.remove(service);
+        self.kill_at.remove(service);
+        self.begun_by.remove(service);
+        self.restarts.remove(service);
+        self.listening.retain(|(of, _), _| of != service);
+    }
+
     /// Whether a verb leads to a life that nobody was about to begin, or says so itself.
     fn begins_a_series(&self, service: &ServiceName, verb: Verb) -> bool {
         let Some(view) = self.views.iter().find(|view| view.name == *service) else { return false };

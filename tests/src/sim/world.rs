@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use defib_core::model::{
-    Blame, End, Incarnation, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
+    Blame, Draft, End, Incarnation, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
     StartFailureKind, Tick, Usage, WaitStatus,
 };
 use defib_core::{Effect, Effects, Input, Reply, Supervisor, Verb};
@@ -22,6 +22,8 @@ const PATIENCE: usize = 5_000;
 #[derive(Debug)]
 pub struct World {
     pub(crate) setup: Setup,
+    /// The latest specification of every service that there ever was.
+    pub(crate) specs: BTreeMap<ServiceName, ServiceSpec>,
     pub(crate) now: Tick,
     pub(crate) keeper: Keeper,
     /// `None` between its death and its next start, and after it has left.
@@ -43,7 +45,7 @@ pub(crate) struct Daemon {
     /// Reports that it has not read yet.
     pub(crate) mailbox: VecDeque<(ServiceName, Slot)>,
     /// Plans that are being made.
-    pub(crate) plans: VecDeque<(ServiceName, Incarnation)>,
+    pub(crate) plans: VecDeque<(Draft, ServiceSpec)>,
     /// What was seen of ports: the life that it was, the port, and whether it listened.
     pub(crate) looks: VecDeque<(ServiceName, Incarnation, u16, bool)>,
     /// Requests without an answer.
@@ -66,6 +68,8 @@ pub(crate) struct Fuse {
 pub(crate) struct Turn {
     pub(crate) at: Tick,
     pub(crate) input: Input,
+    /// The services that a reload has changed or removed, as they were before.
+    pub(crate) changed: BTreeMap<ServiceName, ServiceSpec>,
     /// What the core wanted.
     pub(crate) effects: Vec<Effect>,
     /// How many of the effects were carried out.
@@ -86,7 +90,7 @@ pub(crate) struct Turn {
 pub(crate) struct Order {
     pub(crate) effect: Effect,
     pub(crate) slot: Slot,
-    pub(crate) plan: Option<Incarnation>,
+    pub(crate) plan: Option<(Draft, ServiceSpec)>,
 }
 
 /// What a client was told.
@@ -118,6 +122,7 @@ impl World {
         Self {
             now: Tick(1_000_000_000),
             keeper: Keeper::new(&setup.services),
+            specs: by_name(&setup.services),
             daemon: None,
             past: Past::default(),
             fuse: None,
@@ -130,7 +135,7 @@ impl World {
 
     /// The specification of a service.
     pub(crate) fn spec(&self, service: &ServiceName) -> &ServiceSpec {
-        self.setup.services.iter().find(|spec| spec.name == *service).expect("a service of this world")
+        self.specs.get(service).expect("a service of this world")
     }
 
     /// Lets something happen. What cannot happen now does not.
@@ -147,14 +152,14 @@ impl World {
                 }
             }
             Action::Plan { fails } => {
-                if let Some((service, incarnation)) = self.daemon.as_mut().and_then(|it| it.plans.pop_front())
-                {
+                if let Some((draft, spec)) = self.daemon.as_mut().and_then(|it| it.plans.pop_front()) {
+                    let service = spec.name.clone();
                     let failure = fails.then(|| failure(StartFailureKind::User, "getpwnam api"));
                     if failure.is_none() {
-                        self.keeper.seat_mut(&service).plan = Some(incarnation);
+                        self.keeper.seat_mut(&service).provide(draft, spec);
                     }
                     let taken = Vec::new();
-                    self.turn(Input::Prepared { service, incarnation, failure, taken })?;
+                    self.turn(Input::Prepared { service, draft, failure, taken })?;
                 }
             }
             Action::Exec { service, defies } => self.keeper.exec(service, *defies),
@@ -192,6 +197,12 @@ impl World {
                     self.daemon.as_mut().and_then(|it| it.mailbox.remove(*overtakes))
                 {
                     self.report(&service, slot, *whole)?;
+                }
+            }
+            Action::Reload { services } => {
+                if self.daemon.as_ref().is_some_and(|daemon| !daemon.leaving) {
+                    self.turn(Input::Reload(services.clone()))?;
+                    self.look_at_ports();
                 }
             }
             Action::Wake => self.turn(Input::Deadline)?,
@@ -240,21 +251,9 @@ impl World {
             }
         }
         for (service, seat) in seats {
-            if let (Slot::Living(process), Some(daemon)) = (&seat.slot, &mut self.daemon) {
-                // What happened to its ports meanwhile nobody has seen, so all of them are looked at.
-                for port in self
-                    .setup
-                    .services
-                    .iter()
-                    .filter(|it| it.name == service)
-                    .flat_map(ServiceSpec::wanted_ports)
-                {
-                    let listens = process.listening.contains(&port);
-                    daemon.looks.push_back((service.clone(), process.incarnation, port, listens));
-                }
-            }
             self.report(&service, seat.slot, true)?;
         }
+        self.look_at_ports();
         if let Some(daemon) = &mut self.daemon {
             daemon.begun = true;
             self.turn(Input::Begin)?;
@@ -266,6 +265,20 @@ impl World {
             self.turn(Input::Shutdown)?;
         }
         Ok(())
+    }
+
+    /// What happened to ports meanwhile nobody has seen, so all of them are looked at.
+    fn look_at_ports(&mut self) {
+        let Some(daemon) = &mut self.daemon else { return };
+        for spec in &self.setup.services {
+            let Some(Slot::Living(process)) = self.keeper.seat(&spec.name).map(|seat| &seat.slot) else {
+                continue;
+            };
+            for port in spec.wanted_ports() {
+                let listens = process.listening.contains(&port);
+                daemon.looks.push_back((spec.name.clone(), process.incarnation, port, listens));
+            }
+        }
     }
 
     /// The daemon reads the state of a slot. `whole`: it tells the core of the beginning of an ended life too.
@@ -321,6 +334,7 @@ impl World {
         let mut turn = Turn {
             at: self.now,
             input,
+            changed: BTreeMap::new(),
             effects,
             reach,
             sent,
@@ -329,6 +343,7 @@ impl World {
             views: Vec::new(),
             deadline: None,
         };
+        self.reload(&mut turn);
         self.carry_out(&mut turn);
         if death.is_some() {
             self.fuse = None;
@@ -339,11 +354,24 @@ impl World {
             turn.deadline = daemon.core.next_deadline();
         }
         invariants::check(self, &turn)?;
-        self.past.observe(turn);
+        self.past.observe(turn, &self.specs);
         if self.left {
             self.daemon = None;
         }
         Ok(())
+    }
+
+    /// A configuration is accepted together with the orders that it leads to.
+    fn reload(&mut self, turn: &mut Turn) {
+        if let Input::Reload(services) = &turn.input {
+            let new = by_name(services);
+            let other = |old: &&ServiceSpec| new.get(&old.name) != Some(*old);
+            turn.changed = by_name(self.setup.services.iter().filter(other));
+            if turn.sent {
+                self.setup.services.clone_from(services);
+                self.specs.extend(new);
+            }
+        }
     }
 
     fn carry_out(&mut self, turn: &mut Turn) {
@@ -353,18 +381,28 @@ impl World {
             | Effect::Signal { service, .. }
             | Effect::KillTree { service, .. }
             | Effect::Acknowledge { service, .. }
-            | Effect::Remember { service, .. }) = effect
+            | Effect::Remember { service, .. }
+            | Effect::Forget { service }) = effect
             else {
                 continue;
             };
-            let seat = self.keeper.seat(service);
-            turn.orders.push(Order { effect: effect.clone(), slot: seat.slot.clone(), plan: seat.plan });
+            let seat = self.keeper.seat_mut(service);
+            let (slot, plan) = (seat.slot.clone(), seat.plan.clone());
+            turn.orders.push(Order { effect: effect.clone(), slot, plan });
             self.keeper.obey(self.now, effect);
         }
         for effect in &turn.effects[..turn.reach] {
             match effect {
-                Effect::Prepare { service, incarnation } => {
-                    daemon.plans.push_back((service.clone(), *incarnation));
+                Effect::Prepare { service, draft } => {
+                    // A reload that is lost with its daemon has not brought the service into this world.
+                    let spec = self.specs.get(service).cloned();
+                    daemon.plans.extend(spec.map(|spec| (*draft, spec)));
+                }
+                // Answers and reports name the slot that they are for, which is not used again.
+                Effect::Forget { service } => {
+                    daemon.mailbox.retain(|(of, _)| of != service);
+                    daemon.plans.retain(|(_, spec)| spec.name != *service);
+                    daemon.looks.retain(|(of, ..)| of != service);
                 }
                 Effect::Reply { id, reply } => {
                     let asked = daemon.open.remove(id);
@@ -382,6 +420,10 @@ impl World {
             }
         }
     }
+}
+
+fn by_name<'a>(specs: impl IntoIterator<Item = &'a ServiceSpec>) -> BTreeMap<ServiceName, ServiceSpec> {
+    specs.into_iter().map(|spec| (spec.name.clone(), spec.clone())).collect()
 }
 
 fn failure(kind: StartFailureKind, call: &str) -> StartFailure {

@@ -78,6 +78,18 @@ impl fmt::Debug for ServiceName {
     }
 }
 
+/// A draft of the plan of a service. It grows by one each time that a plan is asked for, so it tells the answer to the
+/// latest question from a late answer to an earlier one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Draft(pub u64);
+
+impl Draft {
+    /// The one after this.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 /// One life of a service. It grows by one with every attempt to start the service, so it is the epoch that
 /// tells a report of this life from a late report of an earlier one. 0: the service has never been started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ pub use event::{KernelEvent, KernelFact, Listener, SourceName, Witness};
 pub use exit::{
     Blame, By, Cause, End, Ending, Sender, StartFailure, StartFailureKind, Unknown, Usage, WaitStatus,
 };
-pub use ids::{Incarnation, InvalidName, RequestId, ServiceName};
+pub use ids::{Draft, Incarnation, InvalidName, RequestId, ServiceName};
 pub use log_spec::{LogLayout, LogSpec, LogStreams};
 pub use port::{Holder, TakenPort};
 pub use record::{Reason, Record, What};

@@ -78,6 +78,8 @@ pub enum Reason {
     Oom,
     /// An operator asked.
     Manual,
+    /// A reload brought another process.
+    Config,
 }
 
 impl Reason {
@@ -88,6 +90,7 @@ impl Reason {
             Self::Signal => "signal",
             Self::Oom => "oom",
             Self::Manual => "manual",
+            Self::Config => "config",
         }
     }
 }

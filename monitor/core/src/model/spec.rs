@@ -59,6 +59,11 @@ impl ServiceSpec {
         }
     }
 
+    /// A service that somebody remembers and nobody configures: to be ended.
+    pub fn unknown(name: ServiceName) -> Self {
+        Self { autostart: false, ..Self::new(name, Vec::new()) }
+    }
+
     /// Whether a process made by this specification is as good as one made by `other`: everything else can change under
     /// a process that lives.
     pub fn same_process(&self, other: &Self) -> bool {

@@ -1,10 +1,11 @@
 //! One service: every row of the table as a function, every function a match over all columns.
 //!
-//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`pause`] those
-//! of a pause, [`ports`] what it listens on.
+//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`pause`] and
+//! [`reload`] those of pauses and reloads, [`ports`] what it listens on.
 
 mod pause;
 mod ports;
+mod reload;
 mod reports;
 mod verbs;
 
@@ -36,6 +37,8 @@ pub(crate) struct Service {
     spec: ServiceSpec,
     memo: Memo,
     waiters: Waiters,
+    /// Whether it is configured no longer, and to be forgotten when nothing is left of it.
+    removed: bool,
     /// Whether the memo differs from what was last remembered and published.
     changed: bool,
 }
@@ -53,7 +56,7 @@ pub(crate) enum Report {
 impl Service {
     /// A service that has never been started.
     pub(crate) fn new(spec: ServiceSpec) -> Self {
-        Self { spec, memo: Memo::new(), waiters: Waiters::default(), changed: true }
+        Self { spec, memo: Memo::new(), waiters: Waiters::default(), removed: false, changed: true }
     }
 
     /// Its specification.
@@ -103,7 +106,7 @@ impl Service {
                 | Phase::Preparing
                 | Phase::Spawning
                 | Phase::Running(_)
-                | Phase::Replacing(_)
+                | Phase::Replacing(..)
                 | Phase::Stopping { .. }
                 | Phase::Emptying { .. }
                 | Phase::Crashed { .. }
@@ -119,8 +122,7 @@ impl Service {
         self.memo = memo;
         self.changed = true;
         match self.memo.phase {
-            Phase::Preparing => self.prepare(turn, self.memo.incarnation),
-            Phase::Replacing(_) => self.prepare(turn, self.memo.incarnation.next()),
+            Phase::Preparing | Phase::Replacing(..) => self.prepare(turn),
             Phase::Stopped
             | Phase::Spawning
             | Phase::Running(_)
@@ -139,6 +141,8 @@ impl Service {
             Then::Stop => self.enter(turn, Phase::Stopped),
             Then::Disable => self.enter(turn, Phase::Disabled),
             Then::Prepare => self.begin(turn),
+            // Its plan was made before a reload.
+            Then::Spawn if self.memo.outdated => self.begin(turn),
             Then::Spawn => {
                 self.memo.incarnation = self.memo.incarnation.next();
                 self.spawn(turn);
@@ -152,12 +156,21 @@ impl Service {
     /// Begins a new life with a new plan.
     fn begin(&mut self, turn: &mut Turn<'_>) {
         self.memo.incarnation = self.memo.incarnation.next();
-        self.prepare(turn, self.memo.incarnation);
+        self.prepare(turn);
         self.enter(turn, Phase::Preparing);
     }
 
-    fn prepare(&self, turn: &mut Turn<'_>, incarnation: Incarnation) {
-        turn.fx.push(Effect::Prepare { service: self.spec.name.clone(), incarnation });
+    /// Asks for a plan. The answer to an earlier question is stale from now on.
+    fn prepare(&mut self, turn: &mut Turn<'_>) {
+        self.memo.draft = self.memo.draft.next();
+        self.changed = true;
+        turn.fx.push(Effect::Prepare { service: self.spec.name.clone(), draft: self.memo.draft });
+    }
+
+    /// Begins to replace the life that runs: its successor's plan first.
+    fn replace(&mut self, turn: &mut Turn<'_>, life: Life, reason: Reason) {
+        self.prepare(turn);
+        self.enter(turn, Phase::Replacing(life, reason));
     }
 
     fn spawn(&mut self, turn: &mut Turn<'_>) {
@@ -231,7 +244,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Retrying { .. }
             | Phase::Failed { .. } => false,
         }

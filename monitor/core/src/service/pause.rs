@@ -45,7 +45,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
@@ -85,7 +85,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }

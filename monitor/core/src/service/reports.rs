@@ -2,7 +2,7 @@
 
 use super::{Report, Service, Turn};
 use crate::model::{
-    By, End, Ending, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick, What,
+    By, Draft, End, Ending, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick, What,
 };
 use crate::phase::{Life, Phase, Then};
 use crate::series::{Decision, Failure};
@@ -13,12 +13,18 @@ impl Service {
     pub(crate) fn prepared(
         &mut self,
         turn: &mut Turn<'_>,
-        incarnation: Incarnation,
+        draft: Draft,
         failure: Option<StartFailure>,
         taken: Vec<TakenPort>,
     ) -> Report {
+        if draft != self.memo.draft {
+            return Report::Stale;
+        }
+        if failure.is_none() {
+            self.memo.outdated = false;
+        }
         match self.memo.phase {
-            Phase::Preparing if incarnation == self.memo.incarnation => {
+            Phase::Preparing => {
                 self.note_taken(turn, taken);
                 match failure {
                     None => self.spawn(turn),
@@ -26,11 +32,11 @@ impl Service {
                 }
                 Report::Fresh
             }
-            Phase::Replacing(life) if incarnation == self.memo.incarnation.next() => {
+            Phase::Replacing(life, reason) => {
                 self.note_taken(turn, taken);
                 match failure {
                     None => {
-                        self.count_restart(turn, Reason::Manual, 0, turn.now, turn.now);
+                        self.count_restart(turn, reason, 0, turn.now, turn.now);
                         self.ask_to_end(turn, Some(life), By::Stop, Then::Spawn);
                     }
                     Some(failure) => {
@@ -42,10 +48,8 @@ impl Service {
                 Report::Fresh
             }
             Phase::Stopped
-            | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
@@ -63,6 +67,10 @@ impl Service {
         match &mut self.memo.phase {
             Phase::Spawning => {
                 self.enter(turn, Phase::Running(new));
+                // A reload came after its plan was made.
+                if self.memo.outdated {
+                    self.replace(turn, new, Reason::Config);
+                }
                 Report::Fresh
             }
             Phase::Stopping { life: life @ None, .. } => {
@@ -73,7 +81,7 @@ impl Service {
             Phase::Stopped
             | Phase::Preparing
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
@@ -108,7 +116,7 @@ impl Service {
             Phase::Stopped
             | Phase::Preparing
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
@@ -140,10 +148,10 @@ impl Service {
                 self.ended_unasked(turn, life, end);
                 Report::Fresh
             }
-            Phase::Replacing(life) => {
-                let life = *life;
+            Phase::Replacing(life, reason) => {
+                let (life, reason) = (*life, *reason);
                 self.record_exit(turn, life, Ending { end: end.clone(), by: By::Itself });
-                self.count_restart(turn, Reason::Manual, 0, end.at, end.at);
+                self.count_restart(turn, reason, 0, end.at, end.at);
                 self.enter(turn, Phase::Crashed { then: Then::Prepare });
                 Report::Fresh
             }
@@ -253,7 +261,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Retrying { .. }
             | Phase::Failed { .. }
@@ -276,7 +284,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
             | Phase::Failed { .. }

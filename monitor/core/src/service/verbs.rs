@@ -3,7 +3,7 @@
 use super::{Service, Turn};
 use crate::effect::{Effect, Reply};
 use crate::input::Verb;
-use crate::model::{By, RequestId, Signal};
+use crate::model::{By, Reason, RequestId, Signal};
 use crate::phase::{Life, Phase, Then};
 use crate::series::Series;
 use crate::waiters::Goal;
@@ -43,8 +43,8 @@ impl Service {
                 self.begin(turn);
             }
             Phase::Preparing | Phase::Spawning => self.waiters.add(id, Goal::Up),
-            Phase::Running(_) | Phase::Replacing(_) if !self.ready() => self.waiters.add(id, Goal::Up),
-            Phase::Running(life) | Phase::Replacing(life) => {
+            Phase::Running(_) | Phase::Replacing(..) if !self.ready() => self.waiters.add(id, Goal::Up),
+            Phase::Running(life) | Phase::Replacing(life, _) => {
                 reply(turn, id, Reply::Done(format!("already running, pid {}", life.pid)));
             }
             Phase::Stopping { ref mut then, .. }
@@ -71,10 +71,14 @@ impl Service {
             Phase::Running(life) => {
                 self.waiters.add(id, Goal::Up);
                 self.memo.series = Series::default();
-                self.prepare(turn, self.memo.incarnation.next());
-                self.enter(turn, Phase::Replacing(life));
+                self.replace(turn, life, Reason::Manual);
             }
-            Phase::Replacing(_) => self.waiters.add(id, Goal::Up),
+            Phase::Replacing(..) => {
+                // A reload may have begun it, in whatever series.
+                self.memo.series = Series::default();
+                self.changed = true;
+                self.waiters.add(id, Goal::Up);
+            }
             Phase::Stopped
             | Phase::Preparing
             | Phase::Spawning
@@ -89,17 +93,18 @@ impl Service {
 
     fn stop(&mut self, turn: &mut Turn<'_>, id: RequestId) {
         match self.memo.phase {
-            Phase::Stopped | Phase::Failed { .. } | Phase::Disabled => {
+            Phase::Stopped | Phase::Disabled => {
                 reply(turn, id, Reply::Done(format!("not running ({})", self.memo.phase.state())));
             }
             Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
-            | Phase::Retrying { .. } => {
+            | Phase::Retrying { .. }
+            | Phase::Failed { .. } => {
                 self.waiters.add(id, Goal::Down);
                 self.bring_down(turn, By::Stop, Then::Stop);
             }
@@ -128,7 +133,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Retrying { .. }
             | Phase::Failed { .. } => self.enter(turn, Phase::Stopped),
         }
@@ -144,7 +149,7 @@ impl Service {
             | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
@@ -156,7 +161,7 @@ impl Service {
 
     fn kill(&mut self, turn: &mut Turn<'_>, id: RequestId, signal: Signal) {
         match self.memo.phase {
-            Phase::Spawning | Phase::Running(_) | Phase::Replacing(_) | Phase::Stopping { .. } => {
+            Phase::Spawning | Phase::Running(_) | Phase::Replacing(..) | Phase::Stopping { .. } => {
                 self.signal(turn, signal);
                 reply(turn, id, Reply::Done(format!("{signal} sent")));
             }
@@ -186,7 +191,7 @@ impl Service {
             Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
-            | Phase::Replacing(_)
+            | Phase::Replacing(..)
             | Phase::Stopping { .. }
             | Phase::Emptying { .. }
             | Phase::Crashed { .. }
@@ -198,7 +203,7 @@ impl Service {
     }
 
     /// Ends whatever there is of the service, then goes where `then` says. `disable` outlives a later `stop`.
-    fn bring_down(&mut self, turn: &mut Turn<'_>, by: By, end: Then) {
+    pub(super) fn bring_down(&mut self, turn: &mut Turn<'_>, by: By, end: Then) {
         match &mut self.memo.phase {
             Phase::Stopped
             | Phase::Preparing
@@ -206,7 +211,7 @@ impl Service {
             | Phase::Failed { .. }
             | Phase::Disabled => self.follow(turn, end),
             Phase::Spawning => self.ask_to_end(turn, None, by, end),
-            Phase::Running(life) | Phase::Replacing(life) => {
+            Phase::Running(life) | Phase::Replacing(life, _) => {
                 let life = *life;
                 self.ask_to_end(turn, Some(life), by, end);
             }

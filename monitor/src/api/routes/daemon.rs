@@ -2,16 +2,44 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use serde::Deserialize;
 
 use super::{Shared, body};
-use crate::api::types::{Problem, Shutdown};
+use crate::api::problem;
+use crate::api::types::{Problem, Reloaded, Shutdown};
+use crate::daemon::handle::Refused;
 
 /// `POST /v1/shutdown`
 pub(super) async fn shutdown(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<StatusCode, Problem> {
     let Shutdown { hurry } = body::json(&body)?.unwrap_or_default();
     shared.handle.shutdown(hurry)?;
     Ok(StatusCode::ACCEPTED)
+}
+
+/// The query of `reload`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct How {
+    /// Only say what would change.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /v1/reload`
+pub(super) async fn reload(
+    State(shared): State<Arc<Shared>>,
+    how: Result<Query<How>, QueryRejection>,
+) -> Result<Json<Reloaded>, Problem> {
+    let Query(How { dry_run }) = how?;
+    let answer = shared.handle.reload(dry_run)?;
+    // The sender is dropped unused only when the daemon leaves.
+    let reloaded = answer.await.map_err(|_dropped| Refused::Leaving)?;
+    let reloaded = reloaded.map_err(|why| problem::failed(why.to_string()))?;
+    let (applied, changes, warnings) = (reloaded.applied, reloaded.changes.changes, reloaded.warnings);
+    Ok(Json(Reloaded { applied, changes, warnings }))
 }

@@ -34,6 +34,7 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
     let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
     let acts = Router::new()
         .route("/v1/services/{name}/{verb}", post(services::act))
+        .route("/v1/reload", post(daemon::reload))
         .route("/v1/shutdown", post(daemon::shutdown))
         .route_layer(from_fn(operators_only));
     Router::new()

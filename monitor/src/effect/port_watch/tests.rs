@@ -12,7 +12,7 @@ fn spec(ports: &[u16]) -> Arc<ServiceSpec> {
 }
 
 fn subject(ports: &[u16]) -> Subject {
-    Subject { spec: spec(ports), incarnation: Incarnation(3), main: Some(std::process::id()) }
+    Subject { spec: spec(ports), slot: 0, incarnation: Incarnation(3), main: Some(std::process::id()) }
 }
 
 fn start() -> (PortWatch, Receiver<Found>) {
@@ -32,7 +32,8 @@ fn hint(port: u16, listening: bool) -> Look {
 }
 
 fn level(port: u16, listening: bool) -> Found {
-    Found::Level { service: "it".parse().unwrap(), incarnation: Incarnation(3), port, listening }
+    let service = "it".parse().unwrap();
+    Found::Level { service, slot: 0, incarnation: Incarnation(3), port, listening }
 }
 
 #[test]

@@ -1,0 +1,204 @@
+//! Reload: the configuration is read again on a thread of its own, compared with the one in force, and handed to the
+//! core, which touches only what has changed. A bad one changes nothing.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use defib_core::Input;
+use defib_core::model::ServiceName;
+use tokio::sync::{mpsc, oneshot};
+
+use super::journal::Event;
+use super::lifecycle::{HELD_CONFIG, seal};
+use super::link::LinkError;
+use super::run::Daemon;
+use crate::config::{self, ConfigErrors, Loaded, Overrides, diff::Diff};
+use crate::effect::clock;
+use crate::effect::planner::Job;
+use crate::keeper::protocol::Order;
+
+/// How many reloads may wait for the one that is being read. One more is refused.
+const QUEUE: usize = 16;
+
+/// What came of a reload.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// Whether it is in force now; otherwise it was only a question.
+    pub applied: bool,
+    /// What it changes.
+    pub changes: Diff,
+    /// What is allowed but unwise.
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing was reloaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadRefused {
+    /// What is wrong with the configuration, a line each.
+    #[error("{0}")]
+    Config(ConfigErrors),
+    /// Others wait.
+    #[error("{QUEUE} reloads are waiting already; try again in a moment")]
+    Busy,
+    /// Everything is being ended.
+    #[error("defib is shutting down")]
+    Leaving,
+    /// The system does not allow it.
+    #[error("the configuration cannot be kept: {0}")]
+    System(io::Error),
+}
+
+type Answer = oneshot::Sender<Result<Reloaded, ReloadRefused>>;
+
+/// A wish to reload. A signal waits for no answer.
+#[derive(Debug)]
+pub(super) struct ReloadAsk {
+    pub(super) dry_run: bool,
+    pub(super) reply: Option<Answer>,
+}
+
+impl ReloadAsk {
+    fn answer(self, answer: Result<Reloaded, ReloadRefused>) {
+        if let Some(reply) = self.reply {
+            // The client may have gone away.
+            reply.send(answer).ok();
+        }
+    }
+}
+
+/// A configuration that was read for a wish.
+#[derive(Debug)]
+pub(super) struct ReadAgain {
+    ask: ReloadAsk,
+    result: Result<Loaded, ConfigErrors>,
+}
+
+/// The way to the thread that reads: files may be on a disk that hangs.
+#[derive(Debug)]
+pub(super) struct Reloads {
+    asks: SyncSender<ReloadAsk>,
+    read: mpsc::Receiver<ReadAgain>,
+}
+
+impl Reloads {
+    /// Starts the thread, which reads the file at `path`. It ends when this is dropped.
+    pub(super) fn start(path: PathBuf, overrides: Overrides) -> io::Result<Self> {
+        let (asks, waiting) = sync_channel(QUEUE);
+        let (results, read) = mpsc::channel(1);
+        std::thread::Builder::new()
+            .name("defib-reload".into())
+            .spawn(move || read_again(&path, &overrides, &waiting, &results))?;
+        Ok(Self { asks, read })
+    }
+
+    /// Asks for a reload. Never waits.
+    pub(super) fn ask(&self, ask: ReloadAsk) {
+        if let Err(TrySendError::Full(ask) | TrySendError::Disconnected(ask)) = self.asks.try_send(ask) {
+            tracing::warn!("not reloaded: {QUEUE} reloads are waiting already");
+            ask.answer(Err(ReloadRefused::Busy));
+        }
+    }
+
+    /// The next configuration that was read.
+    pub(super) async fn read(&mut self) -> Option<ReadAgain> {
+        self.read.recv().await
+    }
+}
+
+fn read_again(
+    path: &std::path::Path,
+    overrides: &Overrides,
+    asks: &Receiver<ReloadAsk>,
+    results: &mpsc::Sender<ReadAgain>,
+) {
+    while let Ok(ask) = asks.recv() {
+        let result = config::load(path, overrides);
+        if results.blocking_send(ReadAgain { ask, result }).is_err() {
+            return;
+        }
+    }
+}
+
+impl Daemon {
+    /// A configuration was read again.
+    pub(super) fn take_reload(&mut self, ReadAgain { ask, result }: ReadAgain) -> Result<(), LinkError> {
+        let loaded = match result {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                if !ask.dry_run {
+                    self.tell_of_refusal(&errors.to_string());
+                }
+                ask.answer(Err(ReloadRefused::Config(errors)));
+                return Ok(());
+            }
+        };
+        let changes = config::diff::diff(&self.settings, &loaded.settings);
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        if ask.dry_run {
+            ask.answer(Ok(Reloaded { applied: false, changes, warnings }));
+            return Ok(());
+        }
+        if self.leaving_since.is_some() {
+            ask.answer(Err(ReloadRefused::Leaving));
+            return Ok(());
+        }
+        let kept = match seal(&loaded) {
+            Ok(kept) => kept,
+            Err(error) => {
+                self.tell_of_refusal(&error.to_string());
+                ask.answer(Err(ReloadRefused::System(error)));
+                return Ok(());
+            }
+        };
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        self.apply(loaded, kept)?;
+        let detail = changes.to_string();
+        for line in detail.lines() {
+            tracing::info!("reload: {line}");
+        }
+        self.journal.tell(clock::now(), Event::Config { ok: true, detail });
+        ask.answer(Ok(Reloaded { applied: true, changes, warnings }));
+        Ok(())
+    }
+
+    /// A new configuration comes into force: the core and the keeper learn of it in one turn.
+    fn apply(&mut self, loaded: Loaded, kept: OwnedFd) -> Result<(), LinkError> {
+        self.slots.reload(&loaded.settings.services);
+        let rest = self.orders([Input::Reload(loaded.settings.services.clone())])?;
+        // The last of the turn: should it need more than one packet, and the daemon die between them, the next one goes
+        // on with the old configuration and with what the core remembers of services whose plans are outdated.
+        self.link.order(Order::Hold { name: HELD_CONFIG.to_owned() }, vec![kept])?;
+        self.link.send_turn()?;
+        self.settings = loaded.settings;
+        self.tell_all(rest);
+        self.publish_tenants();
+        self.look_at_ports();
+        Ok(())
+    }
+
+    /// A service that was removed is gone.
+    pub(super) fn forget(&mut self, service: &ServiceName) {
+        self.slots.forget(service);
+        self.planner.ask(Job::Forget(service.clone()));
+        self.views.send_modify(|views| {
+            std::sync::Arc::make_mut(views).remove(service);
+        });
+        self.publish_tenants();
+    }
+
+    fn publish_tenants(&self) {
+        self.tenants.send_replace(std::sync::Arc::new(self.slots.names().clone()));
+    }
+
+    fn tell_of_refusal(&mut self, why: &str) {
+        for line in why.lines() {
+            tracing::error!("{line}");
+        }
+        tracing::error!("not reloaded: the configuration that was in force stays so");
+        self.journal.tell(clock::now(), Event::Config { ok: false, detail: why.to_owned() });
+    }
+}
