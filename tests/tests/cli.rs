@@ -174,7 +174,7 @@ fn status_has_every_field_in_every_state() {
     assert_eq!(names(&all), ["crashing", "down", "impossible", "up"], "by name");
 
     type Kind = fn(&Value) -> bool;
-    const FIELDS: [(&str, Kind, bool); 18] = [
+    const FIELDS: [(&str, Kind, bool); 21] = [
         ("name", Value::is_string, false),
         ("state", Value::is_string, false),
         ("pid", Value::is_u64, true),
@@ -183,6 +183,9 @@ fn status_has_every_field_in_every_state() {
         ("healthy", Value::is_boolean, true),
         ("adopted", Value::is_boolean, false),
         ("enabled", Value::is_boolean, false),
+        ("paused", Value::is_boolean, false),
+        ("paused_until", Value::is_string, true),
+        ("group", Value::is_string, true),
         ("started_at", Value::is_string, true),
         ("uptime_seconds", Value::is_f64, true),
         ("restarts", Value::is_u64, false),
@@ -221,13 +224,15 @@ fn status_has_every_field_in_every_state() {
         let fields = service.as_object().expect("an object").iter();
         fields.filter(|(_, value)| value.is_null()).map(|(key, _)| key.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(nulls(up), ["healthy", "last_exit", "next_start_at"]);
+    assert_eq!(nulls(up), ["group", "healthy", "last_exit", "next_start_at", "paused_until"]);
     let never = [
         "cpu_seconds",
+        "group",
         "healthy",
         "last_exit",
         "memory_bytes",
         "next_start_at",
+        "paused_until",
         "pid",
         "started_at",
         "uptime_seconds",
