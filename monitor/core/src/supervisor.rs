@@ -136,12 +136,16 @@ impl Supervisor {
         let Some(it) = self.services.get(service) else {
             return fx.push(Effect::Reply { id, reply: Reply::NotFound });
         };
-        let refusal = match (self.leaving, it.removed()) {
-            (Leaving::Asked | Leaving::Told, _) => Some("defib is shutting down"),
-            (Leaving::No, true) => Some("it is configured no longer, and being ended"),
-            (Leaving::No, false) => None,
+        let refusal = match (self.leaving, it.removed(), verb) {
+            (Leaving::Asked | Leaving::Told, _, Verb::Start | Verb::Restart) => {
+                Some("defib is shutting down")
+            }
+            (Leaving::No, true, Verb::Start | Verb::Restart | Verb::Pause(_)) => {
+                Some("it is configured no longer, and being ended")
+            }
+            (Leaving::No | Leaving::Asked | Leaving::Told, ..) => None,
         };
-        if let (Some(why), Verb::Start | Verb::Restart) = (refusal, verb) {
+        if let Some(why) = refusal {
             return fx.push(Effect::Reply { id, reply: Reply::Failed(why.to_owned()) });
         }
         self.with(now, service, fx, |it, turn| {

@@ -23,6 +23,11 @@ impl Waiters {
         self.0.push((id, goal));
     }
 
+    /// Whether anybody waits for that.
+    pub(crate) fn any(&self, goal: Goal) -> bool {
+        self.0.iter().any(|(_, waits_for)| *waits_for == goal)
+    }
+
     /// Answers everybody if `phase` is one in which a service stays until something new happens: as a process that
     /// runs does once it is `ready`.
     pub(crate) fn settle(&mut self, now: Tick, fx: &mut Effects, phase: &Phase, ready: bool) {

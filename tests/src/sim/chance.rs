@@ -233,6 +233,7 @@ fn edited(chance: &mut Chance, world: &World) -> Vec<ServiceSpec> {
 
 fn verb(chance: &mut Chance) -> Verb {
     let signal = chance.of(&[Signal::TERM, Signal::KILL, Signal(1)]);
+    let span = chance.of(&[0, 1_000_000, 3_000_000_000, 60_000_000_000]);
     chance.of(&[
         Verb::Start,
         Verb::Start,
@@ -244,6 +245,9 @@ fn verb(chance: &mut Chance) -> Verb {
         Verb::Enable,
         Verb::Enable,
         Verb::Disable,
+        Verb::Pause(None),
+        Verb::Pause(Some(span)),
+        Verb::Resume,
         Verb::Kill(signal),
     ])
 }

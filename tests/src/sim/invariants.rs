@@ -33,7 +33,7 @@ macro_rules! named {
     ($($invariant:ident),* $(,)?) => { [$((stringify!($invariant), $invariant as Invariant)),*] };
 }
 
-const INVARIANTS: [(&str, Invariant); 20] = named![
+const INVARIANTS: [(&str, Invariant); 22] = named![
     invariant_one_life,
     invariant_a_plan_for_every_life,
     invariant_one_end,
@@ -43,6 +43,8 @@ const INVARIANTS: [(&str, Invariant); 20] = named![
     invariant_no_start_after_an_answered_stop,
     invariant_no_start_after_shutdown,
     invariant_disabled_until_enabled,
+    invariant_paused_until_resumed,
+    invariant_paused_means_no_restart,
     invariant_a_date_for_every_wait,
     invariant_deadlines_are_met,
     invariant_deaths_count_from_the_death,
@@ -209,6 +211,36 @@ fn invariant_disabled_until_enabled(world: &World, turn: &Turn) -> Result<(), St
     Ok(())
 }
 
+/// Restarts are paused from `pause` to `resume` or to the date that was given, even over the death of a daemon.
+fn invariant_paused_until_resumed(world: &World, turn: &Turn) -> Result<(), String> {
+    if !world.daemon.as_ref().is_some_and(|daemon| daemon.begun) {
+        return Ok(());
+    }
+    let paused = world.past.paused_after(turn);
+    for view in &turn.views {
+        let (shown, expected) = (view.paused.map(|paused| paused.until), paused.get(&view.name).copied());
+        if shown != expected {
+            return Err(format!("{} is paused: {shown:?}, and should be: {expected:?}", view.name));
+        }
+    }
+    Ok(())
+}
+
+/// What is paused is neither restarted by itself nor about to be. What an operator asks for has number 0.
+fn invariant_paused_means_no_restart(world: &World, turn: &Turn) -> Result<(), String> {
+    let both = |service: &ServiceName| {
+        world.past.paused.contains_key(service) && world.past.paused_after(turn).contains_key(service)
+    };
+    if let Some(restart) = turn.restarts().into_iter().find(|restart| both(restart.service)) {
+        return Err(format!("{restart:?} while it is paused"));
+    }
+    let dated = |view: &&ServiceView| view.paused.is_some() && view.next_start.is_some();
+    match turn.views.iter().find(dated) {
+        Some(view) => Err(format!("{} is paused, and due at {:?}", view.name, view.next_start)),
+        None => Ok(()),
+    }
+}
+
 /// A daemon that is to leave starts nothing.
 fn invariant_no_start_after_shutdown(world: &World, turn: &Turn) -> Result<(), String> {
     match (&world.daemon, turn.begun().next()) {
@@ -217,8 +249,8 @@ fn invariant_no_start_after_shutdown(world: &World, turn: &Turn) -> Result<(), S
     }
 }
 
-/// The core wants to be woken for the first restart that is due and the first stop that takes too long, and for
-/// nothing else.
+/// The core wants to be woken for the first restart that is due, the first stop that takes too long and the first pause
+/// that ends, and for nothing else.
 fn invariant_a_date_for_every_wait(world: &World, turn: &Turn) -> Result<(), String> {
     let mut first: Option<Tick> = None;
     for view in &turn.views {
@@ -234,7 +266,7 @@ fn invariant_a_date_for_every_wait(world: &World, turn: &Turn) -> Result<(), Str
             | State::Failed
             | State::Disabled => None,
         };
-        first = [first, date].into_iter().flatten().min();
+        first = [first, date, view.paused.and_then(|paused| paused.until)].into_iter().flatten().min();
     }
     if first == turn.deadline || turn.views.is_empty() {
         return Ok(());

@@ -36,6 +36,8 @@ pub(crate) struct Past {
     pub(crate) new_series: BTreeSet<ServiceName>,
     /// Services that were disabled and not enabled since.
     pub(crate) disabled: BTreeSet<ServiceName>,
+    /// Services whose restarts are paused, and until when if not for good.
+    pub(crate) paused: BTreeMap<ServiceName, Option<Tick>>,
     /// Services that an operator has ever asked something of.
     pub(crate) asked: BTreeSet<ServiceName>,
     /// On which ports of its specification a life was last seen to listen.
@@ -150,7 +152,7 @@ impl Past {
                 Verb::Disable => {
                     self.disabled.insert(service.clone());
                 }
-                Verb::Stop | Verb::Kill(_) | Verb::Pause(_) | Verb::Resume => {}
+                Verb::Pause(_) | Verb::Resume | Verb::Stop | Verb::Kill(_) => {}
             }
             let refused =
                 |answer: &Answer| answer.service == *service && matches!(answer.reply, Reply::Failed(_));
@@ -161,6 +163,7 @@ impl Past {
             self.asked.insert(service.clone());
         }
         self.reload(&turn, specs);
+        self.paused = self.paused_after(&turn);
         self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
         if let Some((life, port, listens)) = turn.looked() {
             let ports = self.listening.entry(life).or_default();
@@ -248,8 +251,32 @@ impl Past {
         self.due.remove(service);
         self.kill_at.remove(service);
         self.begun_by.remove(service);
+        self.paused.remove(service);
         self.restarts.remove(service);
         self.listening.retain(|(of, _), _| of != service);
+    }
+
+    /// The pauses as they should be after a turn: an operator begins and ends them, or their own date ends them.
+    pub(crate) fn paused_after(&self, turn: &Turn) -> BTreeMap<ServiceName, Option<Tick>> {
+        let mut paused = self.paused.clone();
+        let granted = turn.answers.iter().flatten().any(|answer| matches!(answer.reply, Reply::Done(_)));
+        match turn.asked() {
+            Some((service, Verb::Pause(span))) if granted => {
+                let until = span.map(|ns| turn.at + Duration::from_nanos(ns));
+                paused.insert(service.clone(), until);
+            }
+            Some((service, Verb::Resume)) => drop(paused.remove(service)),
+            Some(_) | None => {}
+        }
+        if let Input::Reload(specs) = &turn.input {
+            paused.retain(|service, _| {
+                !turn.changed.contains_key(service) || specs.iter().any(|spec| spec.name == *service)
+            });
+        }
+        if turn.input == Input::Deadline {
+            paused.retain(|_, until| until.is_none_or(|until| until > turn.at));
+        }
+        paused
     }
 
     /// Whether a verb leads to a life that nobody was about to begin, or says so itself.

@@ -210,6 +210,11 @@ impl Service {
         if from != to {
             self.record(turn, turn.now, What::State { from, to, why });
         }
+        self.answer_waiters(turn);
+    }
+
+    /// Answers whoever waited for what is reached now.
+    fn answer_waiters(&mut self, turn: &mut Turn<'_>) {
         self.waiters.settle(turn.now, turn.fx, &self.memo.phase, self.ready());
     }
 

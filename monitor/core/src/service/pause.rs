@@ -9,6 +9,7 @@ use super::{Service, Turn};
 use crate::effect::Reply;
 use crate::model::{Reason, RequestId, Tick};
 use crate::phase::{Phase, Then};
+use crate::waiters::Goal;
 
 /// What is remembered of a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ impl Service {
                 let Then::Fail { why } = self.hold_back(why) else { return };
                 self.enter(turn, Phase::Failed { why });
             }
+            // Somebody has asked for it meanwhile.
+            Phase::Crashed { then: Then::Spawn } if self.waiters.any(Goal::Up) => {}
             Phase::Crashed { then: then @ (Then::Restart { .. } | Then::Spawn) } => {
                 let why = match then {
                     Then::Restart { why, .. } => std::mem::take(why),

@@ -37,7 +37,7 @@ impl Service {
         }
         let what = if listening { What::Listen { port } } else { What::Unlisten { port } };
         self.record(turn, turn.now, what);
-        self.waiters.settle(turn.now, turn.fx, &self.memo.phase, self.ready());
+        self.answer_waiters(turn);
         Report::Fresh
     }
 

@@ -24,7 +24,7 @@ impl Service {
             self.renew(turn);
         }
         // What makes it ready may have changed.
-        self.waiters.settle(turn.now, turn.fx, &self.memo.phase, self.ready());
+        self.answer_waiters(turn);
         Report::Fresh
     }
 
