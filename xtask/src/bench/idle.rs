@@ -88,7 +88,7 @@ fn difference(before: &Switches, after: &Switches) -> u64 {
 }
 
 /// The keeper's child that is the daemon; the others are services.
-fn daemon_of(keeper: u32) -> Result<u32> {
+pub(super) fn daemon_of(keeper: u32) -> Result<u32> {
     for thread in tasks(keeper)? {
         let children = fs::read_to_string(format!("/proc/{keeper}/task/{thread}/children"))?;
         for child in children.split_whitespace() {
@@ -107,14 +107,14 @@ fn tasks(pid: u32) -> Result<Vec<u32>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().parse()?)).collect()
 }
 
-fn pss(pid: u32) -> Result<u64> {
+pub(super) fn pss(pid: u32) -> Result<u64> {
     let file = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
     field(&text, "Pss").with_context(|| format!("{file} has no Pss"))
 }
 
 /// The number of a line such as `Pss:    512 kB`.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(super) fn field(text: &str, name: &str) -> Option<u64> {
     let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     values.flat_map(str::split_whitespace).next()?.parse().ok()
 }

@@ -1,7 +1,8 @@
-//! Benchmarks: `cargo xtask bench [restart|idle|strangers|handling|all]`.
+//! Benchmarks: `cargo xtask bench [WHAT…]`.
 //!
 //! - [`restart`]: how long after a crash the replacement runs, against a bare C loop in the same minute.
 //! - [`idle`]: what supervising a hundred quiet services costs. Each context switch is one too many.
+//! - [`footprint`]: memory, and the time to start, with 1, 100 and 1000 services.
 //! - [`strangers`]: what hearing of processes costs those that are none of defib's, by source.
 //! - [`handling`]: how long after a kill the daemon has handled it, by source.
 //!
@@ -11,6 +12,7 @@
 //! loop once more) is from 1 says how small a difference this machine can show at all.
 
 mod clock;
+mod footprint;
 mod handling;
 mod host;
 mod idle;
@@ -55,6 +57,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         let idle = idle::measure(&programs, options.window)?;
         println!("\n{}", report::idle_table(&idle));
         document["idle"] = report::idle_json(&idle);
+    }
+    if options.what.includes(What::Footprint) {
+        let footprints = footprint::measure(&programs)?;
+        println!("\n{}", footprint::table(&footprints));
+        document["footprint"] = footprint::json(&footprints);
     }
     if options.what.includes(What::Strangers) {
         let strangers = strangers::measure(&programs, options.runs)?;

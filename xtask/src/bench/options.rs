@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 pub(super) const USAGE: &str = "\
-usage: cargo xtask bench [restart|idle|strangers|handling|all] [options]
+usage: cargo xtask bench [WHAT] [options]
 
   restart        from the crash to the first instruction of the replacement, against a bare C loop
   idle           context switches and memory of defib with 100 quiet services
+  footprint      memory of defib, and the time to start, with 1, 100 and 1000 services
   strangers      what hearing of processes costs those that are none of defib's, for each source
   handling       from a kill to its handling by the daemon, for each source
   all            all of them (the default)
@@ -37,6 +38,7 @@ pub(super) struct Options {
 pub(super) enum What {
     Restart,
     Idle,
+    Footprint,
     Strangers,
     Handling,
     All,
@@ -58,6 +60,7 @@ impl What {
         match self {
             Self::Restart => "restart.json",
             Self::Idle => "idle.json",
+            Self::Footprint => "footprint.json",
             Self::Strangers => "strangers.json",
             Self::Handling => "handling.json",
             Self::All => "all.json",
@@ -81,6 +84,7 @@ impl Options {
             match arg.as_str() {
                 "restart" => options.what = What::Restart,
                 "idle" => options.what = What::Idle,
+                "footprint" => options.what = What::Footprint,
                 "strangers" => options.what = What::Strangers,
                 "handling" => options.what = What::Handling,
                 "all" => options.what = What::All,
