@@ -39,6 +39,8 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         }
         Command::Check { strict } => cli::check::run(options, strict),
         Command::Reload { dry_run } => cli::reload::run(&options, dry_run),
+        Command::Init { file, force } => cli::init::run(options, file.as_deref(), force),
+        Command::Schema => cli::schema::run(&options),
         Command::Doctor => cli::doctor::run(&options),
         Command::LoadProbes => cli::probes::run(&options),
     };

@@ -155,6 +155,17 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Write a commented configuration file, with every key and its default
+    Init {
+        /// Where to; without it, where the configuration is looked for
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the JSON schema of the configuration, for editors
+    Schema,
     /// Say what this kernel and these rights allow defib to do, and what to do about the rest
     Doctor,
     /// Load the eBPF programs, say what came of it, and unload them

@@ -37,7 +37,7 @@ pub enum Backend {
     Direct,
 }
 
-const BACKENDS: [(&str, Backend); 1] = [("direct", Backend::Direct)];
+pub(super) const BACKENDS: [(&str, Backend); 1] = [("direct", Backend::Direct)];
 
 impl Backend {
     /// The word for it.
@@ -62,7 +62,7 @@ pub enum SourceChoice {
     Pidfd,
 }
 
-const SOURCES: [(&str, SourceChoice); 4] = [
+pub(super) const SOURCES: [(&str, SourceChoice); 4] = [
     ("auto", SourceChoice::Auto),
     ("ebpf", SourceChoice::Ebpf),
     ("proc-connector", SourceChoice::ProcConnector),

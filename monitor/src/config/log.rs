@@ -7,8 +7,10 @@ use defib_core::model::{LogLayout, LogSpec, LogStreams};
 use super::document::Node;
 use super::values;
 
-const LAYOUTS: [(&str, LogLayout); 2] = [("single", LogLayout::Single), ("per-start", LogLayout::PerStart)];
-const STREAMS: [(&str, LogStreams); 2] = [("joined", LogStreams::Joined), ("apart", LogStreams::Apart)];
+pub(super) const LAYOUTS: [(&str, LogLayout); 2] =
+    [("single", LogLayout::Single), ("per-start", LogLayout::PerStart)];
+pub(super) const STREAMS: [(&str, LogStreams); 2] =
+    [("joined", LogStreams::Joined), ("apart", LogStreams::Apart)];
 
 /// Sets what `node` gives and leaves the rest.
 pub(super) fn log(node: Node<'_>, log: &mut LogSpec) -> Option<()> {

@@ -24,6 +24,7 @@ mod planned;
 mod ports;
 mod profile;
 mod restart;
+mod schema;
 mod service;
 mod settings;
 mod shown;
@@ -40,6 +41,7 @@ pub use listen::ListenSettings;
 pub use load::{Loaded, Unreadable, load};
 pub use overrides::{Flags, Overrides};
 pub use own_log::{LogFormat, LogTarget, OwnLog};
+pub use schema::schema;
 pub use settings::{Settings, parse};
 pub use trust::{Untrusted, open_folder, open_trusted};
 

@@ -40,7 +40,7 @@ pub enum LogFormat {
     Json,
 }
 
-const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(super) const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 const TARGET: &str = "\"stderr\", \"journal\" or the absolute path of a file";
 const LEVEL: &str = "error, warn, info, debug or trace, also by module as in \"info,defib::source=debug\"";

@@ -11,7 +11,7 @@ use super::error::{Place, quoted};
 use super::overrides::Overrides;
 use super::values;
 
-const POLICIES: [(&str, Policy); 3] =
+pub(super) const POLICIES: [(&str, Policy); 3] =
     [("on-failure", Policy::OnFailure), ("always", Policy::Always), ("never", Policy::Never)];
 
 /// The restart rules as layers of tables have set them so far.

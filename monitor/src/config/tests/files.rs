@@ -5,11 +5,11 @@ use super::{bad, file, good, root};
 use crate::config::parse;
 use defib_core::model::{Delays, RestartSpec};
 
-const REFERENCE: &str = include_str!("../../../../config/defib.toml");
-const SAMPLE: &str = include_str!("../../../../config/sample.toml");
+pub(super) const REFERENCE: &str = include_str!("../../../../config/defib.toml");
+pub(super) const SAMPLE: &str = include_str!("../../../../config/sample.toml");
 
 /// The file with its settings in force: those are the lines that begin with # and no space.
-fn uncommented() -> String {
+pub(super) fn uncommented() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
         _ => format!("{line}\n"),

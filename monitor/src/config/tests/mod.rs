@@ -8,6 +8,7 @@ mod members;
 mod mutation;
 mod overrides;
 mod profiles;
+mod schema;
 mod trust;
 
 use std::ffi::OsString;
