@@ -37,6 +37,7 @@ use crate::config::{self, Loaded, Overrides, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::holders::Household;
+use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Planner, Workshop};
 use crate::effect::port_watch::PortWatch;
 use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
@@ -177,6 +178,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
         reloads,
         tenants,
         settings: settings.clone(),
+        pid_files: PidFiles::new(daemon.pid_dir.clone(), Uid::effective().as_raw()),
         asks: waiting,
         views,
         journal,
@@ -195,6 +197,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     surfaces.stop(supervisor.journal);
     fs::remove_file(&socket).ok();
     drop(supervisor.planner);
+    supervisor.pid_files.finish();
     if let Ok(tree) = cgroups
         && let Err(error) = tree.remove(keeper_pid)
     {
@@ -267,7 +270,7 @@ fn configuration(
         tracing::warn!("{warning}");
     }
     if !loaded.found && !asked {
-        tracing::info!(file = %path.display(), "there is no configuration: defib runs without services");
+        tracing::info!(file = %path.display(), "there is no configuration: defib runs without services; `defib init` writes one");
     }
     let held =
         seal(&loaded).map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
@@ -283,9 +286,14 @@ pub(super) fn seal(loaded: &Loaded) -> io::Result<OwnedFd> {
 }
 
 fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {
-    for folder in [&daemon.state_dir, &daemon.runtime_dir, &daemon.log_dir] {
+    let folders = [&daemon.state_dir, &daemon.runtime_dir, &daemon.log_dir];
+    for folder in folders.into_iter().chain(&daemon.pid_dir) {
+        let there = folder.exists();
         let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
         made.map_err(|cause| DaemonError::Path { what: "create", path: folder.clone(), cause })?;
+        if !there {
+            tracing::info!(folder = %folder.display(), "made, for it was not there");
+        }
     }
     Ok(())
 }

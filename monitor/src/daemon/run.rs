@@ -18,6 +18,7 @@ use super::reload::{ReadAgain, ReloadAsk, Reloads};
 use super::slots::{Kept, Slots};
 use crate::config::Settings;
 use crate::effect::clock;
+use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Job, Planned, Planner};
 use crate::effect::port_watch::Found;
 use crate::keeper::protocol::{Order, Received, Report, SlotState};
@@ -42,6 +43,7 @@ pub(super) struct Daemon {
     /// The configuration in force.
     pub(super) settings: Settings,
     pub(super) tenants: watch::Sender<Tenants>,
+    pub(super) pid_files: PidFiles,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
@@ -340,6 +342,9 @@ impl Daemon {
             }
             Effect::Publish { service } => {
                 if let Some(view) = self.core.view(&service) {
+                    if let Some(spec) = self.slots.spec(&service) {
+                        self.pid_files.tell(spec, view.pid);
+                    }
                     self.views.send_modify(|views| {
                         Arc::make_mut(views).insert(service, Arc::new(view));
                     });

@@ -179,6 +179,11 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a process, by its environment, is of a service of this name: that of this defib or of another.
+pub fn is_of(pid: u32, service: &ServiceName) -> bool {
+    environment_has(pid, format!("{SERVICE_VARIABLE}={service}").as_bytes())
+}
+
 fn environment_has(pid: u32, wanted: &[u8]) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.split(|byte| *byte == 0).any(|entry| entry == wanted)

@@ -5,6 +5,8 @@ pub mod clock;
 pub mod failure;
 pub mod holders;
 pub mod identity;
+pub mod needs;
+pub mod pid_files;
 pub mod planner;
 mod port_look;
 pub mod port_status;

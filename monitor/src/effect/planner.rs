@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::holders::{self, Household};
 use super::sockets::{self, Namespace, Wanted};
-use super::{failure, identity};
+use super::{failure, identity, needs};
 use crate::config::env_file;
 use crate::keeper::plan::{Plan, SERVICE_VARIABLE};
 
@@ -156,6 +156,7 @@ impl Workshop {
 
     fn plan(&self, spec: &ServiceSpec) -> Result<Provision, StartFailure> {
         let launch = &spec.launch;
+        needs::check(&launch.needs_files)?;
         let account = identity::resolve(launch)?;
         let mut env = BTreeMap::from([
             ("PATH".to_owned(), PATH.to_owned()),
@@ -165,6 +166,7 @@ impl Workshop {
             ("SHELL".to_owned(), account.shell.to_string_lossy().into_owned()),
             ("LANG".to_owned(), self.lang.clone()),
         ]);
+        env.extend(needs::inherited(&launch.inherit_env));
         if let Some(path) = &launch.env_file {
             env.extend(self.env_file(path)?);
         }
@@ -178,7 +180,7 @@ impl Workshop {
             env: env.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect(),
             cwd: launch.cwd.as_os_str().as_bytes().to_vec(),
             identity: account.identity,
-            umask: 0o022,
+            umask: launch.umask,
             end_leftovers: spec.leftovers == Leftovers::Kill,
         };
         let plan = plan.seal().map_err(|error| {

@@ -228,6 +228,8 @@ pub enum StartFailureKind {
     Exec,
     /// The user, the group or the environment file could not be had.
     User,
+    /// A file that the service needs is not there.
+    File,
     /// The working directory could not be entered.
     Directory,
     /// A resource limit could not be set.
@@ -245,6 +247,7 @@ impl StartFailureKind {
             Self::Fork => "fork",
             Self::Exec => "exec",
             Self::User => "user",
+            Self::File => "file",
             Self::Directory => "directory",
             Self::Limit => "limit",
             Self::Cgroup => "cgroup",
