@@ -11,5 +11,6 @@ pub mod doctor;
 pub mod duration;
 pub mod effect;
 pub mod keeper;
+pub mod preflight;
 pub mod size;
 pub mod source;

@@ -37,8 +37,8 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         Command::Events { all, service, after, .. } => {
             cli::events::follow(&options, all, service.as_ref(), after)
         }
-        Command::Check { strict } => cli::check::run(options, strict),
         Command::Reload { dry_run } => cli::reload::run(&options, dry_run),
+        Command::Check { names, strict } => cli::check::run(options, &names, strict),
         Command::Init { file, force } => cli::init::run(options, file.as_deref(), force),
         Command::Schema => cli::schema::run(&options),
         Command::Doctor => cli::doctor::run(&options),

@@ -12,10 +12,11 @@ use crate::workspace::root;
 ///
 /// From the edges inwards: values and settings know nobody, sources and effects know values, the daemon knows all of
 /// these, and the surfaces know the daemon's handle only.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("duration", &[]),
+    ("size", &[]),
     ("aliveness", &[]),
-    ("config", &["duration"]),
+    ("config", &["duration", "size"]),
     ("source", &[]),
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
     ("keeper", &["effect::clock"]),
@@ -24,6 +25,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
         "doctor",
         &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],
     ),
+    ("preflight", &["config", "effect", "keeper::plan"]),
     ("client", &["api::types", "config", "daemon::handle", "duration"]),
     (
         "api",
@@ -48,6 +50,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
             "keeper::run",
             "daemon::run",
             "doctor",
+            "preflight",
             "source::probe_report",
         ],
     ),

@@ -143,8 +143,11 @@ pub enum Command {
         #[arg(long, value_name = "SEQ")]
         after: Option<u64>,
     },
-    /// Check the configuration file: errors as FILE:LINE: KEY: …
+    /// Check the configuration, errors as FILE:LINE: KEY: …; and whether services could be started
     Check {
+        /// Services to look at: program, user, files, ports. `*` and `?` stand for any text and any character
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         /// Take warnings for errors
         #[arg(long)]
         strict: bool,

@@ -7,16 +7,14 @@ use tokio::runtime::Builder;
 
 use super::Exit;
 use super::args::Options;
-use super::output::{Printer, escape};
+use super::output::Printer;
+use super::rows::{self, Line, Mark};
 use super::session::{self, Failure};
 use crate::client::{self, Client};
 use crate::doctor::{self, Report, Row, Running, Verdict};
 
 /// How long a daemon may take to say which source it uses.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Lines are broken here, where they can be.
-const WIDTH: usize = 100;
 
 /// Says what this kernel and these rights allow, row by row, with the remedies.
 pub fn run(options: &Options) -> Exit {
@@ -74,8 +72,7 @@ fn text(report: &Report, color: bool) -> String {
     for row in &report.rows {
         if group != Some(row.group) {
             let gap = if group.is_some() { "\n" } else { "" };
-            let (bold, plain) = if color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
-            text.push_str(&format!("{gap}{bold}{}{plain}\n", row.group));
+            text.push_str(&format!("{gap}{}\n", rows::head(row.group.as_str(), color)));
             group = Some(row.group);
         }
         lines(row, width, color, &mut text);
@@ -84,44 +81,21 @@ fn text(report: &Report, color: bool) -> String {
 }
 
 fn lines(row: &Row, width: usize, color: bool, text: &mut String) {
-    let (begin, end) = match (color, row.verdict) {
-        (false, _) => ("", ""),
-        (true, Verdict::Ok) => ("\x1b[32m", "\x1b[0m"),
-        (true, Verdict::Limited) => ("\x1b[33m", "\x1b[0m"),
-        (true, Verdict::Missing) => ("\x1b[31m", "\x1b[0m"),
+    let mark = match row.verdict {
+        Verdict::Ok => Mark::Good,
+        Verdict::Limited => Mark::Doubtful,
+        Verdict::Missing => Mark::Bad,
     };
-    let indent = 2 + width + 2 + 7 + 2;
-    let name = escape(&row.name);
-    text.push_str(&format!("  {name:width$}  {begin}{:7}{end}  ", row.verdict));
-    push(&escape(&row.found), indent, text);
-    if !row.remedy.is_empty() {
-        text.push_str(&" ".repeat(indent));
-        push(&format!("→ {}", escape(&row.remedy)), indent + 2, text);
-    }
-}
-
-/// Appends a text to a line that has come to the column `indent`, broken between words into lines that begin there.
-fn push(words: &str, indent: usize, text: &mut String) {
-    let mut column = indent;
-    for (index, word) in words.split(' ').enumerate() {
-        let length = word.chars().count();
-        if index > 0 && column + 1 + length > WIDTH {
-            text.push_str(&format!("\n{}", " ".repeat(indent)));
-            column = indent;
-        } else if index > 0 {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += length;
-    }
-    text.push('\n');
+    let verdict = row.verdict.as_str();
+    let line = Line { name: &row.name, mark, verdict, found: &row.found, remedy: &row.remedy };
+    line.append(width, color, text);
 }
 
 #[cfg(test)]
 mod tests {
     use defib_core::model::SourceName;
 
+    use super::rows::WIDTH;
     use super::*;
     use crate::doctor::Group;
 

@@ -14,6 +14,7 @@ pub mod init;
 mod output;
 pub mod probes;
 pub mod reload;
+mod rows;
 pub mod schema;
 mod session;
 pub mod status;

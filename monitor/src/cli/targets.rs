@@ -6,7 +6,7 @@ use super::glob;
 use crate::api::names;
 
 /// What words and patterns have come to.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Targets {
     /// The services that are meant, each once, by name.
     pub(super) names: Vec<ServiceName>,

@@ -245,7 +245,10 @@ impl Workshop {
 }
 
 /// The path of a program: as it is, from the working directory, or searched in `PATH`.
-fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &Path) -> Result<PathBuf, StartFailure> {
+///
+/// # Errors
+/// If a name without a slash is in no folder of `PATH`.
+pub fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &Path) -> Result<PathBuf, StartFailure> {
     if name.contains('/') {
         return Ok(cwd.join(name));
     }
