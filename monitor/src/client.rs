@@ -24,7 +24,9 @@ use tokio::task::JoinSet;
 pub use crate::api::types;
 use crate::daemon::handle;
 use crate::duration;
-use types::{Answer, Code, Event, Kill, Pause, Problem, Reloaded, Service, Shutdown, Status};
+use types::{
+    AllUsage, Answer, Boot, Code, Event, Inspection, Kill, Pause, Problem, Reloaded, Service, Shutdown, Status,
+};
 
 /// Why something could not be had from the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +154,30 @@ impl Client {
         };
         let path = format!("/v1/services/{name}/{}?wait={wait}", verb.as_str());
         self.ask(Method::POST, &path, body).await
+    }
+
+    /// Sets whether a service starts with defib.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn set_boot(&self, name: &ServiceName, start: bool) -> Result<Answer, Error> {
+        self.ask(Method::POST, &format!("/v1/services/{name}/boot"), json(&Boot { start })?).await
+    }
+
+    /// What all services use at this moment, with all their processes.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn usage(&self) -> Result<AllUsage, Error> {
+        self.ask(Method::GET, "/v1/usage", Bytes::new()).await
+    }
+
+    /// What a service consists of at this moment: at most `most` items of a kind.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn inspect(&self, name: &ServiceName, most: u16) -> Result<Inspection, Error> {
+        self.ask(Method::GET, &format!("/v1/inspect/{name}?most={most}"), Bytes::new()).await
     }
 
     /// The events that the daemon has kept, oldest first: those after number `after`, and those of one service.

@@ -7,6 +7,9 @@
 //! | `POST /v1/services/NAME/{start,stop,restart,reset,enable,disable,resume}` | [`Answer`](types::Answer) when it is done; with `?wait=false` 202 at once |
 //! | `POST /v1/services/NAME/kill` | the same; the body is a [`Kill`](types::Kill) |
 //! | `POST /v1/services/NAME/pause` | the same; the body is a [`Pause`](types::Pause) |
+//! | `POST /v1/services/NAME/boot` | [`Answer`](types::Answer); the body is a [`Boot`](types::Boot): whether it starts with defib |
+//! | `GET /v1/usage` | [`AllUsage`](types::AllUsage): CPU time and memory of all processes of each service |
+//! | `GET /v1/inspect/NAME?most=50` | [`Inspection`](types::Inspection), at most so many items of a kind; for operators, as it tells what the kernel tells only them |
 //! | `GET /v1/events?after=SEQ&service=NAME` | an array of [`Event`](types::Event): the latest, oldest first |
 //! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |
 //! | `&all=true` with it | also every other process of the host, from now on: events without `seq` |

@@ -19,7 +19,7 @@ use super::routes;
 use super::server::{Limits, serve_within};
 use super::types::{Event, Progress, What};
 use crate::client::{Client, Error};
-use crate::daemon::handle::{Ask, Handle};
+use crate::daemon::handle::{Ask, BootFile, Handle};
 use crate::daemon::journal::{Event as Happened, Journal, JournalWriter};
 use crate::effect::holders::Household;
 
@@ -65,8 +65,10 @@ fn world() -> World {
     let household = Household { cgroups: None, keeper: std::process::id() };
     // Nobody moves while a test runs.
     let (_, tenants) = watch::channel(Arc::default());
-    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, tenants, household);
-    World { folder: tempfile::tempdir().unwrap(), handle, asks, writer, _views: views, _tasks: tasks }
+    let folder = tempfile::tempdir().unwrap();
+    let boot = BootFile::of(folder.path());
+    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, tenants, household, boot);
+    World { folder, handle, asks, writer, _views: views, _tasks: tasks }
 }
 
 /// A server for a world; ends with what is returned.

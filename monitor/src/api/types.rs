@@ -3,6 +3,9 @@
 //! `null` stands where nothing is known, and no key is ever missing, but for those that say why a start failed. Times
 //! are RFC 3339 in UTC, to the microsecond; spans are seconds, sizes bytes.
 
+pub use crate::daemon::handle::inspect::{
+    File, Inspection, Limit, Listed, Mapping, Memory, Process, Socket, Thread,
+};
 use defib_core::model::{
     By, Cause, Holder, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State, Unknown,
 };
@@ -65,6 +68,36 @@ pub struct Service {
     pub description: String,
     /// Why it is in that state; empty where the state says it all.
     pub why: String,
+}
+
+/// What all services use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AllUsage {
+    /// By name.
+    pub services: Vec<Usage>,
+}
+
+/// What one service uses, with all its processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Its name.
+    pub name: ServiceName,
+    /// When this was read, on a clock that only goes forward.
+    pub clock_seconds: f64,
+    /// CPU time. It counts up from a point of its own: only the difference of two looks means something.
+    pub cpu_seconds: f64,
+    /// Resident memory; what several of its processes share is counted for each.
+    pub memory_bytes: u64,
+    /// How many processes it has.
+    pub processes: u64,
+}
+
+/// The body of `boot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// Whether the service starts with defib.
+    pub start: bool,
 }
 
 /// A port of a service.

@@ -7,12 +7,16 @@ use defib_core::model::{ServiceName, ServiceView, SourceName};
 use defib_core::{Reply, Verb};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub use super::boot::{BootFile, NotKept};
 use super::feed::FeedHandle;
 use super::journal::Journal;
 pub use super::reload::{ReloadRefused, Reloaded};
 use crate::effect::holders::Household;
+pub use crate::effect::inspect;
 pub use crate::effect::port_status::PortStatus;
 use crate::effect::port_status::{Owner, port_status};
+pub use crate::effect::usage::TreeUsage;
+use crate::effect::usage::usage;
 
 /// The name of the API's socket in the runtime directory.
 pub const SOCKET: &str = "defib.sock";
@@ -77,12 +81,17 @@ pub struct Handle {
     /// The service of each slot of the keeper.
     pub tenants: watch::Receiver<Tenants>,
     household: Household,
+    /// What operators have set for the start of defib.
+    boot: Arc<BootFile>,
+    /// One look at processes at a time: what one client asks for must not keep the processors from the services.
+    reading: Arc<Semaphore>,
     /// One look at the ports at a time: however many clients ask, no more than one thread is busy with it.
     looking: Arc<Semaphore>,
 }
 
 impl Handle {
     /// Joins the parts.
+    #[expect(clippy::too_many_arguments, reason = "it is called once, by who has made all of them")]
     pub fn new(
         asks: mpsc::Sender<Ask>,
         views: watch::Receiver<Views>,
@@ -91,9 +100,11 @@ impl Handle {
         feed: Option<FeedHandle>,
         tenants: watch::Receiver<Tenants>,
         household: Household,
+        boot: BootFile,
     ) -> Self {
-        let looking = Arc::new(Semaphore::new(1));
-        Self { asks, views, journal, source, feed, tenants, household, looking }
+        let (looking, reading) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
+        let boot = Arc::new(boot);
+        Self { asks, views, journal, source, feed, tenants, household, boot, reading, looking }
     }
 
     /// All services, as they are now.
@@ -112,6 +123,39 @@ impl Handle {
         let _turn = self.looking.acquire().await;
         // The look does not panic; were it so, nothing would be known.
         tokio::task::spawn_blocking(move || port_status(&household, owners)).await.unwrap_or_default()
+    }
+
+    /// What these services use at this moment, with all their processes. On another thread, as the ports.
+    pub async fn usage(&self, views: &[&ServiceView]) -> Vec<TreeUsage> {
+        let services = views.iter().map(|view| (view.name.clone(), view.pid)).collect();
+        let household = self.household.clone();
+        let _turn = self.reading.acquire().await;
+        // The look does not panic; were it so, nothing would be known.
+        tokio::task::spawn_blocking(move || usage(&household, services)).await.unwrap_or_default()
+    }
+
+    /// What a service consists of at this moment, at most `most` of a kind; `None` if the look has failed. On another
+    /// thread, as the ports.
+    pub async fn inspect(&self, view: &ServiceView, most: usize) -> Option<inspect::Inspection> {
+        let (household, boot) = (self.household.clone(), Arc::clone(&self.boot));
+        let subject = inspect::Subject::of(view);
+        let name = view.name.clone();
+        let _turn = self.reading.acquire().await;
+        let look = move || inspect::Inspection {
+            boot: boot.choice(&name),
+            ..inspect::look(&household, subject, most)
+        };
+        tokio::task::spawn_blocking(look).await.ok()
+    }
+
+    /// Keeps whether a service is to start with defib. On another thread: it waits for the disk.
+    ///
+    /// # Errors
+    /// If it could not be kept.
+    pub async fn set_boot(&self, service: ServiceName, start: bool) -> Result<(), NotKept> {
+        let boot = Arc::clone(&self.boot);
+        let kept = tokio::task::spawn_blocking(move || boot.set(service, start)).await;
+        kept.unwrap_or_else(|failed| Err(NotKept::Failed(failed.to_string())))
     }
 
     /// Asks for a verb. The receiver gets the answer when the verb is done.

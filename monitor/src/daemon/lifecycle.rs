@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Group, Uid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+use super::boot::{self, BootFile};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
@@ -121,7 +122,8 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     let started = clock::now();
     let keeper_pid = std::os::unix::process::parent_id();
     let (mut link, mut past) = meet_keeper().await?;
-    let settings = configuration(overrides, &mut link, &mut past)?;
+    let mut settings = configuration(overrides, &mut link, &mut past)?;
+    boot::apply(&mut settings);
     let daemon = &settings.daemon;
     folders(daemon)?;
     lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
@@ -163,8 +165,9 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     let feed =
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
     let (tenants, shown_tenants) = watch::channel(Arc::new(slots.names().clone()));
+    let boot = BootFile::of(&daemon.state_dir);
     let handle =
-        Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, shown_tenants, household);
+        Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, shown_tenants, household, boot);
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),

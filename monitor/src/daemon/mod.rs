@@ -7,11 +7,13 @@
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
 //! - `reload`: a configuration that was read again comes into force;
+//! - `boot`: what operators have set for the start of defib;
 //! - `surfaces`: the thread on which the API lives;
 //! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
 //!
 //! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
 
+mod boot;
 pub mod feed;
 mod follow;
 pub mod handle;

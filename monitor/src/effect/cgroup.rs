@@ -108,6 +108,11 @@ impl CgroupTree {
         &self.origin
     }
 
+    /// The folder of a service, whether it is there or not.
+    pub fn folder(&self, service: &ServiceName) -> PathBuf {
+        self.services().join(service.as_str())
+    }
+
     fn services(&self) -> PathBuf {
         self.base.join("svc")
     }

@@ -1,8 +1,10 @@
 //! The routes: each parses a request, asks the [`Handle`], and shows what comes back.
 
 mod body;
+mod boot;
 mod daemon;
 mod events;
+mod inspect;
 mod services;
 mod status;
 
@@ -33,13 +35,16 @@ struct Shared {
 pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
     let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
     let acts = Router::new()
+        .route("/v1/services/{name}/boot", post(boot::set))
         .route("/v1/services/{name}/{verb}", post(services::act))
         .route("/v1/reload", post(daemon::reload))
+        .route("/v1/inspect/{name}", get(inspect::one))
         .route("/v1/shutdown", post(daemon::shutdown))
         .route_layer(from_fn(operators_only));
     Router::new()
         .route("/v1/status", get(status::all))
         .route("/v1/status/{name}", get(status::one))
+        .route("/v1/usage", get(inspect::usage))
         .route("/v1/events", get(events::events))
         .merge(acts)
         .fallback(async || problem::no_route("there is no such route"))

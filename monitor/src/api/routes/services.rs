@@ -63,7 +63,7 @@ pub(super) async fn act(
 }
 
 /// The service of that name.
-fn known(views: &Views, name: &str) -> Result<Arc<ServiceView>, Problem> {
+pub(super) fn known(views: &Views, name: &str) -> Result<Arc<ServiceView>, Problem> {
     let view = name.parse().ok().and_then(|name: ServiceName| views.get(&name));
     view.cloned().ok_or_else(|| problem::no_service(name, views))
 }

@@ -11,6 +11,7 @@ mod proc_net;
 mod snapshot;
 
 pub use diag::{DiagError, available};
+pub(super) use proc_net::address_of;
 pub use snapshot::{Namespace, NoSockets, Socket, State, Wanted, snapshot};
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ fn parse(line: &str) -> Option<Socket> {
 }
 
 /// An address as the kernel prints it: words of 4 bytes, each a number of this machine.
-fn address_of(text: &str) -> Option<IpAddr> {
+pub(in crate::effect) fn address_of(text: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     match text.len() {
         8 => Some(Ipv4Addr::from(word(0)?).into()),
