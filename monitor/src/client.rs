@@ -25,7 +25,8 @@ pub use crate::api::types;
 use crate::daemon::handle;
 use crate::duration;
 use types::{
-    AllUsage, Answer, Boot, Code, Event, Inspection, Kill, Pause, Problem, Reloaded, Service, Shutdown, Status,
+    AllUsage, Answer, Boot, Code, Event, Inspection, Kill, Pause, Problem, Reloaded, Service, Shutdown,
+    Status,
 };
 
 /// Why something could not be had from the daemon.

@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use defib::cli::args::{Cli, Command, Daemon, DaemonVerb};
 use defib::cli::{self, Exit};
 use defib::{api, daemon};
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
+    if cli::manual::completed() {
+        return ExitCode::SUCCESS;
+    }
+    match cli::color::parse(std::env::args_os().collect()) {
         Ok(cli) => dispatch(cli),
         Err(usage) => {
             let wrong = usage.use_stderr();
@@ -29,7 +31,11 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now }), .. }) => {
             cli::daemon::stop(&options, now)
         }
-        Command::Status { names } => cli::status::run(&options, &names),
+        Command::Status { chosen } => cli::status::run(&options, &chosen),
+        Command::Stats(words) => cli::stats::run(&options, &words),
+        Command::Inspect(words) => cli::inspect::run(&options, &words),
+        Command::Completions(shell) => cli::manual::completions(&options, &shell),
+        Command::Man(pages) => cli::manual::pages(&options, &pages),
         Command::Act(act) => cli::verbs::run(&options, act),
         Command::Events { follow: false, service, after, .. } => {
             cli::events::past(&options, service.as_ref(), after)
@@ -38,7 +44,7 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
             cli::events::follow(&options, all, service.as_ref(), after)
         }
         Command::Reload { dry_run } => cli::reload::run(&options, dry_run),
-        Command::Check { names, strict } => cli::check::run(options, &names, strict),
+        Command::Check { chosen, strict } => cli::check::run(options, &chosen, strict),
         Command::Init { file, force } => cli::init::run(options, file.as_deref(), force),
         Command::Schema => cli::schema::run(&options),
         Command::Doctor => cli::doctor::run(&options),

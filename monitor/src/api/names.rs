@@ -21,11 +21,29 @@ pub(crate) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a ServiceN
 /// The message for it. `wanted` is shown as it came, for JSON and for a terminal alike with its control
 /// characters escaped.
 pub(crate) fn unknown(wanted: &str, nearest: &[ServiceName]) -> String {
+    remedy(format!("no service is named {wanted:?}"), nearest, "`defib status` lists them")
+}
+
+/// The same, of a service in a group that there is.
+pub(crate) fn unknown_in(group: &str, wanted: &str, nearest: &[ServiceName]) -> String {
+    let what = format!("no service of group {group:?} is named {wanted:?}");
+    remedy(what, nearest, &format!("`defib status --group {}` lists them", group.escape_debug()))
+}
+
+/// The same, of a group; `none`: there is no group at all.
+pub(crate) fn unknown_group(wanted: &str, nearest: &[ServiceName], none: bool) -> String {
+    if none {
+        return format!("no group is named {wanted:?}: no service has a `service_group`");
+    }
+    remedy(format!("no group is named {wanted:?}"), nearest, "`defib status` shows them")
+}
+
+fn remedy(what: String, nearest: &[ServiceName], otherwise: &str) -> String {
     match nearest {
-        [] => format!("no service is named {wanted:?}; `defib status` lists them"),
+        [] => format!("{what}; {otherwise}"),
         names => {
             let names: Vec<_> = names.iter().map(ServiceName::as_str).collect();
-            format!("no service is named {wanted:?}; did you mean {}?", names.join(" or "))
+            format!("{what}; did you mean {}?", names.join(" or "))
         }
     }
 }

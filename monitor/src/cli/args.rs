@@ -8,6 +8,8 @@ use defib_core::Verb;
 use defib_core::model::{ServiceName, Signal};
 use nix::unistd::geteuid;
 
+use super::choice::{Chosen, Wanted};
+use super::{inspect, manual, stats};
 use crate::config::{Flags, Overrides};
 use crate::duration;
 
@@ -27,6 +29,10 @@ pub struct Cli {
 const EXITS: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 daemon unreachable, 6 disabled, 130 interrupted.
 Of several services the highest code counts.";
+
+const BOOT: &str = "\
+What --boot sets is kept in boot.json in the state directory, over restarts of defib and of the machine. It changes nothing
+about the process that runs now.";
 
 /// What holds for every verb, and may stand before or after it.
 #[derive(Clone, Debug, Default, Args)]
@@ -121,13 +127,17 @@ pub enum Command {
     /// Of the PORTS that a service names, `8080` listens, `8080!` does not, and of `8080?` it cannot be known. A service
     /// that runs and is not ready says so under NEXT/WHY.
     Status {
-        /// Which; all without one. `*` and `?` stand for any text and any character
-        #[arg(value_name = "NAME")]
-        names: Vec<String>,
+        /// Which.
+        #[command(flatten)]
+        chosen: Chosen,
     },
     /// A verb for services.
     #[command(flatten)]
     Act(Act),
+    /// Show what services use: CPU, memory, connections
+    Stats(stats::Words),
+    /// Show what a service consists of at this moment: processes, threads, files, sockets, memory, limits
+    Inspect(inspect::Words),
     /// Show what happened
     Events {
         /// Go on with what happens, until interrupted
@@ -145,9 +155,9 @@ pub enum Command {
     },
     /// Check the configuration, errors as FILE:LINE: KEY: …; and whether services could be started
     Check {
-        /// Services to look at: program, user, files, ports. `*` and `?` stand for any text and any character
-        #[arg(value_name = "NAME")]
-        names: Vec<String>,
+        /// Services to look at: program, user, files, ports. Without any, only the configuration is checked
+        #[command(flatten)]
+        chosen: Chosen,
         /// Take warnings for errors
         #[arg(long)]
         strict: bool,
@@ -171,6 +181,10 @@ pub enum Command {
     Schema,
     /// Say what this kernel and these rights allow defib to do, and what to do about the rest
     Doctor,
+    /// Print a script with which a shell completes the words of defib
+    Completions(manual::Shell),
+    /// Print the manual page, or write one for each verb into a folder
+    Man(manual::Pages),
     /// Load the eBPF programs, say what came of it, and unload them
     #[command(hide = true)]
     LoadProbes,
@@ -187,10 +201,26 @@ pub enum Act {
     Restart(Wanted),
     /// Forget failures: `failed` becomes `stopped`, and a series of restarts begins anew
     Reset(Wanted),
-    /// Allow starts again
-    Enable(Wanted),
-    /// Stop services and refuse every start until `enable`
-    Disable(Wanted),
+    /// Allow starts again; with --boot, start services with the daemon
+    #[command(after_help = BOOT)]
+    Enable {
+        /// Which.
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Only from the next start of defib on: as `autostart = true`, whatever the file says
+        #[arg(long)]
+        boot: bool,
+    },
+    /// Stop services and refuse every start until `enable`; with --boot, do not start them with the daemon
+    #[command(after_help = BOOT)]
+    Disable {
+        /// Which.
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Only from the next start of defib on: as `autostart = false`, whatever the file says
+        #[arg(long)]
+        boot: bool,
+    },
     /// No automatic restart of services, until `resume` or for a while; ends are recorded as ever
     Pause {
         /// Which.
@@ -214,23 +244,35 @@ pub enum Act {
 }
 
 impl Act {
-    /// The verb, and which services it is for.
-    pub fn split(self) -> (Verb, Wanted) {
-        match self {
+    /// What is asked, and of which services.
+    pub fn split(self) -> (Asked, Wanted) {
+        let (verb, wanted) = match self {
             Self::Start(wanted) => (Verb::Start, wanted),
             Self::Stop(wanted) => (Verb::Stop, wanted),
             Self::Restart(wanted) => (Verb::Restart, wanted),
             Self::Reset(wanted) => (Verb::Reset, wanted),
-            Self::Enable(wanted) => (Verb::Enable, wanted),
-            Self::Disable(wanted) => (Verb::Disable, wanted),
+            Self::Enable { wanted, boot: true } => return (Asked::Boot(true), wanted),
+            Self::Disable { wanted, boot: true } => return (Asked::Boot(false), wanted),
+            Self::Enable { wanted, .. } => (Verb::Enable, wanted),
+            Self::Disable { wanted, .. } => (Verb::Disable, wanted),
             Self::Pause { wanted, span } => {
                 // The longest duration has fewer nanoseconds than 64 bits can count.
                 (Verb::Pause(span.and_then(|span| u64::try_from(span.as_nanos()).ok())), wanted)
             }
             Self::Resume(wanted) => (Verb::Resume, wanted),
             Self::Kill { wanted, signal } => (Verb::Kill(signal), wanted),
-        }
+        };
+        (Asked::Verb(verb), wanted)
     }
+}
+
+/// What is asked of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A verb.
+    Verb(Verb),
+    /// Whether it is to start with the daemon.
+    Boot(bool),
 }
 
 /// The daemon's own verbs.
@@ -255,20 +297,6 @@ pub enum DaemonVerb {
     },
 }
 
-/// Which services a verb is for, and how.
-#[derive(Debug, Args)]
-pub struct Wanted {
-    /// Which services. `*` and `?` stand for any text and any character
-    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
-    pub names: Vec<String>,
-    /// All services
-    #[arg(long)]
-    pub all: bool,
-    /// Return as soon as the daemon has taken the order
-    #[arg(long)]
-    pub no_wait: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -289,7 +317,7 @@ mod tests {
         for line in ["defib --json --runtime-dir /r status a", "defib status a --runtime-dir /r --json"] {
             let cli = parse(line).unwrap();
             assert!(cli.options.json && cli.options.runtime_dir == Some("/r".into()), "{line}");
-            assert!(matches!(cli.command, Command::Status { names } if names == ["a"]), "{line}");
+            assert!(matches!(cli.command, Command::Status { chosen } if chosen.names == ["a"]), "{line}");
         }
         let cli = parse("defib daemon stop --now --config /c").unwrap();
         assert_eq!(cli.options.config, Some("/c".into()));
@@ -307,6 +335,6 @@ mod tests {
         let cli = parse("defib kill a b* --signal sighup --no-wait").unwrap();
         let Command::Act(act) = cli.command else { panic!("not a verb for services") };
         let (verb, wanted) = act.split();
-        assert_eq!((verb, wanted.names.len(), wanted.no_wait), (Verb::Kill(Signal(1)), 2, true));
+        assert_eq!((verb, wanted.names.len(), wanted.no_wait), (Asked::Verb(Verb::Kill(Signal(1))), 2, true));
     }
 }

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::Exit;
 use super::args::Options;
+use super::choice::Chosen;
 use super::output::{Printer, complain_of, escape, write_error};
 use super::rows;
 use super::session::{self, Failure};
-use super::targets::{self, Targets};
+use super::targets::{self, Known, Targets};
 use crate::config::{self, Finding, Loaded};
 use crate::preflight::{self, Row, Verdict as Found};
 
@@ -34,8 +35,8 @@ struct Check {
     rows: Vec<Row>,
 }
 
-/// Checks the configuration and all that decides over it; and whether the services that `words` mean could be started.
-pub fn run(options: Options, words: &[String], strict: bool) -> Exit {
+/// Checks the configuration and all that decides over it; and whether the services that are chosen could be started.
+pub fn run(options: Options, chosen: &Chosen, strict: bool) -> Exit {
     let mut printer = Printer::new(&options);
     let overrides = options.overrides(strict);
     let (path, _) = overrides.config();
@@ -44,7 +45,7 @@ pub fn run(options: Options, words: &[String], strict: bool) -> Exit {
     let mut exit = Exit::Done;
     let verdict = match config::load(&path, &overrides) {
         Ok(loaded) => {
-            let (checks, missing) = checks(&loaded, words, strict);
+            let (checks, missing) = checks(&loaded, chosen, strict);
             exit = if missing { Exit::NotFound } else { Exit::Done };
             Verdict {
                 ok: checks.iter().all(|check| check.ok),
@@ -64,16 +65,24 @@ pub fn run(options: Options, words: &[String], strict: bool) -> Exit {
             checks: Vec::new(),
         },
     };
-    let shown = show(&mut printer, &verdict, words.is_empty());
+    let shown = show(&mut printer, &verdict, is_none(chosen));
     session::finish(shown.map(|shown| shown.max(exit)))
 }
 
+/// Whether no service is chosen: elsewhere that means all of them.
+fn is_none(Chosen { names, group, all }: &Chosen) -> bool {
+    names.is_empty() && group.is_empty() && !all
+}
+
 /// The services that are meant, one by one; and whether a word means none.
-fn checks(loaded: &Loaded, words: &[String], strict: bool) -> (Vec<Check>, bool) {
+fn checks(loaded: &Loaded, chosen: &Chosen, strict: bool) -> (Vec<Check>, bool) {
     let services = &loaded.settings.services;
-    let known: Vec<ServiceName> = services.iter().map(|spec| spec.name.clone()).collect();
+    let known: Vec<Known> = services
+        .iter()
+        .map(|spec| Known { name: spec.name.clone(), group: spec.service_group.clone() })
+        .collect();
     let Targets { names, missing } =
-        if words.is_empty() { Targets::default() } else { targets::find(words, &known) };
+        if is_none(chosen) { Targets::default() } else { targets::find(chosen.into(), &known) };
     for (_, text) in &missing {
         complain_of(text);
     }

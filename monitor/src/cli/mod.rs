@@ -5,18 +5,25 @@
 
 pub mod args;
 pub mod check;
+mod choice;
+pub mod color;
 pub mod daemon;
+mod detail;
 pub mod doctor;
 pub mod events;
 mod exit;
 mod glob;
 pub mod init;
+pub mod inspect;
+pub mod manual;
+mod names;
 mod output;
 pub mod probes;
 pub mod reload;
 mod rows;
 pub mod schema;
 mod session;
+pub mod stats;
 pub mod status;
 mod targets;
 pub mod verbs;

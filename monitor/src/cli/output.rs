@@ -1,14 +1,13 @@
 //! How things are written: tables, JSON, spans of time, sizes, and nothing that could steer a terminal.
 #![expect(clippy::print_stderr, reason = "the command line is the one place that talks to people")]
 
-use std::env;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
-use std::iter;
 
 use serde::Serialize;
 
-use super::args::{Color, Options};
+use super::args::Options;
+use super::color;
 use super::session::Failure;
 
 /// Says on standard error what went wrong, with all its causes.
@@ -24,7 +23,8 @@ pub(super) fn complain(error: &dyn Error) {
 
 /// The same, of something that is not an error value.
 pub(super) fn complain_of(text: &str) {
-    eprintln!("defib: {}", escape(text));
+    let (red, plain) = if color::of_errors() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    eprintln!("{red}defib:{plain} {}", escape(text));
 }
 
 /// Writes a line on standard error as it is.
@@ -43,16 +43,7 @@ pub(super) struct Printer {
 
 impl Printer {
     pub(super) fn new(options: &Options) -> Self {
-        let color = match options.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => {
-                let set = |name| env::var_os(name).filter(|value| !value.is_empty());
-                io::stdout().is_terminal()
-                    && set("NO_COLOR").is_none()
-                    && set("TERM").is_none_or(|term| term != "dumb")
-            }
-        };
+        let color = color::wanted(options.color, io::stdout().is_terminal());
         Self { json: options.json, color }
     }
 
@@ -91,24 +82,22 @@ pub(super) fn escape(text: &str) -> String {
     shown
 }
 
-/// Rows under a head, in columns two blanks apart. All but the last column hold plain ASCII, so characters are columns;
-/// the last one is as long as it is. An empty cell is shown as `-`, so that scripts can count the words.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
-    let mut widths = head.map(str::len);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
+/// Rows under a head, in columns two blanks apart; the last column is as long as it is. An empty cell is shown as `-`,
+/// so that scripts can count the words.
+pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
+    let mut lines: Vec<Vec<String>> = vec![head.iter().map(|name| (*name).to_owned()).collect()];
+    lines.extend(rows);
+    for line in &mut lines {
+        line.iter_mut().filter(|cell| cell.is_empty()).for_each(|cell| cell.push('-'));
     }
-    let line = |cells: [&str; N]| {
-        let cells = cells.iter().zip(widths).map(|(cell, width)| {
-            let cell = if cell.is_empty() { "-" } else { cell };
-            format!("{cell:width$}")
-        });
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().filter_map(|line| Some(line.get(column)?.chars().count())).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let text = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let rows = rows.iter().map(|row| line(row.each_ref().map(String::as_str)));
-    iter::once(line(head)).chain(rows).collect()
+    lines.iter().map(text).collect()
 }
 
 /// A span of time in its two largest units: `3d4h`, `12m3s`, `42s`, `3.0s`, `100ms`.
@@ -194,7 +183,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["a".to_owned(), "run".to_owned()], ["longer".to_owned(), String::new()]];
-        assert_eq!(table(["NAME", "STATE"], &rows), ["NAME    STATE", "a       run", "longer  -"]);
+        let rows = vec![vec!["a".to_owned(), "run".to_owned()], vec!["longer".to_owned(), String::new()]];
+        assert_eq!(table(&["NAME", "STATE"], rows), ["NAME    STATE", "a       run", "longer  -"]);
     }
 }

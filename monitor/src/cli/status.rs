@@ -1,36 +1,37 @@
 //! `defib status`
 
-use defib_core::model::{Cause, ServiceName, State};
+use defib_core::model::{Cause, State};
 use jiff::Timestamp;
 
 use super::Exit;
 use super::args::Options;
+use super::choice::Chosen;
+use super::detail;
 use super::output::{complain_of, escape, size, span, table};
 use super::session;
-use super::targets::{self, Targets};
+use super::targets::{self, Choice, Known, Targets};
 use crate::api::types::{LastExit, Port, Service};
 
-/// Shows the services that `words` mean, or all of them.
-pub fn run(options: &Options, words: &[String]) -> Exit {
+/// Shows the services that are chosen: one in detail, several in a table.
+pub fn run(options: &Options, chosen: &Chosen) -> Exit {
+    let choice = Choice::from(chosen);
     session::run(options, async |client, printer| {
         let mut status = client.status().await?;
         let mut exit = Exit::Done;
-        if !words.is_empty() {
-            let known: Vec<ServiceName> =
-                status.services.iter().map(|service| service.name.clone()).collect();
-            let Targets { names, missing } = targets::find(words, &known);
-            status.services.retain(|service| names.contains(&service.name));
-            for (_, text) in missing {
-                complain_of(&text);
-                exit = Exit::NotFound;
-            }
+        let known: Vec<Known> = status.services.iter().map(Known::from).collect();
+        let Targets { names, missing } = targets::find(choice, &known);
+        status.services.retain(|service| names.binary_search(&service.name).is_ok());
+        for (_, text) in missing {
+            complain_of(&text);
+            exit = Exit::NotFound;
         }
-        if printer.json {
-            printer.print_json(&status)?;
-        } else if !status.services.is_empty() {
-            printer.print(&lines(&status.services, Timestamp::now(), printer.color))?;
-        } else if words.is_empty() {
-            complain_of("no service is configured");
+        let now = Timestamp::now();
+        match status.services.as_slice() {
+            _ if printer.json => printer.print_json(&status)?,
+            [] if choice.is_all() => complain_of("no service is configured"),
+            [] => {}
+            [one] if choice.is_one() => printer.print(&detail::text(one, now, printer.color))?,
+            several => printer.print(&lines(several, now, printer.color))?,
         }
         Ok(exit)
     })
@@ -38,7 +39,7 @@ pub fn run(options: &Options, words: &[String]) -> Exit {
 
 /// How a service is, at one look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Light {
+pub(super) enum Light {
     /// It does what it is there for.
     Green,
     /// It is on its way up or down, or runs without being of use.
@@ -48,8 +49,10 @@ enum Light {
 }
 
 impl Light {
-    fn of(service: &Service) -> Self {
+    pub(super) fn of(service: &Service) -> Self {
         match service.state {
+            // Whatever it does, somebody has to come back to it.
+            State::Running | State::Failed if service.paused => Self::Yellow,
             State::Running => {
                 let ports = service.ports.iter().all(|port| port.listening != Some(false));
                 let good = service.ready && service.healthy != Some(false) && ports;
@@ -60,7 +63,7 @@ impl Light {
         }
     }
 
-    fn mark(self, color: bool) -> &'static str {
+    pub(super) fn mark(self, color: bool) -> &'static str {
         match (self, color) {
             (Self::Green | Self::Yellow, false) => "●",
             (Self::Red, false) => "○",
@@ -72,19 +75,21 @@ impl Light {
 }
 
 fn lines(services: &[Service], now: Timestamp, color: bool) -> String {
-    let rows: Vec<_> = services.iter().map(|service| row(service, now)).collect();
-    let head =
-        ["NAME", "STATE", "PID", "PORTS", "UPTIME", "CPU", "MEMORY", "RESTARTS", "LAST EXIT", "NEXT/WHY"];
-    let mut lines = table(head, &rows).into_iter();
+    // A column of which nobody makes use is not worth its place.
+    let groups = services.iter().any(|service| service.group.is_some());
+    let rows = services.iter().map(|service| row(service, now, groups)).collect();
+    let head = ["NAME", "GROUP", "STATE", "PID", "PORTS", "UPTIME", "CPU", "MEMORY", "RESTARTS"].into_iter();
+    let head = head.chain(["LAST EXIT", "NEXT/WHY"]).filter(|name| groups || *name != "GROUP");
+    let mut lines = table(&head.collect::<Vec<_>>(), rows).into_iter();
     let head = lines.next().unwrap_or_default();
     let marked = services.iter().zip(lines);
     let marked = marked.map(|(service, line)| format!("{} {line}\n", Light::of(service).mark(color)));
     std::iter::once(format!("  {head}\n")).chain(marked).collect()
 }
 
-fn row(service: &Service, now: Timestamp) -> [String; 10] {
-    [
-        service.name.to_string(),
+fn row(service: &Service, now: Timestamp, groups: bool) -> Vec<String> {
+    let group = || service.group.as_ref().map(ToString::to_string).unwrap_or_default();
+    let rest = [
         service.state.to_string(),
         service.pid.map(|pid| pid.to_string()).unwrap_or_default(),
         ports(&service.ports),
@@ -94,7 +99,8 @@ fn row(service: &Service, now: Timestamp) -> [String; 10] {
         service.restarts.to_string(),
         service.last_exit.as_ref().map(|exit| last_exit(exit, now)).unwrap_or_default(),
         next_or_why(service, now),
-    ]
+    ];
+    [service.name.to_string()].into_iter().chain(groups.then(group)).chain(rest).collect()
 }
 
 /// How many ports a table names; the others are counted.
@@ -126,13 +132,22 @@ fn last_exit(exit: &LastExit, now: Timestamp) -> String {
 
 fn next_or_why(service: &Service, now: Timestamp) -> String {
     let next = service.next_start_at.map(|at| format!("in {}", span(at.duration_since(now).as_secs_f64())));
+    let paused = service.paused.then(|| paused(service, now));
     let flag = match service.state {
         State::Running if !service.ready => Some("not ready".to_owned()),
         State::Running if service.healthy == Some(false) => Some("unhealthy".to_owned()),
         _ => None,
     };
     let why = Some(escape(&service.why)).filter(|why| !why.is_empty());
-    [next, flag, why].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    [paused, next, flag, why].into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+/// That restarts are paused, and for how long.
+pub(super) fn paused(service: &Service, now: Timestamp) -> String {
+    match service.paused_until {
+        Some(until) => format!("paused for {}", span(until.duration_since(now).as_secs_f64())),
+        None => "paused".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -219,8 +234,18 @@ mod tests {
                       ● api    running   4711  8080   12m3s   250ms  5.0M    0         -                       -\n\
                       ● flaky  retrying  -     81!    -       -      -       3         SIGSEGV (core) 45s ago  in 4.2s: died\\n3 times\n";
         assert_eq!(lines(&[api.clone(), flaky], now, false), wanted);
-        let colored = lines(&[api], now, true);
+        let colored = lines(std::slice::from_ref(&api), now, true);
         assert!(colored.contains("\n\x1b[32m●\x1b[0m api"), "{colored:?}");
+
+        let until = Some("2026-08-03T14:29:00Z".parse().unwrap());
+        let group = Some("web".parse().unwrap());
+        let paused = Service { paused: true, paused_until: until, group, why: String::new(), ..api };
+        let colored = lines(std::slice::from_ref(&paused), now, true);
+        assert!(colored.contains("\n\x1b[33m●\x1b[0m api"), "{colored:?}");
+        let mut lines = colored.lines().map(|line| line.split_ascii_whitespace().skip(1));
+        assert_eq!(lines.next().and_then(|mut head| head.next()), Some("GROUP"));
+        assert_eq!(lines.next().and_then(|mut row| row.nth(1)), Some("web"));
+        assert!(colored.ends_with("  paused for 29m\n"), "{colored:?}");
     }
 
     #[test]
