@@ -194,6 +194,9 @@ async fn a_reader_may_look_but_not_act() {
         assert!(matches!(client.act(&api, verb, true).await, Err(Error::Denied(_))));
     }
     assert!(matches!(client.shutdown(true).await, Err(Error::Denied(_))));
+    assert!(matches!(client.set_boot(&api, false).await, Err(Error::Denied(_))));
+    assert!(matches!(client.inspect(&api, 1).await, Err(Error::Denied(_))), "it tells what the kernel hides");
+    assert_eq!(client.usage().await.unwrap().services.len(), 3);
     assert!(world.asks.try_recv().is_err(), "nothing has reached the supervisor");
     task.abort();
 }
@@ -345,4 +348,24 @@ async fn a_shutdown_says_whether_it_hurries() {
     let answer = served.raw(b"POST /v1/shutdown HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
     assert!(matches!(world.asks.recv().await.unwrap(), Ask::Shutdown { hurry: false }));
+}
+
+#[tokio::test]
+async fn whether_a_service_starts_with_defib_is_kept_and_shown() {
+    let world = world();
+    let served = serve(&world);
+    let client = served.client();
+    let api = "api".parse().unwrap();
+    let answer = client.set_boot(&api, false).await.unwrap();
+    assert_eq!((answer.verb.as_str(), answer.detail.as_str()), ("boot", "does not start with defib"));
+    let found = client.inspect(&api, 10).await.unwrap();
+    assert_eq!((found.boot, found.pid, found.notes), (Some(false), None, vec![]));
+    assert_eq!(client.inspect(&"db".parse().unwrap(), 10).await.unwrap().boot, None);
+    let unknown = client.set_boot(&"apj".parse().unwrap(), true).await.unwrap_err();
+    assert!(matches!(&unknown, Error::NotFound(text) if text.contains("did you mean api?")), "{unknown}");
+    let too_many = client.inspect(&api, 5000).await.unwrap_err();
+    assert!(too_many.to_string().contains("at most 4096"), "{too_many}");
+    let empty =
+        served.raw(b"POST /v1/services/api/boot HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(empty.starts_with("HTTP/1.1 400") && empty.contains("{\\\"start\\\":true}"), "{empty}");
 }

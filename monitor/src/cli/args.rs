@@ -31,8 +31,23 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 daemon unreachab
 Of several services the highest code counts.";
 
 const BOOT: &str = "\
-What --boot sets is kept in boot.json in the state directory, over restarts of defib and of the machine. It changes nothing
-about the process that runs now.";
+What --boot sets is kept in boot.json in the state directory, over restarts of defib and of the machine. \
+It changes nothing about the process that runs now.
+
+  defib disable --boot api      it runs on, and does not start with defib any more";
+
+const GROUPS: &str = "\
+  defib restart api             one
+  defib restart 'api-*' db      all whose names fit, and another; quotes keep the shell from looking for files
+  defib restart 'web:*'         all of a group, as with --group web
+  defib restart --all";
+
+const PAUSE: &str = "\
+  defib pause api --for 30m     while somebody debugs it: it may crash, and stays as it is
+  defib resume api              what crashed meanwhile is started again";
+
+const KILL: &str = "\
+  defib kill api --signal HUP   as kill(1), by name";
 
 /// What holds for every verb, and may stand before or after it.
 #[derive(Clone, Debug, Default, Args)]
@@ -77,7 +92,7 @@ pub struct Options {
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// Whether to use colour; auto: on a terminal, unless NO_COLOR is set
+    /// Whether to use colour; auto: on a terminal or with CLICOLOR_FORCE, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 }
@@ -125,7 +140,7 @@ pub enum Command {
     /// Show services: ● up, ● on the way or not ready (yellow), ○ down
     ///
     /// Of the PORTS that a service names, `8080` listens, `8080!` does not, and of `8080?` it cannot be known. A service
-    /// that runs and is not ready says so under NEXT/WHY.
+    /// that runs and is not ready says so under NEXT/WHY. One service, by its name, is shown in detail.
     Status {
         /// Which.
         #[command(flatten)]
@@ -194,10 +209,13 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum Act {
     /// Start services, and wait until they run
+    #[command(after_help = GROUPS)]
     Start(Wanted),
     /// Stop services, and wait until nothing of them is left
+    #[command(after_help = GROUPS)]
     Stop(Wanted),
     /// Stop services and start them again; one that could not be started is left running
+    #[command(after_help = GROUPS)]
     Restart(Wanted),
     /// Forget failures: `failed` becomes `stopped`, and a series of restarts begins anew
     Reset(Wanted),
@@ -222,6 +240,7 @@ pub enum Act {
         boot: bool,
     },
     /// No automatic restart of services, until `resume` or for a while; ends are recorded as ever
+    #[command(after_help = PAUSE)]
     Pause {
         /// Which.
         #[command(flatten)]
@@ -231,8 +250,10 @@ pub enum Act {
         span: Option<Duration>,
     },
     /// Restart services automatically again, and at once those that ended meanwhile
+    #[command(after_help = PAUSE)]
     Resume(Wanted),
     /// Send a signal to the main process of services; one that ends of it has crashed
+    #[command(after_help = KILL)]
     Kill {
         /// Which.
         #[command(flatten)]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::output::{escape, size, span};
-use super::status::{Light, paused};
+use super::status::Light;
 use crate::api::types::{LastExit, Port, Sender, Service};
 
 /// All that is known of a service, a line each; what there is not has no line.
@@ -34,12 +34,8 @@ fn rows(service: &Service, now: Timestamp) -> Vec<(&'static str, String)> {
     let since = service.started_at.filter(|_| service.pid.is_some());
     row("since", since.map(|at| when(at, now)));
     row("next start", service.next_start_at.map(|at| format!("in {}", span_to(at, now))));
-    let until = service.paused_until.map(|at| format!(", until {}", clock(at, now))).unwrap_or_default();
-    let paused = service.paused.then(|| format!("{}{until}: not restarted by itself", paused(service, now)));
-    row("restarts", paused.or_else(|| Some(service.restarts.to_string())));
-    if service.paused && service.restarts > 0 {
-        row("", Some(format!("{} so far", service.restarts)));
-    }
+    row("paused", service.paused.then(|| paused(service, now)));
+    row("restarts", Some(service.restarts.to_string()));
     row(
         "last exit",
         service.last_exit.as_ref().map(|exit| format!("{}, {}", ended(exit), when(exit.at, now))),
@@ -51,6 +47,11 @@ fn rows(service: &Service, now: Timestamp) -> Vec<(&'static str, String)> {
     row("CPU time", service.cpu_seconds.map(span));
     row("memory", service.memory_bytes.map(size));
     rows
+}
+
+fn paused(service: &Service, now: Timestamp) -> String {
+    let until = service.paused_until.map(|at| format!("for {}: ", span_to(at, now)));
+    format!("{}not restarted by itself", until.unwrap_or_default())
 }
 
 fn state(service: &Service) -> String {

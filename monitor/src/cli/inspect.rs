@@ -30,8 +30,8 @@ pub struct Words {
 }
 
 const EXAMPLES: &str = "\
-All but PROCESSES is of the main process. It is read when asked, and costs nothing otherwise. Of the environment only the
-names are shown. Takes root or the user that defib runs as, as with ps, pmap, lsof and top -H of another user's process.
+All but PROCESSES is of the main process. It is read when asked, and costs nothing otherwise. Of the environment \
+only the names are shown. It takes root or the user that defib runs as.
 
   defib inspect api                                what holds it up: threads, where they wait, sockets, memory
   defib inspect api --most 4096 --json             all of it, for a script";

@@ -53,6 +53,17 @@ pub struct Pages {
     folder: Option<PathBuf>,
 }
 
+/// A page in ASCII: what roff(7) cannot be sure to understand is named by its number, as groff_char(7) says.
+fn page(command: clap::Command) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    Man::new(command).render(&mut bytes)?;
+    let mut page = String::with_capacity(bytes.len());
+    for c in String::from_utf8_lossy(&bytes).chars() {
+        if c.is_ascii() { page.push(c) } else { page.push_str(&format!("\\[u{:04X}]", u32::from(c))) }
+    }
+    Ok(page)
+}
+
 /// Whether this was the question of a completion script, which has been answered then.
 pub fn completed() -> bool {
     let here = env::current_dir().ok();
@@ -93,9 +104,8 @@ fn called() -> String {
 /// Prints the manual page, or writes all of them.
 pub fn pages(options: &Options, Pages { folder }: &Pages) -> Exit {
     let Some(folder) = folder else {
-        let mut page = Vec::new();
-        let rendered = Man::new(command()).render(&mut page).map_err(Failure::Output);
-        let printed = rendered.and_then(|()| Printer::new(options).print(&String::from_utf8_lossy(&page)));
+        let page = page(command()).map_err(Failure::Output);
+        let printed = page.and_then(|page| Printer::new(options).print(&page));
         return session::finish(printed.map(|()| Exit::Done));
     };
     match write(folder) {
@@ -123,7 +133,8 @@ fn write(folder: &Path) -> io::Result<usize> {
     let mut count = 0;
     while let Some(command) = left.pop() {
         left.extend(command.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned());
-        Man::new(command).generate_to(folder)?;
+        let name = Man::new(command.clone()).get_filename();
+        fs::write(folder.join(name), page(command)?)?;
         count += 1;
     }
     Ok(count)

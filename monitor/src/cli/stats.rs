@@ -40,8 +40,8 @@ pub struct Words {
 }
 
 const EXAMPLES: &str = "\
-CPU is the share of one processor since the look before: 200% is two processors. CPU and MEMORY are those of all processes
-of a service; memory that several of them share counts for each.
+CPU is the share of one processor since the look before: 200% is two processors. CPU and MEMORY are those of \
+all processes of a service; memory that several of them share counts for each.
 
   defib stats                                      all services, once, after a second
   defib stats 'web:*' --interval 5s                those of a group, until interrupted

@@ -143,7 +143,7 @@ fn next_or_why(service: &Service, now: Timestamp) -> String {
 }
 
 /// That restarts are paused, and for how long.
-pub(super) fn paused(service: &Service, now: Timestamp) -> String {
+fn paused(service: &Service, now: Timestamp) -> String {
     match service.paused_until {
         Some(until) => format!("paused for {}", span(until.duration_since(now).as_secs_f64())),
         None => "paused".to_owned(),
