@@ -67,6 +67,11 @@ pub(crate) fn ensure_gate() -> Result<()> {
             step::quiet(name, Command::new("rustup").args(["component", "add", name]))?;
         }
     }
+    // Judges the manual pages; where it cannot be had, the test says that it is skipped.
+    let roff = packages::missing(["groff-base"]);
+    if !roff.is_empty() && workspace::is_root() {
+        packages::install(&roff, Advice::default())?;
+    }
     let root = workspace::root();
     if tool(&root, "cargo-deny").is_none() {
         let mut command = workspace::cargo(&["install", "cargo-deny", "--locked", "--debug", "--root"]);
