@@ -10,6 +10,7 @@ use defib_core::Input;
 use defib_core::model::ServiceName;
 use tokio::sync::{mpsc, oneshot};
 
+use super::boot;
 use super::journal::Event;
 use super::lifecycle::{HELD_CONFIG, seal};
 use super::link::LinkError;
@@ -114,7 +115,10 @@ fn read_again(
     results: &mpsc::Sender<ReadAgain>,
 ) {
     while let Ok(ask) = asks.recv() {
-        let result = config::load(path, overrides);
+        let result = config::load(path, overrides).map(|mut loaded| {
+            boot::apply(&mut loaded.settings);
+            loaded
+        });
         if results.blocking_send(ReadAgain { ask, result }).is_err() {
             return;
         }
@@ -183,6 +187,7 @@ impl Daemon {
     /// A service that was removed is gone.
     pub(super) fn forget(&mut self, service: &ServiceName) {
         self.slots.forget(service);
+        self.pid_files.forget(service);
         self.planner.ask(Job::Forget(service.clone()));
         self.views.send_modify(|views| {
             std::sync::Arc::make_mut(views).remove(service);
