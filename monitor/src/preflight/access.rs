@@ -68,7 +68,11 @@ impl User {
             let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
             folders.reverse();
             for folder in folders {
-                rustix::fs::access(folder, Access::EXEC_OK).map_err(|e| obstacle(folder, e, "enter"))?;
+                rustix::fs::access(folder, Access::EXEC_OK).map_err(|errno| match errno {
+                    // What is wanted says more than the first folder that is missing.
+                    Errno::NOENT => obstacle(path, errno, wanted),
+                    _ => obstacle(folder, errno, "enter"),
+                })?;
             }
             rustix::fs::access(path, access).map_err(|errno| obstacle(path, errno, wanted))
         };

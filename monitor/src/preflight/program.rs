@@ -45,6 +45,9 @@ fn executable(name: &str, path: &Path, user: &User) -> Row {
     }
     match user.reach(path, Access::EXEC_OK, "execute") {
         Ok(()) => row::ok(name, path.display().to_string()),
+        Err(obstacle) if name == "interpreter" => {
+            row::error(name, obstacle.to_string(), "install it, or correct the first line of the script")
+        }
         Err(obstacle) => row::error(name, obstacle.to_string(), obstacle.remedy("command")),
     }
 }
