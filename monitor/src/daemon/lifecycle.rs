@@ -252,6 +252,8 @@ async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
                 },
                 Report::Slot { slot, state } => past.states.push((slot, state)),
                 Report::Signal(signal) => past.signals.push(signal),
+                // Only a daemon that supervises is asked.
+                Report::Ping => {}
                 Report::Synced => return Ok((link, past)),
             }
         }

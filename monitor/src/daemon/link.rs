@@ -162,7 +162,13 @@ fn slot_of(order: &Order) -> Option<u32> {
         | Order::Acknowledge { slot, .. }
         | Order::Remember { slot, .. }
         | Order::Forget { slot } => Some(*slot),
-        Order::Hello { .. } | Order::Ready | Order::Hold { .. } | Order::Ending | Order::Leave => None,
+        Order::Hello { .. }
+        | Order::Ready
+        | Order::Hold { .. }
+        | Order::Ending
+        | Order::Leave
+        | Order::Pong
+        | Order::Reloading => None,
     }
 }
 
@@ -180,7 +186,9 @@ fn weight(order: &Order) -> usize {
         | Order::Acknowledge { .. }
         | Order::Forget { .. }
         | Order::Ending
-        | Order::Leave => 0,
+        | Order::Leave
+        | Order::Pong
+        | Order::Reloading => 0,
     };
     32 + text
 }

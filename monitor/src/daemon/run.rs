@@ -123,6 +123,10 @@ impl Daemon {
                 let hurry = self.leaving_since.is_some_and(|first| clock::now().since(first) > ECHO);
                 self.leave(hurry)
             }
+            Report::Ping => {
+                self.link.order(Order::Pong, Vec::new())?;
+                self.link.send_turn()
+            }
             Report::Held { .. } | Report::Memo { .. } | Report::Synced => Ok(()),
         }
     }

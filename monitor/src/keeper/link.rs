@@ -16,6 +16,7 @@ enum Item {
     Slot(u32),
     Synced,
     Signal(i32),
+    Ping,
 }
 
 /// The daemon's ear.
@@ -90,6 +91,13 @@ impl Link {
         }
     }
 
+    /// Asks the daemon whether its loop turns; once, however long it takes to read that.
+    pub(super) fn ping(&mut self) {
+        if self.socket.is_some() && !self.waiting.contains(&Item::Ping) {
+            self.waiting.push_back(Item::Ping);
+        }
+    }
+
     /// Sends what the socket takes. Returns whether something is left, to be sent when it is writable.
     pub(super) fn flush(&mut self, all: &Holdings<'_>) -> io::Result<bool> {
         while let Some(item) = self.waiting.front() {
@@ -129,6 +137,7 @@ impl<'a> Holdings<'a> {
             }
             Item::Synced => Some((Report::Synced, None)),
             Item::Signal(signal) => Some((Report::Signal(*signal), None)),
+            Item::Ping => Some((Report::Ping, None)),
         }
     }
 }

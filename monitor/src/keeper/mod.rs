@@ -11,6 +11,9 @@
 //! - `tree`: what is left when a main process has ended;
 //! - `link`: the socket to the daemon, which never blocks and never loses;
 //! - `nurse`: the daemon as a child;
+//! - `oom`: who is protected from the want of memory;
+//! - `notify`: what systemd is told, and its watchdog;
+//! - `voice`: what the keeper says;
 //! - `events`: what the epoll watches;
 //! - `run`: the loop;
 //! - `trial`: a start that starts nothing, for `defib doctor`.
@@ -19,7 +22,9 @@
 
 mod events;
 mod link;
+mod notify;
 mod nurse;
+mod oom;
 pub mod plan;
 pub mod protocol;
 mod raw;
@@ -28,13 +33,10 @@ mod slots;
 mod spawn;
 mod tree;
 mod trial;
+mod voice;
 
 pub use run::{NEXT_SLOT, run};
 pub use trial::{TrialError, trial};
+pub use voice::stderr_is_journal;
 
-use std::io::{self, Write};
-
-/// The keeper has no log of its own: a line on the daemon's stderr. A reader that is gone is no reason to end.
-fn say(text: &str) {
-    writeln!(io::stderr(), "defib keeper: {text}").ok();
-}
+use voice::say;

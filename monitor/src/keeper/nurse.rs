@@ -10,6 +10,9 @@ use std::time::Duration;
 use defib_core::model::{Tick, WaitStatus};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::notify::VARIABLES;
+use super::oom;
+
 /// A daemon that has lived at least this long is started again at once.
 const LASTING: Duration = Duration::from_secs(10);
 
@@ -29,6 +32,8 @@ pub(super) struct Nurse {
     leaving: bool,
     /// Daemons that did not last, in a row.
     short_lives: u32,
+    /// The OOM score adjustment that the unit gives.
+    protection: Option<i32>,
     /// When the next one is due.
     due: Option<Tick>,
 }
@@ -52,6 +57,7 @@ impl Nurse {
             ready: false,
             leaving: false,
             short_lives: 0,
+            protection: oom::renounce(),
             due: Some(Tick(0)),
         }
     }
@@ -85,13 +91,20 @@ impl Nurse {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         // By the link, not by a path: after an upgrade of the file it is still this keeper's own version.
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        for name in VARIABLES {
+            command.env_remove(name);
+        }
+        let child = command
             .arg0("defib")
             .args(&self.args)
             .stdin(Stdio::from(theirs))
             .spawn()
             .inspect_err(|_| self.due = Some(now + LONGEST))?;
         self.pid = i32::try_from(child.id()).ok();
+        if let (Some(pid), Some(protection)) = (self.pid, self.protection) {
+            oom::protect(pid, protection);
+        }
         self.born = now;
         Ok(ours)
     }

@@ -40,7 +40,8 @@ pub enum Order {
         /// The daemon's [`VERSION`].
         version: u32,
     },
-    /// The daemon supervises: from now on it is started again when it dies.
+    /// The daemon supervises: from now on it is started again when it dies. Told again, it supervises by what it has
+    /// read anew.
     Ready,
     /// A plan for the next start in a slot. Descriptors: the sealed plan, the output file, and the cgroup of the
     /// service if there are cgroups.
@@ -101,6 +102,10 @@ pub enum Order {
     Ending,
     /// Leave as soon as the daemon has.
     Leave,
+    /// The answer to [`Report::Ping`].
+    Pong,
+    /// The configuration is being read anew, until the next [`Order::Ready`].
+    Reloading,
 }
 
 impl Order {
@@ -118,7 +123,9 @@ impl Order {
             | Self::Remember { .. }
             | Self::Forget { .. }
             | Self::Ending
-            | Self::Leave => 0,
+            | Self::Leave
+            | Self::Pong
+            | Self::Reloading => 0,
         }
     }
 }
@@ -149,6 +156,8 @@ pub enum Report {
     Synced,
     /// The keeper got a signal that is meant for the daemon.
     Signal(i32),
+    /// Whether the daemon's loop turns. Told only where somebody watches over the keeper too.
+    Ping,
 }
 
 impl Report {

@@ -1,5 +1,7 @@
 //! The keeper's loop: one thread, one epoll.
 
+mod care;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
@@ -15,7 +17,8 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use super::events::{Token, unwatch, watch};
 use super::link::{Holdings, Link};
-use super::nurse::{Next, Nurse};
+use super::notify::Notify;
+use super::nurse::Nurse;
 use super::protocol::{MAX_SLOTS, Order, Step, VERSION};
 use super::raw;
 use super::say;
@@ -43,6 +46,7 @@ struct Keeper {
     signals: SignalFd,
     nursery: Nursery,
     nurse: Nurse,
+    notify: Notify,
     link: Link,
     /// Whether the epoll watches the link for room to write.
     link_full: bool,
@@ -82,6 +86,7 @@ impl Keeper {
             signals,
             nursery: Nursery::new(raise_nofile()?)?,
             nurse: Nurse::new(daemon),
+            notify: Notify::from_env(clock::now()),
             link: Link::default(),
             link_full: false,
             slots: BTreeMap::new(),
@@ -100,7 +105,11 @@ impl Keeper {
             if self.nurse.due().is_some_and(|due| due <= clock::now()) {
                 self.start_daemon();
             }
-            let timeout = self.nurse.due().map(|due| timespec(due.since(clock::now())));
+            if self.notify.due().is_some_and(|due| due <= clock::now()) {
+                self.watch_daemon();
+            }
+            let due = self.nurse.due().into_iter().chain(self.notify.due()).min();
+            let timeout = due.map(|due| timespec(due.since(clock::now())));
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -132,18 +141,6 @@ impl Keeper {
                 // After each event, so that an end is on its way before the next thing is looked at.
                 self.flush();
             }
-        }
-    }
-
-    fn start_daemon(&mut self) {
-        let started = self.nurse.start(clock::now()).and_then(|socket| {
-            epoll::add(&self.epoll, &socket, Token::Daemon.data(), epoll::EventFlags::IN)?;
-            self.link_full = false;
-            self.link.connect(socket);
-            Ok(())
-        });
-        if let Err(error) = started {
-            say(&format!("the daemon cannot be started: {error}"));
         }
     }
 
@@ -186,8 +183,16 @@ impl Keeper {
                 let Self { slots, held, ending, .. } = self;
                 self.link.tell_all(&Holdings { slots, held, ending: *ending });
             }
-            Order::Ready => self.nurse.ready(),
-            Order::Ending => self.ending = true,
+            Order::Ready => {
+                self.nurse.ready();
+                self.notify.ready(clock::now());
+                if self.ending {
+                    self.notify.stopping(clock::now());
+                }
+            }
+            Order::Pong => self.notify.daemon_answered(),
+            Order::Reloading => self.notify.reloading(clock::now()),
+            Order::Ending => self.end(),
             Order::Leave => self.nurse.leave(),
             Order::Hold { name } => {
                 let Some(fd) = fds.into_iter().next() else { return };
@@ -389,7 +394,9 @@ impl Keeper {
         while let Some(signal) = self.signals.read_signal()? {
             let number = signal.ssi_signo as i32;
             if number != libc::SIGCHLD {
-                self.ending |= number != libc::SIGHUP;
+                if number != libc::SIGHUP {
+                    self.end();
+                }
                 self.link.tell_signal(number);
             }
         }
@@ -407,23 +414,6 @@ impl Keeper {
             self.sweep(slot);
         }
         Ok(None)
-    }
-
-    fn daemon_ended(&mut self, status: WaitStatus) -> Option<u8> {
-        // What it had ordered before it ended counts.
-        self.hear_daemon();
-        self.drop_link();
-        match self.nurse.ended(clock::now(), status) {
-            Next::Leave(code) => Some(code),
-            Next::Another(delay) => {
-                let how = match status.signal() {
-                    Some(signal) => signal.to_string(),
-                    None => format!("exit code {}", status.code().unwrap_or(0)),
-                };
-                say(&format!("the daemon ended by {how}; the next one starts in {delay:?}; services run on"));
-                None
-            }
-        }
     }
 
     fn flush(&mut self) {

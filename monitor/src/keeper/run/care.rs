@@ -1,0 +1,74 @@
+//! The keeper's care for the daemon: starts, ends, and a watch over it where there is a watchdog.
+
+use defib_core::model::WaitStatus;
+use rustix::event::epoll;
+use rustix::process::{Pid, Signal};
+
+use super::Keeper;
+use crate::effect::clock;
+use crate::keeper::events::Token;
+use crate::keeper::notify::Alarm;
+use crate::keeper::nurse::Next;
+use crate::keeper::say;
+
+impl Keeper {
+    pub(super) fn start_daemon(&mut self) {
+        let started = self.nurse.start(clock::now()).and_then(|socket| {
+            epoll::add(&self.epoll, &socket, Token::Daemon.data(), epoll::EventFlags::IN)?;
+            self.link_full = false;
+            self.link.connect(socket);
+            self.notify.daemon_started(clock::now());
+            Ok(())
+        });
+        if let Err(error) = started {
+            say(&format!("the daemon cannot be started: {error}"));
+        }
+    }
+
+    /// Does what systemd's watchdog makes due. A daemon that hangs is replaced here: systemd could only end the keeper.
+    pub(super) fn watch_daemon(&mut self) {
+        let alarm = self.notify.tick(clock::now());
+        let pid = self.nurse.pid().and_then(Pid::from_raw);
+        match (alarm, pid) {
+            (Alarm::Ask, _) => {
+                self.link.ping();
+                self.flush();
+            }
+            (Alarm::Abort, Some(pid)) => {
+                say("the daemon does not answer: it is ended, and started again");
+                // A child that has not been reaped: nobody else has its pid. One that is stopped must go on to end.
+                rustix::process::kill_process(pid, Signal::ABORT).ok();
+                rustix::process::kill_process(pid, Signal::CONT).ok();
+            }
+            (Alarm::Kill, Some(pid)) => {
+                rustix::process::kill_process(pid, Signal::KILL).ok();
+            }
+            (Alarm::None, _) | (Alarm::Abort | Alarm::Kill, None) => {}
+        }
+    }
+
+    /// defib was asked to end.
+    pub(super) fn end(&mut self) {
+        if !std::mem::replace(&mut self.ending, true) {
+            self.notify.stopping(clock::now());
+        }
+    }
+
+    pub(super) fn daemon_ended(&mut self, status: WaitStatus) -> Option<u8> {
+        // What it had ordered before it ended counts.
+        self.hear_daemon();
+        self.drop_link();
+        match self.nurse.ended(clock::now(), status) {
+            Next::Leave(code) => Some(code),
+            Next::Another(delay) => {
+                let how = match status.signal() {
+                    Some(signal) => signal.to_string(),
+                    None => format!("exit code {}", status.code().unwrap_or(0)),
+                };
+                self.notify.daemon_ended(clock::now(), &how);
+                say(&format!("the daemon ended by {how}; the next one starts in {delay:?}; services run on"));
+                None
+            }
+        }
+    }
+}
