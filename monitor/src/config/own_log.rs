@@ -1,5 +1,6 @@
 //! Reads `[daemon.log]`: the daemon's own log.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::document::{Document, Node, Table};
@@ -16,6 +17,27 @@ pub struct OwnLog {
     pub format: LogFormat,
     /// What is told: a level, or levels by module, as in `info,defib::source=debug`.
     pub level: String,
+}
+
+impl OwnLog {
+    /// As long as the file has not been read: standard error, in the form that flags and variables ask for. What is
+    /// wrong with those is told with all other errors.
+    pub fn early(overrides: &Overrides) -> Self {
+        let flags = &overrides.flags;
+        let word = |flag, value: &Option<String>, variable| {
+            let (_, value) = overrides.setting(flag, value.as_deref().map(OsStr::new), variable)?;
+            value.to_str().map(str::to_owned)
+        };
+        Self {
+            to: LogTarget::Stderr,
+            format: word(FORMAT.0, &flags.log_format, FORMAT.1)
+                .and_then(|word| format(&word))
+                .unwrap_or_default(),
+            level: word(FLAG_LEVEL.0, &flags.log_level, FLAG_LEVEL.1)
+                .and_then(|word| level(&word))
+                .unwrap_or_else(|| DEFAULT_LEVEL.to_owned()),
+        }
+    }
 }
 
 /// Where the daemon's own log goes.
@@ -39,6 +61,12 @@ pub enum LogFormat {
     /// An object a line.
     Json,
 }
+
+/// Flags, and the variables that do the same.
+const FORMAT: (&str, &str) = ("--log-format", "DEFIB_LOG_FORMAT");
+const FLAG_LEVEL: (&str, &str) = ("--log-level", "DEFIB_LOG");
+
+const DEFAULT_LEVEL: &str = "info";
 
 pub(super) const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -77,15 +105,15 @@ pub(super) fn settle(doc: &Document<'_>, given: Given, overrides: &Overrides) ->
         format: set(
             doc,
             overrides,
-            ("--log-format", &flags.log_format, "DEFIB_LOG_FORMAT"),
+            (FORMAT.0, &flags.log_format, FORMAT.1),
             &values::one_of(&FORMATS),
-            |text| FORMATS.iter().find(|(word, _)| *word == text).map(|(_, format)| *format),
+            format,
         )
         .or(given.format)
         .unwrap_or_default(),
-        level: set(doc, overrides, ("--log-level", &flags.log_level, "DEFIB_LOG"), LEVEL, level)
+        level: set(doc, overrides, (FLAG_LEVEL.0, &flags.log_level, FLAG_LEVEL.1), LEVEL, level)
             .or(given.level)
-            .unwrap_or_else(|| "info".to_owned()),
+            .unwrap_or_else(|| DEFAULT_LEVEL.to_owned()),
     }
 }
 
@@ -97,7 +125,7 @@ fn set<T>(
     wanted: &str,
     read: impl Fn(&str) -> Option<T>,
 ) -> Option<T> {
-    let (name, value) = overrides.setting(flag, value.as_deref().map(std::ffi::OsStr::new), variable)?;
+    let (name, value) = overrides.setting(flag, value.as_deref().map(OsStr::new), variable)?;
     let value = value.to_string_lossy();
     let read = read(&value);
     if read.is_none() {
@@ -113,6 +141,10 @@ fn target(text: &str) -> Option<LogTarget> {
         path if path.starts_with('/') && !path.contains('\0') => Some(LogTarget::File(path.into())),
         _ => None,
     }
+}
+
+fn format(text: &str) -> Option<LogFormat> {
+    FORMATS.iter().find(|(word, _)| *word == text).map(|(_, format)| *format)
 }
 
 fn level(text: &str) -> Option<String> {

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -29,12 +29,13 @@ use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
 use super::link::{KeeperLink, LinkError};
+use super::own_log::{self, Log, SinkError};
 use super::ports::Ports;
 use super::reload::Reloads;
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
 use super::surfaces::{Serve, Surfaces};
-use crate::config::{self, Loaded, Overrides, Settings};
+use crate::config::{self, Loaded, Overrides, OwnLog, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::holders::Household;
@@ -57,6 +58,8 @@ enum DaemonError {
     Locked { holder: String, path: PathBuf },
     #[error("{what} {}: {cause}", path.display())]
     Path { what: &'static str, path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Log(#[from] SinkError),
     #[error("{0}")]
     Source(String),
     #[error(transparent)]
@@ -90,7 +93,19 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
         args.push("--under-keeper".into());
         return keeper::run(args);
     }
-    start_log();
+    let log = match own_log::start(&OwnLog::early(overrides)) {
+        Ok(log) => log,
+        Err(error) => {
+            writeln!(io::stderr(), "defib: {error}").ok();
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = run_daemon(overrides, serve, &log);
+    log.finish();
+    code
+}
+
+fn run_daemon(overrides: &Overrides, serve: Serve, log: &Log) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -98,7 +113,7 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(supervise(overrides, serve)) {
+    match runtime.block_on(supervise(overrides, serve, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.to_string().lines() {
@@ -109,16 +124,7 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
     }
 }
 
-/// The daemon's own log, to standard error; `DEFIB_LOG` sets the level, per module if wanted: `info,defib::source=debug`.
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::builder().with_env_var("DEFIB_LOG");
-    let filter = filter.with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    log.with_ansi(colour).with_target(false).init();
-}
-
-async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonError> {
+async fn supervise(overrides: &Overrides, serve: Serve, log: &Log) -> Result<(), DaemonError> {
     let started = clock::now();
     let keeper_pid = std::os::unix::process::parent_id();
     let (mut link, mut past) = meet_keeper().await?;
@@ -126,6 +132,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
     boot::apply(&mut settings);
     let daemon = &settings.daemon;
     folders(daemon)?;
+    settle_log(log, &daemon.log, past.is_first())?;
     lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
     let socket = daemon.runtime_dir.join(handle::SOCKET);
     let listener = listen(&socket, &mut link, &mut past)?;
@@ -187,6 +194,7 @@ async fn supervise(overrides: &Overrides, serve: Serve) -> Result<(), DaemonErro
         journal,
         replies: BTreeMap::new(),
         next_request: 0,
+        own_log: log.clone(),
         leaving_since: None,
         done: false,
     };
@@ -299,6 +307,15 @@ fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {
         if !there {
             tracing::info!(folder = %folder.display(), "made, for it was not there");
         }
+    }
+    Ok(())
+}
+
+/// The log goes where the configuration says. A later daemon, which services need, goes on without.
+fn settle_log(log: &Log, settings: &OwnLog, first: bool) -> Result<(), SinkError> {
+    match log.settle(settings) {
+        Err(error) if !first => tracing::error!("{error}; the log goes to standard error"),
+        settled => settled?,
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! - `lifecycle`: what is opened in which order, and closed again;
 //! - `run`: the loop of the supervisor thread: one input at a time into the core, its effects out;
 //! - `link`: the socket to the keeper;
+//! - `own_log`: what the daemon tells of itself, and where;
 //! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
@@ -20,6 +21,7 @@ pub mod handle;
 pub mod journal;
 mod lifecycle;
 mod link;
+mod own_log;
 mod ports;
 mod reload;
 mod run;

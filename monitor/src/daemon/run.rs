@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::handle::{Ask, Tenants, Views};
 use super::journal::{Event, JournalWriter};
 use super::link::{KeeperLink, LinkError};
+use super::own_log::Log;
 use super::ports::{self, Ports};
 use super::reload::{ReadAgain, ReloadAsk, Reloads};
 use super::slots::{Kept, Slots};
@@ -50,6 +51,7 @@ pub(super) struct Daemon {
     /// Clients that wait, by the number of their request. Bounded by the connections that the API allows.
     pub(super) replies: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     pub(super) next_request: u64,
+    pub(super) own_log: Log,
     /// When the first request to leave came.
     pub(super) leaving_since: Option<Tick>,
     /// Whether the core has said that everything has ended.
@@ -115,6 +117,7 @@ impl Daemon {
             Report::Slot { slot, state } => self.hear_slot(slot, &state),
             Report::Signal(libc::SIGHUP) => {
                 tracing::info!("SIGHUP: the configuration is read again");
+                self.own_log.reopen();
                 self.reloads.ask(ReloadAsk { dry_run: false, reply: None });
                 Ok(())
             }
