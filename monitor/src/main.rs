@@ -48,6 +48,8 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         Command::Init { file, force } => cli::init::run(options, file.as_deref(), force),
         Command::Schema => cli::schema::run(&options),
         Command::Doctor => cli::doctor::run(&options),
+        Command::Install(wanted) => cli::install::install(&options, &wanted),
+        Command::Uninstall(wanted) => cli::install::uninstall(&options, &wanted),
         Command::LoadProbes => cli::probes::run(&options),
     };
     exit.into()

@@ -94,8 +94,12 @@ fn a_reader_that_sleeps_holds_up_nobody() {
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     // Open for both, so that there is a reader from the start.
-    let mut reader =
-        fs::File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).expect("a pipe");
+    let mut reader = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&pipe)
+        .expect("a pipe");
     let before = ["sh", "-c", &format!("exec \"$@\" 2> {}", pipe.display()), "sh"].map(str::to_owned);
     let options = Options { before: before.into(), ..with(&[], &[("DEFIB_LOG", "trace")]) };
     let daemon = Daemon::start_with(

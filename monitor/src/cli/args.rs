@@ -10,6 +10,7 @@ use nix::unistd::geteuid;
 
 use super::choice::{Chosen, Wanted};
 use super::{inspect, manual, stats};
+use super::install::{Install, Uninstall};
 use crate::config::{Flags, Overrides};
 use crate::duration;
 
@@ -200,6 +201,10 @@ pub enum Command {
     Completions(manual::Shell),
     /// Print the manual page, or write one for each verb into a folder
     Man(manual::Pages),
+    /// Write the units of systemd: defib.service, and defib@NAME.service for each service
+    Install(Install),
+    /// Remove what `install` has made
+    Uninstall(Uninstall),
     /// Load the eBPF programs, say what came of it, and unload them
     #[command(hide = true)]
     LoadProbes,

@@ -17,6 +17,7 @@ pub mod init;
 pub mod inspect;
 pub mod manual;
 mod names;
+pub mod install;
 mod output;
 pub mod probes;
 pub mod reload;
