@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use defib_core::model::Tick;
 use defib_core::{Input, Supervisor};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Group, Uid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -93,6 +94,9 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
         args.push("--under-keeper".into());
         return keeper::run(args);
     }
+    // Of the signals that the keeper has blocked, and the daemon with it, the one by which the keeper ends a daemon that
+    // hangs; before there are other threads. All others, Ctrl-C among them, are the keeper's business.
+    SigSet::from(Signal::SIGABRT).thread_unblock().ok();
     let log = match own_log::start(&OwnLog::early(overrides)) {
         Ok(log) => log,
         Err(error) => {
