@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use defib_tests::{Said, children, patiently, program, said, signal};
+use defib_tests::{Daemon, Options, Said, children, patiently, program, said, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -62,7 +62,8 @@ impl Machine {
     fn boot() -> Self {
         let folder = tempfile::Builder::new().prefix("defib-systemd-").tempdir().expect("a folder");
         let name = format!("defib-{}", std::process::id());
-        let hierarchies = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new);
+        let hierarchies =
+            ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new);
         let present = hierarchies.iter().filter(|path| path.join("cgroup.procs").exists());
         let groups: Vec<_> = present.map(|path| path.join(&name)).collect();
         for group in &groups {
@@ -195,6 +196,35 @@ fn remove(group: &Path) {
     });
 }
 
+/// systemd 254 and later start the keeper in the subgroup that `DelegateSubgroup=` names: what is above it is defib's.
+#[test]
+fn the_subgroup_that_systemd_makes_is_taken_for_the_keepers() {
+    if !nix::unistd::geteuid().is_root() {
+        writeln!(std::io::stderr(), "skipped: cgroups need root").ok();
+        return;
+    }
+    let mount = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let mount = mount.iter().find(|path| path.join("cgroup.controllers").exists()).expect("a cgroup v2");
+    let unit = mount.join(format!("defib-unit-{}", std::process::id()));
+    let leaf = unit.join("defib");
+    fs::create_dir_all(&leaf).expect("cgroups");
+    rustix::fs::setxattr(&unit, "trusted.delegate", b"1", rustix::fs::XattrFlags::empty()).expect("a mark");
+    let enter =
+        format!("case $* in *daemon*) echo $$ > {}/cgroup.procs ;; esac; exec \"$@\"", leaf.display());
+    let options =
+        Options { before: ["sh", "-c", &enter, "sh"].map(str::to_owned).into(), ..Options::default() };
+    let mut daemon = Daemon::start_with("[service.it]\ncommand = \"sleep 1000\"\n", &options);
+    let it = daemon.wait_state("it", "running");
+    let group = |pid: u64| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a cgroup");
+    let name = unit.file_name().expect("a name").display().to_string();
+    assert!(group(it["pid"].as_u64().expect("a pid")).contains(&format!("0::/{name}/svc/it/")));
+    assert!(group(daemon.keeper().into()).contains(&format!("0::/{name}/defib\n")));
+    signal(daemon.keeper(), libc::SIGTERM);
+    assert_eq!(daemon.exit_code(), 0);
+    remove(&unit);
+    assert!(!unit.exists());
+}
+
 #[test]
 fn defib_is_a_good_unit() {
     if !nix::unistd::geteuid().is_root() {
@@ -250,7 +280,11 @@ fn each_process_is_where_it_belongs(machine: &Machine) {
     let oom = |pid: u32| machine.must(&format!("cat /proc/{pid}/oom_score_adj"));
     let may_protect = machine.run("echo -900 > /proc/self/oom_score_adj").code == 0;
     if !may_protect {
-        writeln!(std::io::stderr(), "no CAP_SYS_RESOURCE here: the OOM protection of the daemon is not looked at").ok();
+        writeln!(
+            std::io::stderr(),
+            "no CAP_SYS_RESOURCE here: the OOM protection of the daemon is not looked at"
+        )
+        .ok();
     }
     assert_eq!([keeper, daemon, api].map(oom), ["0", if may_protect { "-900" } else { "0" }, "0"]);
     // Nobody speaks to systemd in the keeper's name.
@@ -368,7 +402,11 @@ fn a_stop_leaves_nothing(machine: &Machine) {
     assert_eq!(machine.show("Result"), "success");
     assert_eq!(machine.sleepers(), [0; 0]);
     assert_eq!(machine.must("find /sys/fs/cgroup -name defib.service"), "");
-    assert_eq!(machine.must("ls -A /run | grep defib || true"), "", "RuntimeDirectory= is gone with the unit");
+    assert_eq!(
+        machine.must("ls -A /run | grep defib || true"),
+        "",
+        "RuntimeDirectory= is gone with the unit"
+    );
 
     machine.must("defib uninstall");
     assert_eq!(machine.must("find /etc/systemd/system /usr/bin -name 'defib*' -not -path '*.d*'"), "");

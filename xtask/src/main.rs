@@ -28,7 +28,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask VERB
 
-  setup            install what is missing to build eBPF; quick when nothing is
+  setup            install what is missing to build eBPF and to test; quick when nothing is
   build            setup, then build defib with its eBPF programs
   load             load and attach the probes of the built defib once, and say how it went
   build-and-load   build, then load
@@ -64,7 +64,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         (_, [flag]) if flag == "-h" || flag == "--help" => print!("{USAGE}"),
         ("test", []) => return test::run(None),
         ("test", [filter]) => return test::run(Some(filter)),
-        ("setup", []) => return setup::ensure(),
+        ("setup", []) => return setup::ensure().and_then(|()| setup::ensure_container()),
         ("build", []) => drop(build::with_ebpf()?),
         ("load", []) => return load::run(&build::existing()?),
         ("build-and-load", []) => return load::run(&build::with_ebpf()?),

@@ -16,6 +16,11 @@ const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev
 const LLVM_PACKAGES: [&str; 5] =
     ["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "libxml2-dev"];
 
+/// The programs of the container's test, and Debian's packages that have them.
+const CONTAINER_PROGRAMS: [&str; 4] =
+    ["/usr/bin/systemd-nspawn", "/lib/systemd/systemd", "/usr/bin/setpriv", "/usr/bin/pgrep"];
+const CONTAINER_PACKAGES: [&str; 4] = ["systemd", "systemd-container", "util-linux", "procps"];
+
 /// Where Debian puts that LLVM.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -48,6 +53,17 @@ pub(crate) fn ensure() -> Result<()> {
         Ok(_) => Ok(()),
         Err(missing) => bail!("everything was installed, but {missing} cannot be found\n{OTHER_WAY}"),
     }
+}
+
+/// What the tests need besides: a systemd for the container in which defib is its unit. Root's tests only, so nobody else
+/// is troubled with it.
+pub(crate) fn ensure_container() -> Result<()> {
+    if !workspace::is_root() || CONTAINER_PROGRAMS.iter().all(|path| Path::new(path).is_file()) {
+        return Ok(());
+    }
+    println!("The tests of the unit need systemd-nspawn.");
+    let otherwise = "systemd-nspawn and systemd itself have to be installed in another way";
+    packages::install(&packages::missing(CONTAINER_PACKAGES), Advice { then: None, otherwise })
 }
 
 /// As [`ensure`], for those who can do without: the reason is printed, and the work goes on.

@@ -11,6 +11,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     if !is_root() {
         println!("Not root: tests of eBPF, cgroups and users say `skipped` and why.");
     }
+    if let Err(error) = setup::ensure_container() {
+        println!("{error:#}\n\nGoing on without: the test of the unit will fail.");
+    }
     let defib = build::defib()?;
     build::executables(&["build", "--package", "defib-tests", "--bins"])?;
     let mut command = cargo(&["test", "--workspace"]);

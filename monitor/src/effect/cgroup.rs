@@ -80,10 +80,10 @@ impl CgroupTree {
 
     fn choose(here: &Path, state_dir: &Path, keeper: u32) -> Result<Self, NoCgroup> {
         let own_name = format!("defib-{:08x}", fnv(state_dir.as_os_str().as_bytes()));
-        // A daemon before this one has moved the keeper into its leaf already.
+        // A daemon before this one has moved the keeper into its leaf already, or systemd has: `DelegateSubgroup=defib`.
         if here.ends_with("defib")
             && let Some(base) = here.parent()
-            && base.join("svc").is_dir()
+            && (base.join("svc").is_dir() || delegated(base))
         {
             let below = base.ends_with(&own_name);
             let origin = base.parent().filter(|_| below).unwrap_or(base);
@@ -207,6 +207,14 @@ impl CgroupTree {
         }
         Ok(())
     }
+}
+
+/// Whether systemd has given this group away: "Control Group APIs and Delegation", for both of its marks.
+fn delegated(group: &Path) -> bool {
+    ["user.delegate", "trusted.delegate"].iter().any(|mark| {
+        let mut value = [0; 1];
+        rustix::fs::getxattr(group, *mark, &mut value).is_ok_and(|length| value[..length] == *b"1")
+    })
 }
 
 fn read(path: &Path) -> Result<String, NoCgroup> {
