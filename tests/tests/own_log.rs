@@ -74,6 +74,18 @@ fn a_file_that_cannot_be_had_is_an_error_with_its_name() {
 }
 
 #[test]
+fn without_a_journal_it_is_standard_error_and_said() {
+    if std::path::Path::new("/run/systemd/journal/socket").exists() {
+        println!("skipped: this host has a journal; the test of the unit writes to one");
+        return;
+    }
+    let daemon = Daemon::start_with(ONE, &with(&["--log-to", "journal"], &[]));
+    patiently("the log", || daemon.log().contains("defib supervises").then_some(()));
+    let log = daemon.log();
+    assert!(log.contains(" WARN no journal: the log goes to standard error"), "{log}");
+}
+
+#[test]
 fn the_level_holds_by_module() {
     let quiet = Daemon::start_with(ONE, &with(&[], &[("DEFIB_LOG", "error")]));
     quiet.wait_state("it", "running");

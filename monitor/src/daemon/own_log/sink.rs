@@ -196,3 +196,68 @@ fn append(path: &Path) -> Result<File, SinkError> {
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::Value;
+    use super::*;
+
+    fn line(message: &str) -> Job {
+        Job::Write(Line {
+            at: clock::now(),
+            level: tracing::Level::INFO,
+            module: "test",
+            place: None,
+            message: message.to_owned(),
+            fields: vec![("n", Value::Signed(1))],
+        })
+    }
+
+    fn file(path: &Path, format: LogFormat) -> OwnLog {
+        OwnLog { to: LogTarget::File(path.to_owned()), format, level: "info".to_owned() }
+    }
+
+    fn batch(jobs: impl IntoIterator<Item = Job>) -> Batch {
+        Batch { jobs: jobs.into_iter().collect(), dropped: 0 }
+    }
+
+    #[test]
+    fn a_change_comes_between_two_lines_and_a_bad_one_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = ["a/b/first", "second"].map(|name| folder.path().join(name));
+        let mut sink = Sink::open(&file(&first, LogFormat::Text)).unwrap();
+        sink.carry_out(batch([
+            line("one"),
+            // A folder is no file.
+            Job::Change(file(folder.path(), LogFormat::Text)),
+            line("two"),
+            Job::Change(file(&second, LogFormat::Json)),
+            line("three"),
+        ]));
+        let [one, two] = &fs_lines(&first)[..] else { panic!("{:?}", fs_lines(&first)) };
+        assert!(one.ends_with("one n=1") && two.ends_with("two n=1"), "{one} {two}");
+        let [three] = &fs_lines(&second)[..] else { panic!("{:?}", fs_lines(&second)) };
+        assert!(three.contains("\"message\":\"three\",\"fields\":{\"n\":1}"), "{three}");
+    }
+
+    fn fs_lines(path: &Path) -> Vec<String> {
+        std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_a_full_disk_has_swallowed_is_counted_and_told_when_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let full = File::options().append(true).open("/dev/full").unwrap();
+        let to = To::File { path: path.clone(), file: full };
+        let mut sink = Sink { format: LogFormat::Text, to, lost: 0 };
+        sink.carry_out(batch([line("one"), line("two")]));
+        sink.carry_out(Batch { dropped: 5, ..batch([line("three")]) });
+        sink.carry_out(batch([Job::Reopen, line("four")]));
+        sink.carry_out(batch([line("five")]));
+        let lines = fs_lines(&path);
+        let [four, told, five] = &lines[..] else { panic!("{lines:?}") };
+        assert!(four.contains("four") && five.contains("five"));
+        assert!(told.ends_with("lost=8"), "{told}");
+    }
+}
