@@ -94,6 +94,8 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
         args.push("--under-keeper".into());
         return keeper::run(args);
     }
+    // It was executed as /proc/self/exe, and is called so until it says its name: the journal and `ps` show it.
+    nix::sys::prctl::set_name(c"defib").ok();
     // Of the signals that the keeper has blocked, and the daemon with it, the one by which the keeper ends a daemon that
     // hangs; before there are other threads. All others, Ctrl-C among them, are the keeper's business.
     SigSet::from(Signal::SIGABRT).thread_unblock().ok();

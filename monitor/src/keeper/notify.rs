@@ -47,8 +47,9 @@ struct Watchdog {
     next: Tick,
     /// Whether a daemon supervises: only such a one is asked.
     ready: bool,
-    /// By when the daemon must have answered, or be ready.
-    deadline: Option<Tick>,
+    /// At which turn from now the daemon must have answered, or be ready. Turns and not times: a suspend would pass for
+    /// a daemon that hangs, if its answer and this clock's turn came together.
+    turns: Option<u128>,
     aborted: bool,
 }
 
@@ -106,9 +107,9 @@ impl Notify {
     }
 
     /// A daemon has been started.
-    pub(super) fn daemon_started(&mut self, now: Tick) {
+    pub(super) fn daemon_started(&mut self) {
         if let Some(watchdog) = &mut self.watchdog {
-            watchdog.wait_for_daemon(now + STARTING.max(watchdog.limit));
+            watchdog.wait_for_daemon();
         }
     }
 
@@ -183,32 +184,36 @@ impl Notify {
 
 impl Watchdog {
     fn new(limit: Duration, now: Tick) -> Self {
-        Self { limit, next: now, ready: false, deadline: None, aborted: false }
+        Self { limit, next: now, ready: false, turns: None, aborted: false }
     }
 
     fn alive(&mut self) {
-        self.deadline = None;
+        self.turns = None;
         self.aborted = false;
     }
 
-    fn wait_for_daemon(&mut self, until: Tick) {
+    fn wait_for_daemon(&mut self) {
         self.ready = false;
         self.aborted = false;
-        self.deadline = Some(until);
+        let half = (self.limit / 2).as_nanos().max(1);
+        self.turns = Some((STARTING.as_nanos() / half).max(2));
     }
 
     /// Half the limit has passed. The daemon has a whole one to answer.
     fn turn(&mut self, now: Tick) -> Alarm {
         self.next = now + self.limit / 2;
-        match self.deadline {
-            Some(deadline) if deadline > now => Alarm::None,
+        match &mut self.turns {
+            Some(turns @ 2..) => {
+                *turns -= 1;
+                Alarm::None
+            }
             Some(_) if self.aborted => Alarm::Kill,
             Some(_) => {
                 self.aborted = true;
                 Alarm::Abort
             }
             None if self.ready => {
-                self.deadline = Some(now + self.limit);
+                self.turns = Some(2);
                 Alarm::Ask
             }
             None => Alarm::None,
@@ -260,9 +265,19 @@ mod tests {
         let alarms: Vec<_> = (1..6).map(|half| watchdog.turn(at(half * 15))).collect();
         assert_eq!(alarms, [Alarm::Ask, Alarm::None, Alarm::Abort, Alarm::Kill, Alarm::Kill]);
         // Another one, which has its time to start.
-        watchdog.wait_for_daemon(at(150));
-        let alarms: Vec<_> = (6..11).map(|half| watchdog.turn(at(half * 15))).collect();
-        assert_eq!(alarms, [Alarm::None, Alarm::None, Alarm::None, Alarm::None, Alarm::Abort]);
+        watchdog.wait_for_daemon();
+        let alarms: Vec<_> = (6..10).map(|half| watchdog.turn(at(half * 15))).collect();
+        assert_eq!(alarms, [Alarm::None, Alarm::None, Alarm::None, Alarm::Abort]);
+    }
+
+    #[test]
+    fn a_suspend_is_not_taken_for_a_daemon_that_hangs() {
+        let mut watchdog = Watchdog::new(LIMIT, at(0));
+        watchdog.ready = true;
+        assert_eq!(watchdog.turn(at(15)), Alarm::Ask);
+        assert_eq!(watchdog.turn(at(9000)), Alarm::None, "it has had no time to answer");
+        watchdog.alive();
+        assert_eq!(watchdog.turn(at(9015)), Alarm::Ask);
     }
 
     #[test]

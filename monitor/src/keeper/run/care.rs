@@ -17,7 +17,7 @@ impl Keeper {
             epoll::add(&self.epoll, &socket, Token::Daemon.data(), epoll::EventFlags::IN)?;
             self.link_full = false;
             self.link.connect(socket);
-            self.notify.daemon_started(clock::now());
+            self.notify.daemon_started();
             Ok(())
         });
         if let Err(error) = started {
