@@ -119,6 +119,23 @@ impl Phase {
         }
     }
 
+    /// Whether a process is to run, now or after what is under way. What was given up is wanted all the same.
+    pub(crate) fn wanted(&self) -> bool {
+        match self {
+            Self::Stopping { then, .. } | Self::Emptying { then } | Self::Crashed { then } => match then {
+                Then::Stop | Then::Disable => false,
+                Then::Prepare | Then::Spawn | Then::Restart { .. } | Then::Fail { .. } => true,
+            },
+            Self::Preparing
+            | Self::Spawning
+            | Self::Running(_)
+            | Self::Replacing(..)
+            | Self::Retrying { .. }
+            | Self::Failed { .. } => true,
+            Self::Stopped | Self::Disabled => false,
+        }
+    }
+
     /// When this phase wants to be looked at again.
     pub(crate) fn deadline(&self) -> Option<Tick> {
         match self {

@@ -44,6 +44,7 @@ fn view(name: &str) -> ServiceView {
         pid: None,
         incarnation: Incarnation(0),
         ready: false,
+        wanted: true,
         enabled: name != "off",
         paused: None,
         group: None,

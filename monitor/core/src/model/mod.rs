@@ -18,7 +18,7 @@ pub use exit::{
 pub use ids::{Draft, Incarnation, InvalidName, RequestId, ServiceName};
 pub use log_spec::{LogLayout, LogSpec, LogStreams};
 pub use port::{Holder, TakenPort};
-pub use record::{Reason, Record, What};
+pub use record::{GAVE_UP, Reason, Record, What};
 pub use signal::{Signal, UnknownSignal};
 pub use spec::{
     Backoff, Command, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec,

@@ -66,6 +66,9 @@ pub enum What {
     },
 }
 
+/// How the `why` of a service begins that was restarted too often.
+pub const GAVE_UP: &str = "gave up after ";
+
 /// The `reason` of a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,6 +86,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Exit, Self::Signal, Self::Oom, Self::Manual, Self::Config];
+
     /// The word for it in JSON, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

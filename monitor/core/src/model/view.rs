@@ -86,6 +86,8 @@ pub struct ServiceView {
     pub incarnation: Incarnation,
     /// Whether it runs and is ready.
     pub ready: bool,
+    /// Whether it is to run: nobody has stopped it, and it has not done what it was to do.
+    pub wanted: bool,
     /// Whether it may be started.
     pub enabled: bool,
     /// Whether restarts by itself are paused, and until when if not for good.

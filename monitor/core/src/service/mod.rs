@@ -91,6 +91,7 @@ impl Service {
             pid: phase.life().map(|life| life.pid),
             incarnation: self.memo.incarnation,
             ready: self.ready(),
+            wanted: phase.wanted(),
             enabled: !self.disabling(),
             paused: self.memo.paused.map(|pause| Paused { until: pause.until }),
             group: self.spec.service_group.clone(),

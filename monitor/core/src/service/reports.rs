@@ -2,7 +2,8 @@
 
 use super::{Report, Service, Turn};
 use crate::model::{
-    By, Draft, End, Ending, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick, What,
+    By, Draft, End, Ending, GAVE_UP, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick,
+    What,
 };
 use crate::phase::{Life, Phase, Then};
 use crate::series::{Decision, Failure};
@@ -241,7 +242,7 @@ impl Service {
             }
             Decision::GiveUp { restarts } => {
                 debug_assert_eq!(self.spec.restart.give_up, GiveUp::Fail);
-                Then::Fail { why: format!("gave up after {restarts} restarts; the last end: {why}") }
+                Then::Fail { why: format!("{GAVE_UP}{restarts} restarts; the last end: {why}") }
             }
         }
     }

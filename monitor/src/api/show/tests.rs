@@ -61,6 +61,7 @@ fn view() -> ServiceView {
         pid: None,
         incarnation: Incarnation(0),
         ready: false,
+        wanted: true,
         enabled: true,
         paused: None,
         group: None,
