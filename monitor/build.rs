@@ -5,8 +5,32 @@
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(ebpf_object)");
     println!("cargo::rerun-if-changed=build.rs");
+    build_info();
     #[cfg(feature = "ebpf")]
     object::embed();
+}
+
+/// From what this is built, for the metric of that name: the commit, and the compiler.
+#[expect(clippy::disallowed_methods, reason = "a build script asks git and the compiler")]
+fn build_info() {
+    use std::process::Command;
+
+    let answer = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success());
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let unknown = || "unknown".to_owned();
+    let revision = answer("git", &["rev-parse", "--short=12", "HEAD"]);
+    // Without this file cargo would run the script on every build.
+    if let Some(log) = answer("git", &["rev-parse", "--git-path", "logs/HEAD"])
+        && std::path::Path::new(&log).exists()
+    {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    let compiler = std::env::var("RUSTC").ok().and_then(|rustc| answer(&rustc, &["--version"]));
+    let version = compiler.and_then(|text| Some(text.split(' ').nth(1)?.to_owned()));
+    println!("cargo::rustc-env=DEFIB_REVISION={}", revision.unwrap_or_else(unknown));
+    println!("cargo::rustc-env=DEFIB_RUSTC={}", version.unwrap_or_else(unknown));
 }
 
 #[cfg(feature = "ebpf")]

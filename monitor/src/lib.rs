@@ -12,5 +12,6 @@ pub mod duration;
 pub mod effect;
 pub mod keeper;
 pub mod preflight;
+pub mod metrics;
 pub mod size;
 pub mod source;

@@ -12,7 +12,7 @@ use crate::workspace::root;
 ///
 /// From the edges inwards: values and settings know nobody, sources and effects know values, the daemon knows all of
 /// these, and the surfaces know the daemon's handle only.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("duration", &[]),
     ("size", &[]),
     ("aliveness", &[]),
@@ -20,7 +20,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("source", &[]),
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
     ("keeper", &["effect::clock"]),
-    ("daemon", &["config", "duration", "effect", "keeper", "source"]),
+    ("metrics", &["effect::clock"]),
+    ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source"]),
     (
         "doctor",
         &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],
@@ -37,6 +38,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "daemon::journal",
             "duration",
             "effect::clock",
+            "metrics",
         ],
     ),
     (

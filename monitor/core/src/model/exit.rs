@@ -242,8 +242,16 @@ pub enum StartFailureKind {
 
 impl StartFailureKind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Fork, Self::Exec, Self::User, Self::Directory, Self::Limit, Self::Cgroup, Self::Output];
+    pub const ALL: [Self; 8] = [
+        Self::Fork,
+        Self::Exec,
+        Self::User,
+        Self::File,
+        Self::Directory,
+        Self::Limit,
+        Self::Cgroup,
+        Self::Output,
+    ];
 
     /// The word for it in JSON, metrics and logs.
     pub fn as_str(self) -> &'static str {

@@ -1,0 +1,96 @@
+//! The families of the event pipeline and of the host.
+
+use defib_core::model::SourceName;
+
+use super::names;
+use super::tally::Tally;
+use super::text::Page;
+use super::wall_seconds;
+
+/// The sources of which one is in use: the others stand at 0, so that a change of the source is seen.
+const SOURCES: [SourceName; 3] = [SourceName::Ebpf, SourceName::ProcConnector, SourceName::Pidfd];
+
+/// What the supervisor thread tells of its source and its queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pipeline {
+    /// The source in use.
+    pub source: SourceName,
+    /// Events that were read, by kind.
+    pub received: Vec<(&'static str, u64)>,
+    /// Events that were lost, by reason.
+    pub lost: Vec<(&'static str, u64)>,
+    /// Events that were left out on purpose.
+    pub suppressed: u64,
+    /// What happened on the whole host; `None` where the source does not hear of it.
+    pub host: Option<Host>,
+    /// The queues between the threads.
+    pub queues: Vec<Queue>,
+}
+
+/// What happened on the whole host since the source was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Processes that were made.
+    pub forks: u64,
+    /// Programs that were executed.
+    pub execs: u64,
+    /// Processes that ended.
+    pub exits: u64,
+    /// Processes that the out-of-memory killer chose; `None` where the source does not tell.
+    pub oom_kills: Option<u64>,
+}
+
+/// A bounded queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: &'static str,
+    /// How many items wait in it.
+    pub length: usize,
+    /// How many can.
+    pub capacity: usize,
+}
+
+/// Writes what the source and the supervisor thread tell.
+pub(super) fn write(page: &mut Page, pipeline: &Pipeline) {
+    let name = pipeline.source.as_str();
+    for source in SOURCES.iter().chain((!SOURCES.contains(&pipeline.source)).then_some(&pipeline.source)) {
+        page.family(&names::EVENT_SOURCE_UP).truth(&[source.as_str()], *source == pipeline.source);
+    }
+    for (event, count) in &pipeline.received {
+        page.family(&names::EVENTS_RECEIVED).count(&[name, event], *count);
+    }
+    for (reason, count) in &pipeline.lost {
+        page.family(&names::EVENTS_LOST).count(&[name, reason], *count);
+    }
+    page.family(&names::EVENTS_SUPPRESSED).count(&[name], pipeline.suppressed);
+    for Queue { name, length, capacity } in &pipeline.queues {
+        page.family(&names::EVENT_QUEUE_LENGTH).add(&[name], *length as f64);
+        page.family(&names::EVENT_QUEUE_CAPACITY).add(&[name], *capacity as f64);
+    }
+    if let Some(host) = pipeline.host {
+        page.family(&names::HOST_FORKS).count(&[], host.forks);
+        page.family(&names::HOST_EXECS).count(&[], host.execs);
+        page.family(&names::HOST_EXITS).count(&[], host.exits);
+        if let Some(kills) = host.oom_kills {
+            page.family(&names::HOST_OOM_KILLS).count(&[], kills);
+        }
+    }
+}
+
+/// Writes what is measured of events and of what follows from them. Needs nobody's answer.
+pub(super) fn write_spans(page: &mut Page, source: SourceName, tally: &Tally) {
+    let (name, spans) = (source.as_str(), &tally.spans);
+    for (family, histogram) in [
+        (&names::EVENT_LATENCY, &spans.event),
+        (&names::PROCESS_EXIT_DETECTION, &spans.detection),
+        (&names::PROCESS_RESTART_LATENCY, &spans.restart),
+    ] {
+        page.family(family).histogram(&[name], &histogram.read());
+    }
+    page.family(&names::PROCESS_READY).histogram(&[], &spans.ready.read());
+    page.family(&names::PROCESS_STOP).histogram(&[], &spans.stop.read());
+    if let Some(at) = tally.last_event() {
+        page.family(&names::EVENT_LAST).add(&[name], wall_seconds(at));
+    }
+}

@@ -1,0 +1,134 @@
+//! One scrape: the collectors that were asked for, each with how long it took.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
+
+use super::own_process::Own;
+use super::pipeline::{self, Pipeline};
+use super::text::Page;
+use super::{Metrics, names, services, wall_seconds};
+
+/// A part of the page that can be asked for by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collector {
+    /// The supervised services.
+    Services,
+    /// The event source, the queues, the host.
+    Events,
+    /// The daemon: its build, configuration, log and answers.
+    Daemon,
+    /// The daemon's process.
+    Process,
+}
+
+impl Collector {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Services, Self::Events, Self::Daemon, Self::Process];
+
+    /// Its word, in `collect[]` and in the label `collector`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Events => "events",
+            Self::Daemon => "daemon",
+            Self::Process => "process",
+        }
+    }
+
+    /// The collector of that word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|collector| collector.as_str() == word)
+    }
+}
+
+/// What a scrape is made of besides what is counted.
+#[derive(Debug)]
+pub struct Scrape<'a> {
+    /// The collectors that were asked for.
+    pub collectors: &'a [Collector],
+    /// The services as they are now.
+    pub views: &'a BTreeMap<ServiceName, std::sync::Arc<ServiceView>>,
+    /// The source in use.
+    pub source: SourceName,
+    /// What the supervisor thread told, and how long that took; `None` if it did not answer in time.
+    pub pipeline: (Option<Pipeline>, Duration),
+    /// The time.
+    pub now: fn() -> Tick,
+}
+
+impl Metrics {
+    /// The page for a scrape.
+    pub fn page(&self, scrape: &Scrape<'_>) -> String {
+        let mut page = Page::default();
+        let mut recorded = String::new();
+        for collector in scrape.collectors {
+            let begun = (scrape.now)();
+            let (success, before) = match collector {
+                Collector::Services => (self.services(&mut page, scrape, begun), Duration::ZERO),
+                Collector::Events => {
+                    pipeline::write_spans(&mut page, scrape.source, &self.tally);
+                    let (told, took) = &scrape.pipeline;
+                    if let Some(told) = told {
+                        pipeline::write(&mut page, told);
+                    }
+                    (told.is_some(), *took)
+                }
+                Collector::Daemon => {
+                    self.daemon(&mut page);
+                    recorded = self.recorder.text();
+                    (true, Duration::ZERO)
+                }
+                Collector::Process => match Own::read(Path::new("/proc/self")) {
+                    Ok(own) => {
+                        own.write(&mut page);
+                        (true, Duration::ZERO)
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the daemon's own process cannot be read");
+                        (false, Duration::ZERO)
+                    }
+                },
+            };
+            let took = before + (scrape.now)().since(begun);
+            page.family(&names::COLLECTOR_DURATION).add(&[collector.as_str()], took.as_secs_f64());
+            page.family(&names::COLLECTOR_SUCCESS).truth(&[collector.as_str()], success);
+        }
+        recorded + &page.into_text()
+    }
+
+    fn services(&self, page: &mut Page, scrape: &Scrape<'_>, now: Tick) -> bool {
+        let mut counted = self.tally.copy(now);
+        for name in scrape.views.keys().filter(|name| !counted.contains_key(*name)).collect::<Vec<_>>() {
+            counted.insert(name.clone(), Default::default());
+        }
+        let views: Vec<&ServiceView> = scrape.views.values().map(AsRef::as_ref).collect();
+        services::write_views(page, &views, &counted);
+        services::write_counted(page, &counted);
+        if let Some(output) = self.output.get() {
+            services::write_output(page, &views, output);
+        }
+        page.family(&names::SERIES_DROPPED).count(&[names::PROCESS_EXITS.name], self.tally.refused());
+        true
+    }
+
+    fn daemon(&self, page: &mut Page) {
+        let build = [env!("CARGO_PKG_VERSION"), env!("DEFIB_REVISION"), env!("DEFIB_RUSTC")];
+        page.family(&names::BUILD_INFO).add(&build, 1.0);
+        let (successful, at) = self.loads.last();
+        page.family(&names::CONFIG_SUCCESSFUL).truth(&[], successful);
+        if let Some(at) = at {
+            page.single(&names::CONFIG_SUCCESS_TIME, wall_seconds(at));
+        }
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (handler, histogram) in answers.iter() {
+            page.family(&names::HTTP_DURATION).histogram(&[handler], &histogram.read());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use defib_core::model::{
+    Blame, By, End, Ending, Incarnation, Paused, Record, State, Usage, WaitStatus, What,
+};
+
+use super::super::{Host, OutputCounters, Queue, Stream};
+use super::*;
+use crate::effect::clock;
+
+fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
+    let name: ServiceName = name.parse().unwrap();
+    let end = End {
+        status: WaitStatus(11),
+        at: Tick(1_000_000_000),
+        usage: Usage::default(),
+        oom: None,
+        blame: Blame::Unknown,
+    };
+    let view = ServiceView {
+        name: name.clone(),
+        description: "says \"hello\"\n".to_owned(),
+        state,
+        why: "\\".to_owned(),
+        pid: Some(7),
+        incarnation: Incarnation(2),
+        ready: state == State::Running,
+        wanted: true,
+        enabled: true,
+        paused: (state != State::Running).then_some(Paused { until: None }),
+        group: Some("web".parse().unwrap()),
+        started: Some(Tick(2_000_000_000)),
+        restarts: 1,
+        ports: vec![80],
+        last_exit: Some(Ending { end, by: By::Itself }),
+        next_start: (state == State::Retrying).then_some(Tick(3_500_000_000)),
+    };
+    (name, Arc::new(view))
+}
+
+#[derive(Debug)]
+struct Captured;
+
+impl OutputCounters for Captured {
+    fn streams(&self, _: &ServiceName) -> Vec<Stream> {
+        vec![
+            Stream { name: "stdout", bytes: 10, dropped: 1 },
+            Stream { name: "stderr", bytes: 0, dropped: 0 },
+        ]
+    }
+}
+
+fn pipeline() -> Pipeline {
+    Pipeline {
+        source: SourceName::Ebpf,
+        received: vec![("exit", 3)],
+        lost: vec![("ring_full", 0), ("decode", 1)],
+        suppressed: 0,
+        host: Some(Host { forks: 1, execs: 2, exits: 3, oom_kills: Some(0) }),
+        queues: vec![Queue { name: "journal", length: 1, capacity: 8192 }],
+    }
+}
+
+/// A page on which every family has something.
+fn full() -> String {
+    let metrics = Metrics::new(Tick(1));
+    metrics.output.set(Arc::new(Captured)).unwrap();
+    metrics.loads.told(true, Tick(5));
+    metrics.source(SourceName::Ebpf);
+    metrics.tally.heard([Tick(1)], Tick(2));
+    metrics.answered("/metrics", "GET", 200, Duration::from_millis(3));
+    let views = BTreeMap::from([view("api", State::Running), view("db.main-1", State::Retrying)]);
+    let ending = views.values().next().and_then(|view| view.last_exit.clone()).unwrap();
+    let what = What::Exit { ending, started: Some(Tick(7)) };
+    let name = views.keys().next().unwrap().clone();
+    let record = Record { at: Tick(9), service: name, incarnation: Incarnation(1), pid: None, what };
+    metrics.tally.tell(&record, false, Tick(10));
+    metrics.page(&Scrape {
+        collectors: &Collector::ALL,
+        views: &views,
+        source: SourceName::Ebpf,
+        pipeline: (Some(pipeline()), Duration::from_millis(1)),
+        now: clock::now,
+    })
+}
+
+/// The samples of a page by everything but their value.
+fn samples(page: &str) -> Vec<(&str, f64)> {
+    let lines = page.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(series, value)| (series, value.parse().unwrap()))
+        .collect()
+}
+
+fn value(page: &str, series: &str) -> Option<f64> {
+    samples(page).into_iter().find(|(name, _)| *name == series).map(|(_, value)| value)
+}
+
+#[test]
+fn every_family_is_written_with_its_type_and_nothing_else() {
+    let page = full();
+    let written: BTreeSet<(&str, &str)> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let named: BTreeSet<(&str, &str)> =
+        names::ALL.iter().map(|family| (family.name, family.kind.as_str())).collect();
+    assert_eq!(written, named);
+    let types = page.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert_eq!(types, named.len(), "a family in two blocks");
+    for family in names::ALL {
+        assert!(page.contains(&format!("# HELP {} {}\n", family.name, family.help)), "{}", family.name);
+    }
+}
+
+#[test]
+fn no_series_is_there_twice() {
+    let page = full();
+    let mut seen = BTreeSet::new();
+    for (series, _) in samples(&page) {
+        assert!(seen.insert(series), "{series}");
+    }
+    assert!(seen.len() > 150);
+}
+
+#[test]
+fn views_and_counts_are_told() {
+    let page = full();
+    for (series, wanted) in [
+        ("defib_process_info{process=\"api\",group=\"web\",backend=\"direct\"}", 1.0),
+        ("defib_process_state{process=\"api\",state=\"running\"}", 1.0),
+        ("defib_process_state{process=\"api\",state=\"failed\"}", 0.0),
+        ("defib_process_up{process=\"api\"}", 1.0),
+        ("defib_process_up{process=\"db.main-1\"}", 0.0),
+        ("defib_process_paused{process=\"db.main-1\"}", 1.0),
+        ("defib_process_backoff_seconds{process=\"api\"}", 0.0),
+        ("defib_process_backoff_seconds{process=\"db.main-1\"}", 2.5),
+        ("defib_process_last_exit_status{process=\"api\"}", 139.0),
+        ("defib_process_exits_total{process=\"api\",cause=\"signal\",status=\"SIGSEGV\"}", 1.0),
+        ("defib_process_restarts_total{process=\"db.main-1\",reason=\"oom\"}", 0.0),
+        ("defib_process_start_failures_total{process=\"api\",reason=\"exec\"}", 0.0),
+        ("defib_process_output_dropped_bytes_total{process=\"api\",stream=\"stdout\"}", 1.0),
+        ("defib_event_source_up{source=\"ebpf\"}", 1.0),
+        ("defib_event_source_up{source=\"pidfd\"}", 0.0),
+        ("defib_events_lost_total{source=\"ebpf\",reason=\"decode\"}", 1.0),
+        ("defib_event_queue_capacity{queue=\"journal\"}", 8192.0),
+        ("defib_host_exits_total", 3.0),
+        ("defib_config_last_reload_successful", 1.0),
+        ("defib_series_dropped_total{family=\"defib_process_exits_total\"}", 0.0),
+        ("defib_collector_success{collector=\"events\"}", 1.0),
+    ] {
+        assert_eq!(value(&page, series), Some(wanted), "{series}");
+    }
+    assert_eq!(
+        value(&page, "defib_process_next_start_timestamp_seconds{process=\"api\"}"),
+        None,
+        "none is due"
+    );
+    assert!(value(&page, "defib_process_start_time_seconds{process=\"api\"}").unwrap() > 1e9);
+}
+
+#[test]
+fn a_supervisor_that_does_not_answer_is_a_collector_that_failed() {
+    let metrics = Metrics::new(Tick(1));
+    let views = BTreeMap::new();
+    let page = metrics.page(&Scrape {
+        collectors: &[Collector::Events],
+        views: &views,
+        source: SourceName::Pidfd,
+        pipeline: (None, Duration::from_secs(1)),
+        now: clock::now,
+    });
+    assert_eq!(value(&page, "defib_collector_success{collector=\"events\"}"), Some(0.0));
+    assert!(value(&page, "defib_collector_duration_seconds{collector=\"events\"}").unwrap() >= 1.0);
+    assert_eq!(value(&page, "defib_event_source_up{source=\"pidfd\"}"), None);
+    assert_eq!(value(&page, "defib_process_stop_seconds_count"), Some(0.0), "what needs no answer is there");
+    assert_eq!(value(&page, "defib_build_info"), None, "nobody asked for it");
+}
+
+#[test]
+fn collectors_are_known_by_their_words() {
+    for collector in Collector::ALL {
+        assert_eq!(Collector::named(collector.as_str()), Some(collector));
+    }
+    assert_eq!(Collector::named("everything"), None);
+}
