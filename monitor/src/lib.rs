@@ -11,7 +11,7 @@ pub mod doctor;
 pub mod duration;
 pub mod effect;
 pub mod keeper;
-pub mod preflight;
 pub mod metrics;
+pub mod preflight;
 pub mod size;
 pub mod source;

@@ -135,6 +135,10 @@ impl Daemon {
         words.extend([program, "daemon".into(), "--config".into(), path("defib.toml")]);
         words.extend(["--state-dir".into(), path("state"), "--runtime-dir".into(), path("run")]);
         words.extend(["--log-dir".into(), path("log")]);
+        if !config.contains("[listen]") {
+            // Many daemons run at a time; only who asks for metrics over TCP gets them.
+            words.extend(["--listen-metrics".into(), String::new()]);
+        }
         words.extend(options.args.iter().cloned());
         let keeper = Command::new(&words[0])
             .args(&words[1..])

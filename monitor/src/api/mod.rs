@@ -14,6 +14,11 @@
 //! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |
 //! | `&all=true` with it | also every other process of the host, from now on: events without `seq` |
 //! | `POST /v1/reload?dry_run=BOOL` | [`Reloaded`](types::Reloaded); a problem with a line for each error if the configuration is bad |
+//! | `GET /metrics`, `/metrics?collect[]=services` | the page that Prometheus scrapes; also over TCP, as all below but the last |
+//! | `GET /alive` | `OK` |
+//! | `GET /health`, `GET /ready` | [`Health`](types::Health), [`Ready`](types::Ready): 200 if so, else 503 |
+//! | `GET /status` | [`Summary`](types::Summary): the daemon in a few numbers |
+//! | `GET /` | a page of links to these |
 //! | `POST /v1/shutdown` | 202; the body is a [`Shutdown`](types::Shutdown) |
 //!
 //! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).
@@ -27,6 +32,7 @@ mod problem;
 mod routes;
 mod server;
 mod show;
+mod tcp;
 pub mod types;
 mod usage;
 

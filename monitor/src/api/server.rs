@@ -1,5 +1,7 @@
-//! Accepts connections, tells who is at their other end, and holds clients to their limits.
+//! Accepts connections and holds clients to their limits: on the API's unix socket, where the kernel tells who is at the
+//! other end, and on any other [`Door`].
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +11,14 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::unistd::geteuid;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::peer::Peer;
 use super::routes;
+use super::tcp;
 use crate::daemon::handle::Handle;
 
 /// How much and how long a client may occupy.
@@ -48,14 +52,29 @@ impl Default for Limits {
 const MAX_HEAD: usize = 16 * 1024;
 
 /// How many connections may be told at a time that there is no place for them. One more is closed without a word.
-const TURNED_AWAY: usize = 16;
+pub(super) const TURNED_AWAY: usize = 16;
 
 /// How long to wait after a failed accept(2): it fails for want of file descriptors or memory, and would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the API until `stop` is true, or nobody can make it so. No connection outlives it.
+/// Where clients come in.
+pub(super) trait Door: Send {
+    /// What a connection is.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection. Cancelling it loses none.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// What is served on a connection, and the place that it takes; `None`: it is closed without a word.
+    fn admit(&self, stream: &Self::Stream) -> Option<(Router, OwnedSemaphorePermit)>;
+}
+
+/// Serves the API, and the metrics over TCP, until `stop` is true, or nobody can make it so. No connection outlives it.
 pub async fn serve(listener: UnixListener, handle: Handle, stop: watch::Receiver<bool>) {
-    serve_within(Limits::default(), listener, handle, stop).await;
+    tokio::join!(
+        serve_within(Limits::default(), listener, handle.clone(), stop.clone()),
+        tcp::serve(tcp::Limits::default(), handle, stop),
+    );
 }
 
 /// Serves the API within other limits.
@@ -63,24 +82,31 @@ pub(super) async fn serve_within(
     limits: Limits,
     listener: UnixListener,
     handle: Handle,
+    stop: watch::Receiver<bool>,
+) {
+    let full = routes::full(Arc::clone(&handle.metrics));
+    let app = routes::router(handle, stop.clone(), limits.body);
+    serve_at(Unix { listener, gate: Gate::new(limits), app, full }, limits.head, limits.drain, stop).await;
+}
+
+/// Serves the clients of a door. The head of a request may take `head`, and answers that are under way at the end
+/// `drain`.
+pub(super) async fn serve_at(
+    door: impl Door,
+    head: Duration,
+    drain: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
-    let gate = Gate::new(limits);
-    let app = routes::router(handle, stop.clone(), limits.body);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stopped(&mut stop) => break,
             // Joined as they end; the loop has nothing to say to them.
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    if let Some((peer, place)) = gate.admit(&stream) {
-                        let app = match peer {
-                            Some(peer) => app.clone().layer(Extension(peer)),
-                            None => routes::full(),
-                        };
-                        connections.spawn(converse(stream, app, limits.head, stop.clone(), place));
+            accepted = door.accept() => match accepted {
+                Ok(stream) => {
+                    if let Some((app, place)) = door.admit(&stream) {
+                        connections.spawn(converse(stream, app, head, stop.clone(), place));
                     }
                 }
                 Err(error) => {
@@ -90,9 +116,9 @@ pub(super) async fn serve_within(
             }
         }
     }
-    drop(listener);
+    drop(door);
     let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.drain, all).await.is_err() {
+    if tokio::time::timeout(drain, all).await.is_err() {
         connections.shutdown().await;
     }
 }
@@ -103,8 +129,8 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Serves one connection.
-async fn converse(
-    stream: UnixStream,
+async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     app: Router,
     head: Duration,
     mut stop: watch::Receiver<bool>,
@@ -123,6 +149,31 @@ async fn converse(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection has ended early");
+    }
+}
+
+/// The API's socket.
+struct Unix {
+    listener: UnixListener,
+    gate: Gate,
+    app: Router,
+    full: Router,
+}
+
+impl Door for Unix {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    fn admit(&self, stream: &UnixStream) -> Option<(Router, OwnedSemaphorePermit)> {
+        let (peer, place) = self.gate.admit(stream)?;
+        let app = match peer {
+            Some(peer) => self.app.clone().layer(Extension(peer)),
+            None => self.full.clone(),
+        };
+        Some((app, place))
     }
 }
 

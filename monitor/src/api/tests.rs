@@ -114,7 +114,9 @@ async fn answer(asks: &mut mpsc::Receiver<Ask>, with: Reply) -> (String, Verb) {
             reply.send(with).unwrap();
             (service.to_string(), verb)
         }
-        Ask::Reload { .. } | Ask::Shutdown { .. } => panic!("something else was asked for"),
+        Ask::Reload { .. } | Ask::Shutdown { .. } | Ask::Stats { .. } => {
+            panic!("something else was asked for")
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 pub use crate::daemon::handle::inspect::{
     File, Inspection, Limit, Listed, Mapping, Memory, Process, Socket, Thread,
 };
+use std::collections::BTreeMap;
+
 use defib_core::model::{
     By, Cause, Holder, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State, Unknown,
 };
@@ -98,6 +100,57 @@ pub struct Usage {
 pub struct Boot {
     /// Whether the service starts with defib.
     pub start: bool,
+}
+
+/// Whether the daemon works.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether the supervisor thread answers.
+    pub healthy: bool,
+    /// The process of the daemon.
+    pub pid: u32,
+    /// The event source in use.
+    pub source: SourceName,
+    /// How many events it has lost; `null`: nobody answered.
+    pub events_lost: Option<u64>,
+}
+
+/// Whether every service that is to run does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Whether all are up.
+    pub ready: bool,
+    /// How many are to run.
+    pub wanted: usize,
+    /// Those that are to run and are not up.
+    pub not_ready: Vec<NotReady>,
+}
+
+/// A service that is to run and is not up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotReady {
+    /// Its name.
+    pub service: ServiceName,
+    /// Its state.
+    pub state: State,
+}
+
+/// The daemon in a few numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Another one with each start of the daemon.
+    #[serde(rename = "instanceId")]
+    pub instance_id: String,
+    /// The process of the daemon.
+    pub pid: u32,
+    /// How long it has been running, in seconds.
+    pub uptime: f64,
+    /// The daemon that watches this one; `null`: none does.
+    pub partner: Option<String>,
+    /// Its version.
+    pub version: String,
+    /// How many services are in each of the eight states.
+    pub services: BTreeMap<State, usize>,
 }
 
 /// A port of a service.

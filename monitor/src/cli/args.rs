@@ -9,8 +9,8 @@ use defib_core::model::{ServiceName, Signal};
 use nix::unistd::geteuid;
 
 use super::choice::{Chosen, Wanted};
-use super::{inspect, manual, stats};
 use super::install::{Install, Uninstall};
+use super::{inspect, manual, stats};
 use crate::config::{Flags, Overrides};
 use crate::duration;
 

@@ -1,7 +1,9 @@
 //! What the surfaces hold of the daemon: typed requests in, immutable views out.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceView, SourceName};
 use defib_core::{Reply, Verb};
@@ -17,12 +19,20 @@ pub use crate::effect::port_status::PortStatus;
 use crate::effect::port_status::{Owner, port_status};
 pub use crate::effect::usage::TreeUsage;
 use crate::effect::usage::usage;
+use crate::metrics::{Metrics, Pipeline};
 
 /// The name of the API's socket in the runtime directory.
 pub const SOCKET: &str = "defib.sock";
 
 /// How many requests may wait for the supervisor thread. When it is full, a request is refused as [`Refused::Busy`].
 pub const QUEUE: usize = 256;
+
+/// How long the supervisor thread may take to say how its source and queues are. It answers in microseconds; more means
+/// that it is stuck.
+const STATS: Duration = Duration::from_secs(1);
+
+/// Where metrics are served over TCP: nowhere, or on this socket, which does not block.
+pub type Doors = watch::Receiver<Option<Arc<TcpListener>>>;
 
 /// What is asked of the supervisor thread.
 #[derive(Debug)]
@@ -47,6 +57,11 @@ pub enum Ask {
     Shutdown {
         /// Whether not to wait for anybody.
         hurry: bool,
+    },
+    /// Say how the source and the queues are.
+    Stats {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Pipeline>,
     },
 }
 
@@ -80,6 +95,10 @@ pub struct Handle {
     pub feed: Option<FeedHandle>,
     /// The service of each slot of the keeper.
     pub tenants: watch::Receiver<Tenants>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where metrics are served besides the API's socket.
+    pub doors: Doors,
     household: Household,
     /// What operators have set for the start of defib.
     boot: Arc<BootFile>,
@@ -90,7 +109,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Joins the parts.
+    /// Joins the parts. Metrics count for nobody and are served nowhere unless they are set afterwards.
     #[expect(clippy::too_many_arguments, reason = "it is called once, by who has made all of them")]
     pub fn new(
         asks: mpsc::Sender<Ask>,
@@ -104,7 +123,21 @@ impl Handle {
     ) -> Self {
         let (looking, reading) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
         let boot = Arc::new(boot);
-        Self { asks, views, journal, source, feed, tenants, household, boot, reading, looking }
+        let (metrics, doors) = (Arc::default(), watch::channel(None).1);
+        Self {
+            asks,
+            views,
+            journal,
+            source,
+            feed,
+            tenants,
+            metrics,
+            doors,
+            household,
+            boot,
+            reading,
+            looking,
+        }
     }
 
     /// All services, as they are now.
@@ -187,6 +220,13 @@ impl Handle {
     /// If too many requests wait, or it is leaving already.
     pub fn shutdown(&self, hurry: bool) -> Result<(), Refused> {
         self.ask(Ask::Shutdown { hurry })
+    }
+
+    /// How the source and the queues are; `None` if the supervisor thread does not say so within a second.
+    pub async fn pipeline(&self) -> Option<Pipeline> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Stats { reply }).ok()?;
+        tokio::time::timeout(STATS, answer).await.ok()?.ok()
     }
 
     fn ask(&self, ask: Ask) -> Result<(), Refused> {

@@ -60,6 +60,7 @@ pub enum Event {
 pub struct JournalWriter {
     queue: mpsc::Sender<Entry>,
     next: u64,
+    dropped: u64,
 }
 
 impl JournalWriter {
@@ -68,7 +69,15 @@ impl JournalWriter {
         let entry = Entry { seq: self.next, at, event };
         self.next += 1;
         // A full queue leaves a gap in the numbers, which readers are told of.
-        self.queue.try_send(entry).ok();
+        if self.queue.try_send(entry).is_err() {
+            self.dropped += 1;
+        }
+    }
+
+    /// How many events wait, how many can, and how many found no room.
+    pub fn fill(&self) -> (usize, usize, u64) {
+        let most = self.queue.max_capacity();
+        (most - self.queue.capacity(), most, self.dropped)
     }
 }
 
@@ -86,7 +95,7 @@ impl Journal {
     pub fn new(first: u64) -> (JournalWriter, Arc<Self>, mpsc::Receiver<Entry>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let journal = Arc::new(Self { kept: Mutex::default(), news: broadcast::channel(LAG).0 });
-        (JournalWriter { queue, next: first }, journal, waiting)
+        (JournalWriter { queue, next: first, dropped: 0 }, journal, waiting)
     }
 
     /// Moves events from the queue to the readers until the supervisor thread is gone.

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use super::boot::{self, BootFile};
+use super::door::{self, Door};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
@@ -45,6 +46,7 @@ use crate::effect::planner::{Planner, Workshop};
 use crate::effect::port_watch::PortWatch;
 use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
 use crate::keeper::{self, plan};
+use crate::metrics::{LogLayer, Metrics};
 use crate::source::{self, Life, SourceChoice};
 
 /// How long processes that an earlier keeper left may take to end.
@@ -99,19 +101,20 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
     // Of the signals that the keeper has blocked, and the daemon with it, the one by which the keeper ends a daemon that
     // hangs; before there are other threads. All others, Ctrl-C among them, are the keeper's business.
     SigSet::from(Signal::SIGABRT).thread_unblock().ok();
-    let log = match own_log::start(&OwnLog::early(overrides)) {
+    let metrics = Arc::new(Metrics::new(clock::now()));
+    let log = match own_log::start(&OwnLog::early(overrides), LogLayer(Arc::clone(&metrics))) {
         Ok(log) => log,
         Err(error) => {
             writeln!(io::stderr(), "defib: {error}").ok();
             return ExitCode::FAILURE;
         }
     };
-    let code = run_daemon(overrides, serve, &log);
+    let code = run_daemon(overrides, serve, &log, metrics);
     log.finish();
     code
 }
 
-fn run_daemon(overrides: &Overrides, serve: Serve, log: &Log) -> ExitCode {
+fn run_daemon(overrides: &Overrides, serve: Serve, log: &Log, metrics: Arc<Metrics>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -119,7 +122,7 @@ fn run_daemon(overrides: &Overrides, serve: Serve, log: &Log) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(supervise(overrides, serve, log)) {
+    match runtime.block_on(supervise(overrides, serve, log, metrics)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.to_string().lines() {
@@ -130,18 +133,25 @@ fn run_daemon(overrides: &Overrides, serve: Serve, log: &Log) -> ExitCode {
     }
 }
 
-async fn supervise(overrides: &Overrides, serve: Serve, log: &Log) -> Result<(), DaemonError> {
+async fn supervise(
+    overrides: &Overrides,
+    serve: Serve,
+    log: &Log,
+    metrics: Arc<Metrics>,
+) -> Result<(), DaemonError> {
     let started = clock::now();
     let keeper_pid = std::os::unix::process::parent_id();
     let (mut link, mut past) = meet_keeper().await?;
     let mut settings = configuration(overrides, &mut link, &mut past)?;
     boot::apply(&mut settings);
+    metrics.loads.told(true, clock::now());
     let daemon = &settings.daemon;
     folders(daemon)?;
     settle_log(log, &daemon.log, past.is_first())?;
     lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
     let socket = daemon.runtime_dir.join(handle::SOCKET);
     let listener = listen(&socket, &mut link, &mut past)?;
+    let (door, doors) = Door::open(settings.listen.metrics, past.held.remove(door::HELD), &mut link)?;
 
     let choice = source_choice(daemon.source);
     let selection = source::open(&choice, keeper_pid).map_err(|error| DaemonError::Source(error.chain()))?;
@@ -179,8 +189,10 @@ async fn supervise(overrides: &Overrides, serve: Serve, log: &Log) -> Result<(),
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
     let (tenants, shown_tenants) = watch::channel(Arc::new(slots.names().clone()));
     let boot = BootFile::of(&daemon.state_dir);
-    let handle =
+    let mut handle =
         Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, shown_tenants, household, boot);
+    metrics.source(selection.name);
+    (handle.metrics, handle.doors) = (Arc::clone(&metrics), doors);
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
@@ -198,6 +210,9 @@ async fn supervise(overrides: &Overrides, serve: Serve, log: &Log) -> Result<(),
         asks: waiting,
         views,
         journal,
+        metrics,
+        door,
+        acted: started,
         replies: BTreeMap::new(),
         next_request: 0,
         own_log: log.clone(),

@@ -9,12 +9,15 @@
 //! - `ports`: what the source and looks tell of the services' ports;
 //! - `reload`: a configuration that was read again comes into force;
 //! - `boot`: what operators have set for the start of defib;
+//! - `count`, `door`: what it tells the metrics, and the socket on which they are served;
 //! - `surfaces`: the thread on which the API lives;
 //! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
 //!
 //! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
 
 mod boot;
+mod count;
+mod door;
 pub mod feed;
 mod follow;
 pub mod handle;

@@ -10,6 +10,7 @@ use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::door::Door;
 use super::handle::{Ask, Tenants, Views};
 use super::journal::{Event, JournalWriter};
 use super::link::{KeeperLink, LinkError};
@@ -23,6 +24,7 @@ use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Job, Planned, Planner};
 use crate::effect::port_watch::Found;
 use crate::keeper::protocol::{Order, Received, Report, SlotState};
+use crate::metrics::Metrics;
 use crate::source::{Batch, Life, Source};
 
 /// A second signal to end within this time is the first one again: timeout(1) and some init systems signal the process
@@ -48,6 +50,12 @@ pub(super) struct Daemon {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
+    pub(super) metrics: Arc<Metrics>,
+    /// Where metrics are served over TCP.
+    #[expect(dead_code, reason = "it is kept open; a reload that changes the address rebinds it")]
+    pub(super) door: Door,
+    /// When the orders of the present turn had been sent.
+    pub(super) acted: Tick,
     /// Clients that wait, by the number of their request. Bounded by the connections that the API allows.
     pub(super) replies: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     pub(super) next_request: u64,
@@ -188,6 +196,7 @@ impl Daemon {
     /// Tells of what the kernel told. Each tale may wake the surfaces' thread, so none is told between a death and the
     /// order for the next life.
     fn tell_events(&mut self, batch: Batch) {
+        self.count_events(&batch);
         for event in batch.events {
             // The record of an end is the core's, once it is complete.
             let told = matches!(event.fact, KernelFact::Exit(_)) && event.main;
@@ -244,6 +253,11 @@ impl Daemon {
                 Ok(())
             }
             Ask::Shutdown { hurry } => self.leave(hurry),
+            Ask::Stats { reply } => {
+                // The scrape may have given up.
+                reply.send(self.pipeline()).ok();
+                Ok(())
+            }
         }
     }
 
@@ -267,6 +281,7 @@ impl Daemon {
     ) -> Result<Vec<Effect>, LinkError> {
         let rest = self.orders(inputs)?;
         self.link.send_turn()?;
+        self.acted = clock::now();
         Ok(rest)
     }
 
@@ -345,6 +360,7 @@ impl Daemon {
         match effect {
             Effect::Record(record) => {
                 log(&record.service, &record.what);
+                self.count(&record);
                 self.journal.tell(record.at, Event::Service(record));
             }
             Effect::Publish { service } => {

@@ -65,7 +65,7 @@ impl Subject {
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&config)?;
             file.write_all(settings(&programs.victim, victims).as_bytes())?;
             let mut defib = Command::new(&programs.defib);
-            defib.args(["daemon", "--source", source, "--config"]).arg(config);
+            defib.args(["daemon", "--source", source, "--listen-metrics", "", "--config"]).arg(config);
             for (option, name) in [("--runtime-dir", "run"), ("--state-dir", "state"), ("--log-dir", "log")] {
                 defib.arg(option).arg(folder.join(name));
             }

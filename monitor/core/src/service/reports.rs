@@ -2,8 +2,7 @@
 
 use super::{Report, Service, Turn};
 use crate::model::{
-    By, Draft, End, Ending, GAVE_UP, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick,
-    What,
+    By, Draft, End, Ending, GAVE_UP, GiveUp, Incarnation, Policy, Reason, StartFailure, TakenPort, Tick, What,
 };
 use crate::phase::{Life, Phase, Then};
 use crate::series::{Decision, Failure};

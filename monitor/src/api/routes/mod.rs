@@ -1,10 +1,13 @@
 //! The routes: each parses a request, asks the [`Handle`], and shows what comes back.
+//!
+//! Those of [`observe`] are served over TCP as well, where nobody knows who asks.
 
 mod body;
 mod boot;
 mod daemon;
 mod events;
 mod inspect;
+mod observe;
 mod services;
 mod status;
 
@@ -22,6 +25,7 @@ use super::peer::operators_only;
 use super::problem;
 use super::usage::Proc;
 use crate::daemon::handle::Handle;
+use crate::metrics::Metrics;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ struct Shared {
 
 /// All routes; the body of a request may take `patience`.
 pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
+    let metrics = Arc::clone(&handle.metrics);
     let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
     let acts = Router::new()
         .route("/v1/services/{name}/boot", post(boot::set))
@@ -47,20 +52,37 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
         .route("/v1/usage", get(inspect::usage))
         .route("/v1/events", get(events::events))
         .merge(acts)
+        .merge(observe::routes())
         .fallback(async || problem::no_route("there is no such route"))
         .method_not_allowed_fallback(async || {
             problem::bad_request(StatusCode::METHOD_NOT_ALLOWED, "this route wants another method")
         })
         .layer(from_fn_with_state(patience, body::read))
+        .layer(from_fn_with_state(metrics, observe::count))
+        .with_state(shared)
+}
+
+/// The routes that look and ask for nothing else: what is served over TCP. An answer may take `patience`.
+pub(super) fn observing(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
+    let metrics = Arc::clone(&handle.metrics);
+    let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
+    observe::routes()
+        .fallback(async || problem::no_route("there is no such route; / lists those that there are"))
+        .method_not_allowed_fallback(async || {
+            problem::bad_request(StatusCode::METHOD_NOT_ALLOWED, "this route wants GET or HEAD")
+        })
+        .layer(from_fn_with_state(patience, observe::bounded))
+        .layer(from_fn_with_state(metrics, observe::count))
         .with_state(shared)
 }
 
 /// The one answer for a client that came when all places were taken.
-pub(super) fn full() -> Router {
-    Router::new().fallback(async || {
+pub(super) fn full(metrics: Arc<Metrics>) -> Router {
+    let busy = async || {
         (
             [(header::CONNECTION, "close")],
             problem::busy("too many connections are open; try again in a moment"),
         )
-    })
+    };
+    Router::new().fallback(busy).layer(from_fn_with_state(metrics, observe::count))
 }

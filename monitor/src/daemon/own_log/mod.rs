@@ -29,6 +29,7 @@ use self::queue::{Job, Queue};
 use self::sink::Sink;
 pub(super) use self::sink::SinkError;
 use crate::config::OwnLog;
+use crate::metrics::LogLayer;
 
 /// How long the last lines may take when the daemon leaves, or panics.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -55,11 +56,11 @@ pub(super) struct Log {
 ///
 /// # Errors
 /// If it was started before, or no thread can be had.
-pub(super) fn start(settings: &OwnLog) -> Result<Log, StartError> {
+pub(super) fn start(settings: &OwnLog, count: LogLayer) -> Result<Log, StartError> {
     let queue = Arc::new(Queue::default());
     let (filter, handle) = reload::Layer::new(targets(settings));
     // The filter is everybody's: a layer that counts lines, put beside the writer, counts those that are told.
-    registry().with(filter).with(Writer(Arc::clone(&queue))).try_init()?;
+    registry().with(filter).with(Writer(Arc::clone(&queue))).with(count).try_init()?;
     let mut sink = Sink::stderr(settings);
     let jobs = Arc::clone(&queue);
     thread::Builder::new().name("defib-log".into()).spawn(move || {
