@@ -182,3 +182,6 @@ impl AsyncWrite for Impatient {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

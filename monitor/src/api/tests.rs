@@ -26,16 +26,16 @@ use crate::effect::holders::Household;
 const QUICK: Duration = Duration::from_millis(200);
 
 /// A daemon whose supervisor thread is the test.
-struct World {
+pub(super) struct World {
     folder: TempDir,
-    handle: Handle,
-    asks: mpsc::Receiver<Ask>,
+    pub(super) handle: Handle,
+    pub(super) asks: mpsc::Receiver<Ask>,
     writer: JournalWriter,
-    _views: watch::Sender<crate::daemon::handle::Views>,
+    pub(super) views: watch::Sender<crate::daemon::handle::Views>,
     _tasks: JoinSet<()>,
 }
 
-fn view(name: &str) -> ServiceView {
+pub(super) fn view(name: &str) -> ServiceView {
     ServiceView {
         name: name.parse().unwrap(),
         description: String::new(),
@@ -56,7 +56,7 @@ fn view(name: &str) -> ServiceView {
     }
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let (ask, asks) = mpsc::channel(8);
     let names = ["api", "db", "off"].map(view).map(|view| (view.name.clone(), Arc::new(view)));
     let (views, views_seen) = watch::channel(Arc::new(BTreeMap::from(names)));
@@ -69,7 +69,7 @@ fn world() -> World {
     let folder = tempfile::tempdir().unwrap();
     let boot = BootFile::of(folder.path());
     let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, tenants, household, boot);
-    World { folder, handle, asks, writer, _views: views, _tasks: tasks }
+    World { folder, handle, asks, writer, views, _tasks: tasks }
 }
 
 /// A server for a world; ends with what is returned.
