@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -273,6 +274,16 @@ impl Drop for Daemon {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// Where a daemon whose `[listen]` leaves the port to the kernel serves its metrics.
+#[track_caller]
+pub fn metrics_address(daemon: &Daemon) -> SocketAddr {
+    patiently("the address of the metrics", || {
+        let log = daemon.log();
+        let (_, rest) = log.split_once("metrics are served at http://")?;
+        rest.split('/').next()?.parse().ok()
+    })
 }
 
 /// Sends a signal to a process that this test made, or had made.

@@ -8,9 +8,12 @@
 
 mod daemon;
 mod ear;
+pub mod http;
 mod hunger;
 pub mod sim;
 
-pub use daemon::{Daemon, Options, Said, children, defib, lives, patiently, program, said, signal, victim};
+pub use daemon::{
+    Daemon, Options, Said, children, defib, lives, metrics_address, patiently, program, said, signal, victim,
+};
 pub use ear::Ear;
 pub use hunger::Hunger;
