@@ -62,6 +62,7 @@ impl Prometheus {
 }
 
 impl Drop for Prometheus {
+    #[expect(clippy::print_stderr, reason = "a failed test tells what Prometheus said")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();

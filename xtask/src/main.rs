@@ -64,7 +64,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         (_, [flag]) if flag == "-h" || flag == "--help" => print!("{USAGE}"),
         ("test", []) => return test::run(None),
         ("test", [filter]) => return test::run(Some(filter)),
-        ("setup", []) => return setup::ensure().and_then(|()| setup::ensure_container()),
+        ("setup", []) => return setup::all(),
         ("build", []) => drop(build::with_ebpf()?),
         ("load", []) => return load::run(&build::existing()?),
         ("build-and-load", []) => return load::run(&build::with_ebpf()?),

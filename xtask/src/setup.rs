@@ -55,6 +55,28 @@ pub(crate) fn ensure() -> Result<()> {
     }
 }
 
+/// What to do where the packages of Prometheus do not exist.
+const PROMETHEUS_OTHERWISE: &str = "\
+Any prometheus and promtool on the PATH serve as well. Where systemd runs, the package starts a server on port 9090, which
+no test needs: systemctl disable --now prometheus";
+
+/// Everything that can be installed: what building needs, and what tests run.
+pub(crate) fn all() -> Result<()> {
+    ensure()?;
+    ensure_prometheus()?;
+    ensure_container()
+}
+
+/// Prometheus and its promtool, which tests run beside defib.
+pub(crate) fn ensure_prometheus() -> Result<()> {
+    let root = workspace::root();
+    if ["prometheus", "promtool"].iter().all(|program| tool(&root, program).is_some()) {
+        return Ok(());
+    }
+    println!("Tests of the metrics need prometheus and promtool.");
+    packages::install(&["prometheus"], Advice { then: None, otherwise: PROMETHEUS_OTHERWISE })
+}
+
 /// What the tests need besides: a systemd for the container in which defib is its unit. Root's tests only, so nobody else
 /// is troubled with it.
 pub(crate) fn ensure_container() -> Result<()> {

@@ -8,11 +8,13 @@ use crate::{build, setup, step};
 /// Builds what the tests drive and runs them all, or those whose name contains `filter`.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     setup::attempt();
+    for ensured in [setup::ensure_prometheus(), setup::ensure_container()] {
+        if let Err(error) = ensured {
+            println!("{error:#}\n\nGoing on: the tests that need it will fail.");
+        }
+    }
     if !is_root() {
         println!("Not root: tests of eBPF, cgroups and users say `skipped` and why.");
-    }
-    if let Err(error) = setup::ensure_container() {
-        println!("{error:#}\n\nGoing on without: the test of the unit will fail.");
     }
     let defib = build::defib()?;
     build::executables(&["build", "--package", "defib-tests", "--bins"])?;

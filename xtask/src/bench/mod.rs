@@ -5,6 +5,7 @@
 //! - [`footprint`]: memory, and the time to start, with 1, 100 and 1000 services.
 //! - [`strangers`]: what hearing of processes costs those that are none of defib's, by source.
 //! - [`handling`]: how long after a kill the daemon has handled it, by source.
+//! - [`scrape`]: what a scrape of the metrics takes, and what it does to restarts.
 //!
 //! Every figure is taken from a release build of the program as it is shipped, configured by an ordinary file. A
 //! figure is worth what its surroundings were: the report names them, and a restart is compared only with the loop
@@ -21,6 +22,7 @@ mod patient;
 mod programs;
 mod report;
 mod restart;
+mod scrape;
 mod starts;
 mod stats;
 mod strangers;
@@ -72,6 +74,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         let handlings = handling::measure(&programs, options.runs, options.crashes)?;
         println!("\n{}", report::handling_table(&handlings));
         document["handling"] = report::handling_json(&handlings);
+    }
+    if options.what.includes(What::Scrape) {
+        let scraping = scrape::measure(&programs, options.crashes)?;
+        println!("\n{}", report::scrape_table(&scraping));
+        document["scrape"] = report::scrape_json(&scraping);
     }
     let file = options.json.unwrap_or_else(|| programs.folder().join(options.what.file_name()));
     fs::write(&file, format!("{document:#}\n"))

@@ -14,9 +14,10 @@ usage: cargo xtask bench [WHAT] [options]
   footprint      memory of defib, and the time to start, with 1, 100 and 1000 services
   strangers      what hearing of processes costs those that are none of defib's, for each source
   handling       from a kill to its handling by the daemon, for each source
+  scrape         a scrape of the metrics of 1000 services, and restarts while scraped and not
   all            all of them (the default)
 
-  --crashes N    crashes of each subject in a run of restart and handling (2000)
+  --crashes N    crashes of each subject in a run of restart and handling, and of scrape (2000)
   --runs N       runs of restart and handling, rounds of strangers (5)
   --seconds N    for how long idle counts (60)
   --json FILE    where the figures go (target/bench/WHAT.json)
@@ -41,6 +42,7 @@ pub(super) enum What {
     Footprint,
     Strangers,
     Handling,
+    Scrape,
     All,
 }
 
@@ -63,6 +65,7 @@ impl What {
             Self::Footprint => "footprint.json",
             Self::Strangers => "strangers.json",
             Self::Handling => "handling.json",
+            Self::Scrape => "scrape.json",
             Self::All => "all.json",
         }
     }
@@ -87,6 +90,7 @@ impl Options {
                 "footprint" => options.what = What::Footprint,
                 "strangers" => options.what = What::Strangers,
                 "handling" => options.what = What::Handling,
+                "scrape" => options.what = What::Scrape,
                 "all" => options.what = What::All,
                 "--crashes" => options.crashes = positive(arg, value()?)?,
                 "--runs" => options.runs = positive(arg, value()?)?,

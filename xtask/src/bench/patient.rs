@@ -27,6 +27,11 @@ impl Patient {
         Ok(Self { subject, life })
     }
 
+    /// A subject of which the first victim's start has been seen.
+    pub(super) fn living(subject: Subject, life: Start) -> Self {
+        Self { subject, life }
+    }
+
     /// Kills the victim and waits for its replacement. Returns what `now` said just before the signal was sent, and the
     /// start that followed.
     pub(super) fn crash(&mut self, now: fn() -> u64) -> Result<(u64, Start)> {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::handling::Handlings;
 use super::idle::Idle;
 use super::restart::Restarts;
+use super::scrape::Scraping;
 use super::stats::{Spread, Summary};
 use super::strangers::{PROCESSES, Pass, Strangers};
 
@@ -178,6 +179,40 @@ fn handling_figures(handlings: &Handlings, index: usize) -> Option<[Spread; 3]> 
         over_runs(&|run| micros(run[index].p99))?,
         over_runs(&|run| run[index].p50 as f64 / run[0].p50 as f64)?,
     ])
+}
+
+/// What a scrape takes, and restarts with and without.
+pub(super) fn scrape_table(scraping: &Scraping) -> String {
+    let Scraping { services, bytes, series, scrape, quiet, scraped, meanwhile } = scraping;
+    let mut table = format!(
+        "scrape: {services} services, {series} series, {:.1} MB; {} scrapes\n{:<24}{:>12}{:>12}{:>12}",
+        *bytes as f64 / 1e6,
+        scrape.count,
+        "",
+        "p50 ms",
+        "p99 ms",
+        "max ms"
+    );
+    let scraped_name = format!("restart, {meanwhile} scrapes");
+    for (name, summary) in
+        [("scrape", scrape), ("restart, no scrape", quiet), (scraped_name.as_str(), scraped)]
+    {
+        let [p50, p99, max] = [summary.p50, summary.p99, summary.max].map(|ns| ns as f64 / 1e6);
+        table += &format!("\n{name:<24}{p50:>12.2}{p99:>12.2}{max:>12.2}");
+    }
+    table
+}
+
+pub(super) fn scrape_json(scraping: &Scraping) -> Value {
+    json!({
+        "services": scraping.services,
+        "bytes": scraping.bytes,
+        "series": scraping.series,
+        "scrape": summary_json(&scraping.scrape),
+        "restart_quiet": summary_json(&scraping.quiet),
+        "restart_scraped": summary_json(&scraping.scraped),
+        "scrapes_meanwhile": scraping.meanwhile,
+    })
 }
 
 pub(super) fn handling_json(handlings: &Handlings) -> Value {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -51,21 +52,32 @@ impl Subject {
 
     /// The same, on a source.
     pub(super) fn defib_with(programs: &Programs, services: usize, source: &str) -> Result<Self> {
-        Self::defib_as(programs, services, source, "info")
+        Self::defib_as(programs, services, source, "info", "")
     }
 
     /// defib with one victim, on a source, telling when it handles a death.
     pub(super) fn talkative(programs: &Programs, source: &str) -> Result<Self> {
-        Self::defib_as(programs, 1, source, "info,defib::daemon=debug")
+        Self::defib_as(programs, 1, source, "info,defib::daemon=debug", "")
     }
 
-    fn defib_as(programs: &Programs, services: usize, source: &str, log: &str) -> Result<Self> {
+    /// defib with `services` victims, which serves its metrics over TCP.
+    pub(super) fn scraped(programs: &Programs, services: usize) -> Result<Self> {
+        Self::defib_as(programs, services, "auto", "info", "127.0.0.1:0")
+    }
+
+    fn defib_as(
+        programs: &Programs,
+        services: usize,
+        source: &str,
+        log: &str,
+        metrics: &str,
+    ) -> Result<Self> {
         Self::launch("defib", services, log, |folder, victims| {
             let config = folder.join("defib.toml");
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&config)?;
             file.write_all(settings(&programs.victim, victims).as_bytes())?;
             let mut defib = Command::new(&programs.defib);
-            defib.args(["daemon", "--source", source, "--listen-metrics", "", "--config"]).arg(config);
+            defib.args(["daemon", "--source", source, "--listen-metrics", metrics, "--config"]).arg(config);
             for (option, name) in [("--runtime-dir", "run"), ("--state-dir", "state"), ("--log-dir", "log")] {
                 defib.arg(option).arg(folder.join(name));
             }
@@ -151,6 +163,17 @@ impl Subject {
             Ok(numbers.next())
         })?;
         found.ok_or_else(|| self.failed(&format!("no {field} in its output")))
+    }
+
+    /// Where it serves its metrics over TCP.
+    pub(super) fn metrics(&mut self) -> Result<SocketAddr> {
+        let (mut text, log) = (String::new(), &mut self.log);
+        let found = clock::wait(START_LIMIT, || {
+            log.read_to_string(&mut text)?;
+            let rest = text.split_once("metrics are served at http://").map(|(_, rest)| rest);
+            Ok(rest.and_then(|rest| rest.split_once('/')?.0.parse().ok()))
+        })?;
+        found.ok_or_else(|| self.failed("no address of metrics in its output"))
     }
 
     /// A command that follows the events of all processes.
