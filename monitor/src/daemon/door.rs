@@ -142,7 +142,52 @@ fn meet(one: IpAddr, other: IpAddr) -> bool {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
+
+    /// A link, and the keeper's end of it, which takes what it gets.
+    fn link() -> (KeeperLink, OwnedFd) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (here, there) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        (KeeperLink::new(here).unwrap(), there)
+    }
+
+    fn address(doors: &Doors) -> Option<SocketAddr> {
+        doors.borrow().as_ref().map(|listener| listener.local_addr().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_taken_over_changed_and_closed() {
+        let (mut link, _keeper) = link();
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let (mut door, doors) = Door::open(Some(any), None, &mut link).unwrap();
+        let first = address(&doors).expect("a socket");
+        door.rebind(Some(first), &mut link).unwrap();
+        assert_eq!(address(&doors), Some(first), "it is the one that is wanted");
+
+        let taken = TcpListener::bind(any).unwrap();
+        door.rebind(Some(taken.local_addr().unwrap()), &mut link).unwrap();
+        assert_eq!(address(&doors), Some(first), "what cannot be had does not close what is there");
+
+        let free = taken.local_addr().unwrap();
+        drop(taken);
+        door.rebind(Some(free), &mut link).unwrap();
+        assert_eq!(address(&doors), Some(free));
+
+        // The next daemon is handed the socket, and has no other.
+        let held = doors.borrow().as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
+        let (mut next, handed) = Door::open(Some(free), Some(held), &mut link).unwrap();
+        assert_eq!(address(&handed), Some(free));
+        next.rebind(None, &mut link).unwrap();
+        assert_eq!(address(&handed), None);
+
+        // What was held in place of a closed one is no socket.
+        let nothing = File::open("/dev/null").unwrap().into();
+        let (_door, none) = Door::open(None, Some(nothing), &mut link).unwrap();
+        assert_eq!(address(&none), None);
+        link.send_turn().unwrap();
+    }
 
     #[test]
     fn the_holder_of_an_address_is_named() {
