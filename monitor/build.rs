@@ -20,9 +20,12 @@ fn build_info() {
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let unknown = || "unknown".to_owned();
-    let revision = answer("git", &["rev-parse", "--short=12", "HEAD"]);
-    // Without this file cargo would run the script on every build.
-    if let Some(log) = answer("git", &["rev-parse", "--git-path", "logs/HEAD"])
+    // Only a release says its commit: to a developer each commit would cost a build.
+    let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let git = |args| if release { answer("git", args) } else { None };
+    let revision = git(&["rev-parse", "--short=12", "HEAD"]);
+    // A file that is not there would make cargo run the script each time.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"])
         && std::path::Path::new(&log).exists()
     {
         println!("cargo::rerun-if-changed={log}");
