@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::document::{Document, Node};
 use super::error::{Place, quoted};
 use super::overrides::Overrides;
@@ -11,7 +13,7 @@ use super::own_log::{self, OwnLog};
 use super::{planned, values};
 
 /// What the daemon itself needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonSettings {
     /// What survives a restart of the machine.
     pub state_dir: PathBuf,
@@ -30,7 +32,7 @@ pub struct DaemonSettings {
 }
 
 /// `daemon.backend`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
     /// defib itself.
     #[default]
@@ -49,7 +51,7 @@ impl Backend {
 }
 
 /// `daemon.source`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceChoice {
     /// The best that works here.
     #[default]

@@ -113,8 +113,11 @@ impl fmt::Display for Change {
 /// What differs between two settings.
 pub fn diff(old: &Settings, new: &Settings) -> Diff {
     let mut changes = Vec::new();
-    // Folders, sockets, sources and logs are opened once, when defib starts.
-    let effect = |_: &str| Effect::NeedsDaemonRestart;
+    // Folders and sources are opened once, when defib starts.
+    let effect = |key: &str| match key {
+        _ if key.starts_with("daemon.log.") || key.starts_with("listen.") => Effect::None,
+        _ => Effect::NeedsDaemonRestart,
+    };
     compare(shown::daemon(old), shown::daemon(new), effect, &mut changes);
     let services = |settings: &Settings| -> BTreeMap<_, _> {
         settings.services.iter().map(|spec| (spec.name.clone(), spec.clone())).collect()

@@ -3,13 +3,15 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::document::{Document, Node, Table};
 use super::error::{Place, quoted};
 use super::overrides::Overrides;
 use super::values;
 
 /// The daemon's own log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnLog {
     /// Where it goes.
     pub to: LogTarget,
@@ -41,7 +43,7 @@ impl OwnLog {
 }
 
 /// Where the daemon's own log goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogTarget {
     /// Standard error.
     #[default]
@@ -53,7 +55,7 @@ pub enum LogTarget {
 }
 
 /// The form of the daemon's own log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// Lines for people.
     #[default]

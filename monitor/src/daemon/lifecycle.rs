@@ -22,9 +22,10 @@ use defib_core::model::Tick;
 use defib_core::{Input, Supervisor};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Group, Uid};
-use serde::{Deserialize, Serialize};
+
 use tokio::sync::{mpsc, watch};
 
+use super::accepted;
 use super::boot::{self, BootFile};
 use super::door::{self, Door};
 use super::feed::FeedHandle;
@@ -37,15 +38,15 @@ use super::reload::Reloads;
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
 use super::surfaces::{Serve, Surfaces};
-use crate::config::{self, Loaded, Overrides, OwnLog, Settings};
+use crate::config::{self, Overrides, OwnLog, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::holders::Household;
 use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Planner, Workshop};
 use crate::effect::port_watch::PortWatch;
+use crate::keeper;
 use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
-use crate::keeper::{self, plan};
 use crate::metrics::{LogLayer, Metrics};
 use crate::source::{self, Life, SourceChoice};
 
@@ -71,21 +72,10 @@ enum DaemonError {
     System { what: &'static str, cause: io::Error },
 }
 
-/// The configuration in force, held by the keeper: a reload replaces it.
-pub(super) const HELD_CONFIG: &str = "config";
-
 /// Names of what the keeper holds for the next daemon.
 mod held {
-    pub(super) const CONFIG: &str = super::HELD_CONFIG;
     pub(super) const LOCK: &str = "lock";
     pub(super) const API: &str = "api";
-}
-
-/// The configuration as it was accepted: a daemon that comes back must not read a file that has changed meanwhile.
-/// The files in their order, each with its text.
-#[derive(Serialize, Deserialize)]
-struct Accepted {
-    texts: Vec<(String, String)>,
 }
 
 /// `defib daemon`: the keeper, and under it the daemon, which has the keeper at the other end of its standard input.
@@ -294,9 +284,10 @@ fn configuration(
     link: &mut KeeperLink,
     past: &mut Past,
 ) -> Result<Settings, DaemonError> {
-    let accepted = past.held.remove(held::CONFIG).and_then(|fd| plan::unsealed(fd).ok());
-    if let Some(accepted) = accepted.and_then(|bytes| postcard::from_bytes::<Accepted>(&bytes).ok()) {
-        return Ok(config::parse(&accepted.texts, overrides)?);
+    if let Some(held) = past.held.remove(accepted::HELD)
+        && let Some(settings) = accepted::unseal(held, overrides)?
+    {
+        return Ok(settings);
     }
     let (path, asked) = overrides.config();
     let loaded = config::load(&path, overrides)?;
@@ -306,17 +297,10 @@ fn configuration(
     if !loaded.found && !asked {
         tracing::info!(file = %path.display(), "there is no configuration: defib runs without services; `defib init` writes one");
     }
-    let held =
-        seal(&loaded).map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
-    link.order(Order::Hold { name: held::CONFIG.to_owned() }, vec![held])?;
+    let held = accepted::seal(&loaded, &loaded.settings.daemon)
+        .map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
+    link.order(Order::Hold { name: accepted::HELD.to_owned() }, vec![held])?;
     Ok(loaded.settings)
-}
-
-/// The texts of a configuration, for the keeper to hold.
-pub(super) fn seal(loaded: &Loaded) -> io::Result<OwnedFd> {
-    let accepted = Accepted { texts: loaded.texts.clone() };
-    let bytes = postcard::to_stdvec(&accepted).map_err(io::Error::other)?;
-    plan::sealed("defib-config", &bytes)
 }
 
 fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {

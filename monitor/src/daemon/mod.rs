@@ -7,6 +7,7 @@
 //! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
+//! - `accepted`: the configuration in force, as the keeper holds it for the next daemon;
 //! - `reload`: a configuration that was read again comes into force;
 //! - `boot`: what operators have set for the start of defib;
 //! - `count`, `door`: what it tells the metrics, and the socket on which they are served;
@@ -15,6 +16,7 @@
 //!
 //! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
 
+mod accepted;
 mod boot;
 mod count;
 mod door;

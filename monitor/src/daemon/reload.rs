@@ -10,9 +10,9 @@ use defib_core::Input;
 use defib_core::model::ServiceName;
 use tokio::sync::{mpsc, oneshot};
 
+use super::accepted;
 use super::boot;
 use super::journal::Event;
-use super::lifecycle::{HELD_CONFIG, seal};
 use super::link::LinkError;
 use super::run::Daemon;
 use crate::config::{self, ConfigErrors, Loaded, Overrides, diff::Diff};
@@ -148,7 +148,7 @@ impl Daemon {
             ask.answer(Err(ReloadRefused::Leaving));
             return Ok(());
         }
-        let kept = match seal(&loaded) {
+        let kept = match accepted::seal(&loaded, &self.settings.daemon) {
             Ok(kept) => kept,
             Err(error) => {
                 self.tell_of_refusal(&error.to_string());
@@ -171,13 +171,19 @@ impl Daemon {
 
     /// A new configuration comes into force: the core and the keeper learn of it in one turn.
     fn apply(&mut self, loaded: Loaded, kept: OwnedFd) -> Result<(), LinkError> {
-        self.slots.reload(&loaded.settings.services);
-        let rest = self.orders([Input::Reload(loaded.settings.services.clone())])?;
+        let settings = accepted::in_force(loaded.settings, &self.settings.daemon);
+        self.link.order(Order::Reloading, Vec::new())?;
+        self.slots.reload(&settings.services);
+        let rest = self.orders([Input::Reload(settings.services.clone())])?;
         // The last of the turn: should it need more than one packet, and the daemon die between them, the next one goes
         // on with the old configuration and with what the core remembers of services whose plans are outdated.
-        self.link.order(Order::Hold { name: HELD_CONFIG.to_owned() }, vec![kept])?;
+        self.link.order(Order::Hold { name: accepted::HELD.to_owned() }, vec![kept])?;
+        self.door.rebind(settings.listen.metrics, &mut self.link)?;
+        self.link.order(Order::Ready, Vec::new())?;
         self.link.send_turn()?;
-        self.settings = loaded.settings;
+        self.own_log.change(&settings.daemon.log);
+        self.settings = settings;
+        self.metrics.loads.told(true, clock::now());
         self.tell_all(rest);
         self.publish_tenants();
         self.look_at_ports();
@@ -188,6 +194,7 @@ impl Daemon {
     pub(super) fn forget(&mut self, service: &ServiceName) {
         self.slots.forget(service);
         self.pid_files.forget(service);
+        self.metrics.tally.remove(service, clock::now());
         self.planner.ask(Job::Forget(service.clone()));
         self.views.send_modify(|views| {
             std::sync::Arc::make_mut(views).remove(service);
@@ -203,6 +210,7 @@ impl Daemon {
         for line in why.lines() {
             tracing::error!("{line}");
         }
+        self.metrics.loads.told(false, clock::now());
         tracing::error!("not reloaded: the configuration that was in force stays so");
         self.journal.tell(clock::now(), Event::Config { ok: false, detail: why.to_owned() });
     }

@@ -52,7 +52,6 @@ pub(super) struct Daemon {
     pub(super) journal: JournalWriter,
     pub(super) metrics: Arc<Metrics>,
     /// Where metrics are served over TCP.
-    #[expect(dead_code, reason = "it is kept open; a reload that changes the address rebinds it")]
     pub(super) door: Door,
     /// When the orders of the present turn had been sent.
     pub(super) acted: Tick,

@@ -86,7 +86,6 @@ impl Log {
     }
 
     /// Goes over to these settings without waiting. If the file cannot be opened, the log says so and stays where it is.
-    #[expect(dead_code, reason = "a reload will call it")]
     pub(super) fn change(&self, settings: &OwnLog) {
         self.set_level(settings);
         self.queue.push(Job::Change(settings.clone()));
