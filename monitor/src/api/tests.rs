@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use defib_core::model::{Incarnation, Record, ServiceView, SourceName, State, Tick, What as Told};
+use defib_core::model::{Incarnation, LogSpec, Record, ServiceView, SourceName, State, Tick, What as Told};
 use defib_core::{Reply, Verb};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +22,7 @@ use crate::client::{Client, Error};
 use crate::daemon::handle::{Ask, BootFile, Handle};
 use crate::daemon::journal::{Event as Happened, Journal, JournalWriter};
 use crate::effect::holders::Household;
+use crate::effect::output::{self, Logs};
 
 const QUICK: Duration = Duration::from_millis(200);
 
@@ -68,7 +69,12 @@ pub(super) fn world() -> World {
     let (_, tenants) = watch::channel(Arc::default());
     let folder = tempfile::tempdir().unwrap();
     let boot = BootFile::of(folder.path());
-    let handle = Handle::new(ask, views_seen, journal, SourceName::Scripted, None, tenants, household, boot);
+    let (logs, _) = Logs::start(folder.path().join("log"), output::handle::ledger().unwrap()).unwrap();
+    for name in ["api", "db", "off"] {
+        logs.configure(&name.parse().unwrap(), &LogSpec::default());
+    }
+    let handle =
+        Handle::new(ask, views_seen, journal, SourceName::Scripted, None, tenants, household, boot, logs);
     World { folder, handle, asks, writer, views, _tasks: tasks }
 }
 

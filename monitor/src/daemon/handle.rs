@@ -15,6 +15,7 @@ use super::journal::Journal;
 pub use super::reload::{ReloadRefused, Reloaded};
 use crate::effect::holders::Household;
 pub use crate::effect::inspect;
+use crate::effect::output::Logs;
 pub use crate::effect::port_status::PortStatus;
 use crate::effect::port_status::{Owner, port_status};
 pub use crate::effect::usage::TreeUsage;
@@ -104,6 +105,8 @@ pub struct Handle {
     boot: Arc<BootFile>,
     /// One look at processes at a time: what one client asks for must not keep the processors from the services.
     reading: Arc<Semaphore>,
+    /// The output of services.
+    pub logs: Logs,
     /// One look at the ports at a time: however many clients ask, no more than one thread is busy with it.
     looking: Arc<Semaphore>,
 }
@@ -120,6 +123,7 @@ impl Handle {
         tenants: watch::Receiver<Tenants>,
         household: Household,
         boot: BootFile,
+        logs: Logs,
     ) -> Self {
         let (looking, reading) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
         let boot = Arc::new(boot);
@@ -135,6 +139,7 @@ impl Handle {
             doors,
             household,
             boot,
+            logs,
             reading,
             looking,
         }

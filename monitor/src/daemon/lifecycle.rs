@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::accepted;
 use super::boot::{self, BootFile};
+use super::capture::{self, Capture};
 use super::door::{self, Door};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
@@ -42,6 +43,8 @@ use crate::config::{self, Overrides, OwnLog, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::holders::Household;
+use crate::effect::output::handle::Farewell;
+use crate::effect::output::{self, Logs};
 use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Planner, Workshop};
 use crate::effect::port_watch::PortWatch;
@@ -157,7 +160,6 @@ async fn supervise(
 
     let household = Household { cgroups: cgroups.as_ref().ok().cloned(), keeper: keeper_pid };
     let workshop = Workshop {
-        log_dir: daemon.log_dir.clone(),
         household: household.clone(),
         lang: std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".to_owned()),
         euid: Uid::effective().as_raw(),
@@ -168,6 +170,7 @@ async fn supervise(
         .map_err(|cause| DaemonError::System { what: "start looking at ports", cause })?;
     let reloads = Reloads::start(overrides.config().0, overrides.clone())
         .map_err(|cause| DaemonError::System { what: "start the thread for reloads", cause })?;
+    let (logs, last_output) = start_logs(&daemon.log_dir, &mut link, &mut past)?;
     let (asks, waiting) = mpsc::channel(handle::QUEUE);
     let (views, shown) = watch::channel(handle::Views::default());
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
@@ -179,10 +182,22 @@ async fn supervise(
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
     let (tenants, shown_tenants) = watch::channel(Arc::new(slots.names().clone()));
     let boot = BootFile::of(&daemon.state_dir);
-    let mut handle =
-        Handle::new(asks, shown, Arc::clone(&events), selection.name, feed, shown_tenants, household, boot);
+    let mut handle = Handle::new(
+        asks,
+        shown,
+        Arc::clone(&events),
+        selection.name,
+        feed,
+        shown_tenants,
+        household,
+        boot,
+        logs.clone(),
+    );
     metrics.source(selection.name);
     (handle.metrics, handle.doors) = (Arc::clone(&metrics), doors);
+    let mut capture = Capture::new(logs.clone());
+    settings.services.iter().for_each(|spec| capture.configure(spec));
+    capture.adopt(&slots, std::mem::take(&mut past.pipes));
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
@@ -197,6 +212,7 @@ async fn supervise(
         tenants,
         settings: settings.clone(),
         pid_files: PidFiles::new(daemon.pid_dir.clone(), Uid::effective().as_raw()),
+        capture,
         asks: waiting,
         views,
         journal,
@@ -216,6 +232,8 @@ async fn supervise(
 
     supervisor.run().await?;
 
+    logs.stop();
+    last_output.wait();
     surfaces.stop(supervisor.journal);
     fs::remove_file(&socket).ok();
     drop(supervisor.planner);
@@ -238,6 +256,8 @@ struct Past {
     held: BTreeMap<String, OwnedFd>,
     memos: BTreeMap<u32, Kept>,
     states: Vec<(u32, SlotState)>,
+    /// For each slot the ends of its pipes, then the spools.
+    pipes: Vec<(u32, Vec<OwnedFd>)>,
     signals: Vec<i32>,
 }
 
@@ -269,6 +289,7 @@ async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
                         tracing::error!(slot, %error, "an unreadable memo: its service starts anew")
                     }
                 },
+                Report::Pipes { slot, .. } => past.pipes.push((slot, fds)),
                 Report::Slot { slot, state } => past.states.push((slot, state)),
                 Report::Signal(signal) => past.signals.push(signal),
                 // Only a daemon that supervises is asked.
@@ -301,6 +322,25 @@ fn configuration(
         .map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
     link.order(Order::Hold { name: accepted::HELD.to_owned() }, vec![held])?;
     Ok(loaded.settings)
+}
+
+/// The threads of the logs, with what an earlier daemon knew of the files.
+fn start_logs(
+    log_dir: &Path,
+    link: &mut KeeperLink,
+    past: &mut Past,
+) -> Result<(Logs, Farewell), DaemonError> {
+    let failed = |cause| DaemonError::System { what: "start the logs", cause };
+    let ledger = match past.held.remove(capture::LEDGER) {
+        Some(ledger) => ledger,
+        None => {
+            let ledger = output::handle::ledger().map_err(failed)?;
+            let kept = own(ledger.as_fd(), "duplicate the ledger of the logs")?;
+            link.order(Order::Hold { name: capture::LEDGER.to_owned() }, vec![kept])?;
+            ledger
+        }
+    };
+    Logs::start(log_dir.to_owned(), ledger).map_err(failed)
 }
 
 fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {

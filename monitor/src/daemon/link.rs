@@ -17,6 +17,9 @@ const QUEUE: usize = 16 * 1024;
 /// still fit behind.
 const FULL: usize = MAX_PACKET / 2;
 
+/// The most descriptors of the orders for one slot: three for each of two pipes, a plan and a cgroup.
+const SLOT_FDS: usize = 8;
+
 /// A packet that could not be sent yet.
 #[derive(Debug)]
 struct Packet {
@@ -68,7 +71,7 @@ impl KeeperLink {
     /// Adds an order to this turn. A newer memo of a slot replaces one that has not been sent.
     pub(super) fn order(&mut self, order: Order, fds: Vec<OwnedFd>) -> Result<(), LinkError> {
         let slot = slot_of(&order);
-        let full = self.weight >= FULL || self.turn_fds.len() + fds.len() > MAX_FDS;
+        let full = self.weight >= FULL || self.turn_fds.len() + SLOT_FDS > MAX_FDS;
         if full && slot != self.last_slot {
             self.send_turn()?;
         }
@@ -156,6 +159,7 @@ impl KeeperLink {
 fn slot_of(order: &Order) -> Option<u32> {
     match order {
         Order::Plan { slot, .. }
+        | Order::Pipes { slot, .. }
         | Order::Spawn { slot, .. }
         | Order::Signal { slot, .. }
         | Order::KillTree { slot, .. }
@@ -180,6 +184,7 @@ fn weight(order: &Order) -> usize {
         Order::Hello { .. }
         | Order::Ready
         | Order::Plan { .. }
+        | Order::Pipes { .. }
         | Order::Spawn { .. }
         | Order::Signal { .. }
         | Order::KillTree { .. }

@@ -4,6 +4,7 @@
 //! - `run`: the loop of the supervisor thread: one input at a time into the core, its effects out;
 //! - `link`: the socket to the keeper;
 //! - `own_log`: what the daemon tells of itself, and where;
+//! - `capture`: the pipes for the output of services;
 //! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
@@ -18,6 +19,7 @@
 
 mod accepted;
 mod boot;
+mod capture;
 mod count;
 mod door;
 pub mod feed;

@@ -173,6 +173,11 @@ impl Daemon {
     fn apply(&mut self, loaded: Loaded, kept: OwnedFd) -> Result<(), LinkError> {
         let settings = accepted::in_force(loaded.settings, &self.settings.daemon);
         self.link.order(Order::Reloading, Vec::new())?;
+        for spec in &settings.services {
+            if self.slots.spec(&spec.name).is_none_or(|old| old.log != spec.log) {
+                self.capture.configure(spec);
+            }
+        }
         self.slots.reload(&settings.services);
         let rest = self.orders([Input::Reload(settings.services.clone())])?;
         // The last of the turn: should it need more than one packet, and the daemon die between them, the next one goes
@@ -192,7 +197,9 @@ impl Daemon {
 
     /// A service that was removed is gone.
     pub(super) fn forget(&mut self, service: &ServiceName) {
-        self.slots.forget(service);
+        if let Some(slot) = self.slots.forget(service) {
+            self.capture.forget(slot, service);
+        }
         self.pid_files.forget(service);
         self.metrics.tally.remove(service, clock::now());
         self.planner.ask(Job::Forget(service.clone()));

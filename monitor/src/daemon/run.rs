@@ -10,6 +10,7 @@ use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::capture::Capture;
 use super::door::Door;
 use super::handle::{Ask, Tenants, Views};
 use super::journal::{Event, JournalWriter};
@@ -47,6 +48,7 @@ pub(super) struct Daemon {
     pub(super) settings: Settings,
     pub(super) tenants: watch::Sender<Tenants>,
     pub(super) pid_files: PidFiles,
+    pub(super) capture: Capture,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
@@ -137,7 +139,7 @@ impl Daemon {
                 self.link.order(Order::Pong, Vec::new())?;
                 self.link.send_turn()
             }
-            Report::Held { .. } | Report::Memo { .. } | Report::Synced => Ok(()),
+            Report::Held { .. } | Report::Memo { .. } | Report::Pipes { .. } | Report::Synced => Ok(()),
         }
     }
 
@@ -153,6 +155,10 @@ impl Daemon {
             let before = batch.events.len();
             self.source.claim(life, &mut batch);
             batch.events[before..].iter().for_each(|event| self.slots.learn(event));
+        }
+        // Before the order for the next life: what comes then is that one's.
+        if let Some(service) = self.slots.service(slot) {
+            self.capture.hear(slot, service, state);
         }
         let witness = self.witness(slot, state);
         let died = witness.as_ref().and_then(|witness| witness.at);
@@ -225,10 +231,12 @@ impl Daemon {
         }
         let failure = match result {
             Ok(provision) => {
-                let mut fds = vec![provision.plan, provision.output];
-                let cgroup = provision.cgroup.is_some();
-                fds.extend(provision.cgroup);
-                self.link.order(Order::Plan { slot, cgroup }, fds)?;
+                if let Some(pipes) = provision.pipes {
+                    self.capture.connect(slot, &service, pipes, &mut self.link)?;
+                }
+                let (cgroup, capture) = (provision.cgroup.is_some(), provision.capture);
+                let fds = std::iter::once(provision.plan).chain(provision.cgroup).collect();
+                self.link.order(Order::Plan { slot, cgroup, capture }, fds)?;
                 None
             }
             Err(failure) => Some(failure),
@@ -318,7 +326,8 @@ impl Daemon {
             match effect {
                 Effect::Prepare { service, draft } => {
                     if let (Some(slot), Some(spec)) = (slot_of(&service), self.slots.spec(&service)) {
-                        self.planner.ask(Job::Plan { spec: Arc::clone(spec), of: (slot, draft) });
+                        let plumbing = self.capture.plumbing(Some(slot));
+                        self.planner.ask(Job::Plan { spec: Arc::clone(spec), of: (slot, draft), plumbing });
                     }
                     return Ok(None);
                 }

@@ -7,6 +7,7 @@ pub mod holders;
 pub mod identity;
 pub mod inspect;
 pub mod needs;
+pub mod output;
 pub mod pid_files;
 pub mod planner;
 mod port_look;

@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -20,10 +19,11 @@ use defib_core::model::{
 use tokio::sync::mpsc;
 
 use super::holders::{self, Household};
+use super::output::pipe::{self, Pipes, Plumbing};
 use super::sockets::{self, Namespace, Wanted};
 use super::{failure, identity, needs};
 use crate::config::env_file;
-use crate::keeper::plan::{Plan, SERVICE_VARIABLE};
+use crate::keeper::plan::{Identity, Plan, SERVICE_VARIABLE};
 
 /// More than two plans at a time for each of 4096 services cannot be wanted.
 const QUEUE: usize = 8192;
@@ -40,6 +40,8 @@ pub enum Job {
         spec: Arc<ServiceSpec>,
         /// Its slot, and which draft it is.
         of: (u32, Draft),
+        /// The pipes that there are for its output.
+        plumbing: Option<Plumbing>,
     },
     /// The service is gone: so is what was made for it.
     Forget(ServiceName),
@@ -64,8 +66,10 @@ pub struct Planned {
 pub struct Provision {
     /// The sealed plan.
     pub plan: OwnedFd,
-    /// The file for standard output and error.
-    pub output: OwnedFd,
+    /// Whether output is to be kept.
+    pub capture: bool,
+    /// New pipes for it, if those that there are do not fit.
+    pub pipes: Option<Pipes>,
     /// The cgroup of the service, where there are cgroups.
     pub cgroup: Option<OwnedFd>,
 }
@@ -99,7 +103,7 @@ impl Planner {
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
             Ok(()) => return,
         };
-        if let Job::Plan { spec, of } = refused {
+        if let Job::Plan { spec, of, .. } = refused {
             let failure = StartFailure {
                 kind: StartFailureKind::Fork,
                 call: "plan".to_owned(),
@@ -118,8 +122,6 @@ impl Planner {
 /// What plans are made of besides the specification.
 #[derive(Debug)]
 pub struct Workshop {
-    /// Where output goes.
-    pub log_dir: PathBuf,
     /// The processes of the services, and their cgroups, if there are any.
     pub household: Household,
     /// The locale of the services.
@@ -131,14 +133,14 @@ pub struct Workshop {
 impl Workshop {
     fn run(&self, jobs: &Receiver<Job>, results: &mpsc::Sender<Planned>) {
         while let Ok(job) = jobs.recv() {
-            let (spec, of) = match job {
-                Job::Plan { spec, of } => (spec, of),
+            let (spec, of, plumbing) = match job {
+                Job::Plan { spec, of, plumbing } => (spec, of, plumbing),
                 Job::Forget(service) => {
                     self.forget(&service);
                     continue;
                 }
             };
-            let result = self.plan(&spec);
+            let result = self.plan(&spec, plumbing);
             let taken = if result.is_ok() { self.taken(&spec) } else { Vec::new() };
             let planned = Planned { service: spec.name.clone(), of, result, taken };
             if results.blocking_send(planned).is_err() {
@@ -154,7 +156,7 @@ impl Workshop {
         }
     }
 
-    fn plan(&self, spec: &ServiceSpec) -> Result<Provision, StartFailure> {
+    fn plan(&self, spec: &ServiceSpec, plumbing: Option<Plumbing>) -> Result<Provision, StartFailure> {
         let launch = &spec.launch;
         needs::check(&launch.needs_files)?;
         let account = identity::resolve(launch)?;
@@ -173,6 +175,7 @@ impl Workshop {
         env.extend(launch.env.clone());
         env.insert(SERVICE_VARIABLE.to_owned(), spec.name.to_string());
 
+        let pipes = self.pipes(spec, account.identity.as_ref(), plumbing)?;
         let program = find_program(launch.command.first().map_or("", String::as_str), &env, &launch.cwd)?;
         let plan = Plan {
             program: program.as_os_str().as_bytes().to_vec(),
@@ -187,7 +190,7 @@ impl Workshop {
             let remedy = "defib is out of memory or file descriptors".to_owned();
             failure::of_call(StartFailureKind::Fork, "memfd_create".to_owned(), &error, remedy)
         })?;
-        Ok(Provision { plan, output: self.output(&spec.name)?, cgroup: self.cgroup(&spec.name)? })
+        Ok(Provision { plan, capture: spec.log.capture, pipes, cgroup: self.cgroup(&spec.name)? })
     }
 
     /// The ports of a service on which processes listen that are not its own: not those of an earlier life. In
@@ -221,14 +224,27 @@ impl Workshop {
         })
     }
 
-    fn output(&self, service: &ServiceName) -> Result<OwnedFd, StartFailure> {
-        let path = self.log_dir.join(format!("{service}.log"));
-        let mut options = File::options();
-        // A link in the log folder must not lead root's pen elsewhere; a FIFO must not stop the planner.
-        options.create(true).append(true).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        options.open(&path).map(OwnedFd::from).map_err(|error| {
-            let remedy = "the folder `daemon.log_dir` must exist and be writable for defib".to_owned();
-            failure::of_call(StartFailureKind::Output, format!("open {}", path.display()), &error, remedy)
+    /// Pipes, unless there are some that fit.
+    fn pipes(
+        &self,
+        spec: &ServiceSpec,
+        identity: Option<&Identity>,
+        present: Option<Plumbing>,
+    ) -> Result<Option<Pipes>, StartFailure> {
+        let owner = identity.map_or(self.euid, |identity| identity.uid);
+        let wanted = Plumbing { streams: spec.log.streams, owner };
+        if !spec.log.capture || present == Some(wanted) {
+            return Ok(None);
+        }
+        let group = identity.map_or_else(|| rustix::process::getegid().as_raw(), |identity| identity.gid);
+        pipe::make(wanted, group).map(Some).map_err(|error| {
+            let remedy = "defib is out of memory or file descriptors, or `/proc` is missing".to_owned();
+            failure::of_call(
+                StartFailureKind::Output,
+                "make a pipe for the output".to_owned(),
+                &error,
+                remedy,
+            )
         })
     }
 

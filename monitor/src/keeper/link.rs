@@ -13,6 +13,7 @@ use super::slots::Slot;
 enum Item {
     Held(String),
     Memo(u32),
+    Pipes(u32),
     Slot(u32),
     Synced,
     Signal(i32),
@@ -71,6 +72,9 @@ impl Link {
             if it.memo.is_some() {
                 self.waiting.push_back(Item::Memo(*slot));
             }
+            if it.pipes.is_some() {
+                self.waiting.push_back(Item::Pipes(*slot));
+            }
             self.tell_slot(*slot);
         }
         self.waiting.push_back(Item::Synced);
@@ -102,9 +106,8 @@ impl Link {
     pub(super) fn flush(&mut self, all: &Holdings<'_>) -> io::Result<bool> {
         while let Some(item) = self.waiting.front() {
             let Some(socket) = &self.socket else { return Ok(false) };
-            if let Some((report, fd)) = all.report(item) {
+            if let Some((report, fds)) = all.report(item) {
                 let packet = protocol::pack(&[report])?;
-                let fds: Vec<_> = fd.into_iter().collect();
                 match protocol::send(socket.as_fd(), &packet, &fds) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
@@ -121,23 +124,28 @@ impl Link {
 
 impl<'a> Holdings<'a> {
     /// The report of an item, as things are now; `None` if it is gone.
-    fn report(&self, item: &Item) -> Option<(Report, Option<BorrowedFd<'a>>)> {
+    fn report(&self, item: &Item) -> Option<(Report, Vec<BorrowedFd<'a>>)> {
         match item {
             Item::Held(name) => {
                 let fd = self.held.get(name)?;
-                Some((Report::Held { name: name.clone() }, Some(fd.as_fd())))
+                Some((Report::Held { name: name.clone() }, vec![fd.as_fd()]))
             }
             Item::Memo(slot) => {
                 let memo = self.slots.get(slot)?.memo.clone()?;
-                Some((Report::Memo { slot: *slot, memo }, None))
+                Some((Report::Memo { slot: *slot, memo }, Vec::new()))
+            }
+            Item::Pipes(slot) => {
+                let pipes = self.slots.get(slot)?.pipes.as_ref()?;
+                let report = Report::Pipes { slot: *slot, streams: pipes.streams() };
+                Some((report, pipes.of_daemon().collect()))
             }
             Item::Slot(slot) => {
                 let state = self.slots.get(slot)?.report();
-                Some((Report::Slot { slot: *slot, state }, None))
+                Some((Report::Slot { slot: *slot, state }, Vec::new()))
             }
-            Item::Synced => Some((Report::Synced, None)),
-            Item::Signal(signal) => Some((Report::Signal(*signal), None)),
-            Item::Ping => Some((Report::Ping, None)),
+            Item::Synced => Some((Report::Synced, Vec::new())),
+            Item::Signal(signal) => Some((Report::Signal(*signal), Vec::new())),
+            Item::Ping => Some((Report::Ping, Vec::new())),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - [`plan`]: everything that a start needs, made ready before the start;
 //! - `spawn` and `raw`: clone3 and the child's few system calls, the only unsafe code;
 //! - `slots`: what it holds for a service, one life at a time;
+//! - `pipes`: what carries the output of a service, for its next life and for the next daemon;
 //! - `tree`: what is left when a main process has ended;
 //! - `link`: the socket to the daemon, which never blocks and never loses;
 //! - `nurse`: the daemon as a child;
@@ -25,6 +26,7 @@ mod link;
 mod notify;
 mod nurse;
 mod oom;
+mod pipes;
 pub mod plan;
 pub mod protocol;
 mod raw;

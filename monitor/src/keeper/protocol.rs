@@ -43,13 +43,23 @@ pub enum Order {
     /// The daemon supervises: from now on it is started again when it dies. Told again, it supervises by what it has
     /// read anew.
     Ready,
-    /// A plan for the next start in a slot. Descriptors: the sealed plan, the output file, and the cgroup of the
-    /// service if there are cgroups.
+    /// A plan for the next start in a slot. Descriptors: the sealed plan, and the cgroup of the service if there are
+    /// cgroups.
     Plan {
         /// The slot.
         slot: u32,
         /// Whether the cgroup comes with it.
         cgroup: bool,
+        /// Whether the output goes into the pipes of the slot, if it has any; otherwise to /dev/null.
+        capture: bool,
+    },
+    /// The pipes for the output of the starts that are planned from now on, in place of earlier ones. Descriptors: the
+    /// services' ends, then the daemon's, then the spools (see `effect::output`), of each so many.
+    Pipes {
+        /// The slot.
+        slot: u32,
+        /// 1: standard output and error are one stream; 2: standard error is the second.
+        streams: u8,
     },
     /// Start a life by the plan of the slot.
     Spawn {
@@ -88,7 +98,7 @@ pub enum Order {
         /// Opaque to the keeper.
         memo: Vec<u8>,
     },
-    /// The service of the slot is gone, and nothing is left of it.
+    /// The service of an empty slot is gone for good: its plan, memo and pipes are dropped.
     Forget {
         /// The slot.
         slot: u32,
@@ -112,7 +122,8 @@ impl Order {
     /// How many descriptors come with it.
     fn fds(&self) -> usize {
         match self {
-            Self::Plan { cgroup, .. } => 2 + usize::from(*cgroup),
+            Self::Plan { cgroup, .. } => 1 + usize::from(*cgroup),
+            Self::Pipes { streams, .. } => 3 * usize::from(*streams),
             Self::Hold { .. } => 1,
             Self::Hello { .. }
             | Self::Ready
@@ -145,6 +156,13 @@ pub enum Report {
         /// As it was given.
         memo: Vec<u8>,
     },
+    /// The pipes of a slot. Descriptors: the daemon's ends, then the spools, of each so many.
+    Pipes {
+        /// The slot.
+        slot: u32,
+        /// As in [`Order::Pipes`].
+        streams: u8,
+    },
     /// How a slot is.
     Slot {
         /// The slot.
@@ -163,7 +181,11 @@ pub enum Report {
 impl Report {
     /// How many descriptors come with it.
     fn fds(&self) -> usize {
-        usize::from(matches!(self, Self::Held { .. }))
+        match self {
+            Self::Held { .. } => 1,
+            Self::Pipes { streams, .. } => 2 * usize::from(*streams),
+            Self::Memo { .. } | Self::Slot { .. } | Self::Synced | Self::Signal(_) | Self::Ping => 0,
+        }
     }
 }
 

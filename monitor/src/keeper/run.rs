@@ -19,6 +19,7 @@ use super::events::{Token, unwatch, watch};
 use super::link::{Holdings, Link};
 use super::notify::Notify;
 use super::nurse::Nurse;
+use super::pipes::Pipes;
 use super::protocol::{MAX_SLOTS, Order, Step, VERSION};
 use super::raw;
 use super::say;
@@ -203,7 +204,14 @@ impl Keeper {
                 }
                 self.held.insert(name, fd);
             }
-            Order::Plan { slot, .. } => self.provide(slot, fds),
+            Order::Plan { slot, capture, .. } => self.provide(slot, capture, fds),
+            Order::Pipes { slot, streams } => {
+                if let Some(it) = self.slot(slot)
+                    && let Some(pipes) = Pipes::new(streams, fds)
+                {
+                    it.pipes = Some(pipes);
+                }
+            }
             Order::Remember { slot, memo } => {
                 if let Some(it) = self.slot(slot) {
                     it.memo = Some(memo);
@@ -227,18 +235,19 @@ impl Keeper {
     }
 
     fn forget(&mut self, slot: u32) {
-        if let Some(Slot { state: State::Empty { .. }, .. }) = self.slots.get(&slot) {
-            self.slots.remove(&slot);
-        } else {
-            say(&format!("slot {slot} is not forgotten: there is something in it"));
+        match self.slots.get(&slot).map(|it| &it.state) {
+            Some(State::Empty { .. }) => drop(self.slots.remove(&slot)),
+            Some(_) => say(&format!("slot {slot} is not forgotten: there is something in it")),
+            // Its service was never started.
+            None => {}
         }
     }
 
-    fn provide(&mut self, slot: u32, fds: Vec<OwnedFd>) {
+    fn provide(&mut self, slot: u32, capture: bool, fds: Vec<OwnedFd>) {
         let Some(it) = self.slot(slot) else { return };
         let mut fds = fds.into_iter();
-        let (Some(plan), Some(output), cgroup) = (fds.next(), fds.next(), fds.next()) else { return };
-        if let Err(error) = it.provide(plan, output, cgroup) {
+        let (Some(plan), cgroup) = (fds.next(), fds.next()) else { return };
+        if let Err(error) = it.provide(plan, capture, cgroup) {
             say(&format!("the plan of slot {slot} cannot be used: {error}"));
         }
     }

@@ -5,13 +5,13 @@
 //!                 └──────────┴─failed→ Failed ─acknowledged→ Empty
 //! ```
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use defib_core::model::Usage;
 
+use super::pipes::Pipes;
 use super::plan::{Plan, ReadyPlan};
 use super::protocol::{SlotState, Step};
 use super::spawn::{Berth, Flight};
@@ -23,6 +23,7 @@ pub(super) struct Slot {
     provision: Option<Provision>,
     /// What the daemon wants the next daemon to know.
     pub(super) memo: Option<Vec<u8>>,
+    pub(super) pipes: Option<Pipes>,
     pub(super) state: State,
 }
 
@@ -30,7 +31,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 struct Provision {
     plan: Plan,
-    output: File,
+    /// Whether the output goes into the pipes.
+    capture: bool,
     leaves: Option<Leaves>,
     /// What the life that is expected next needs.
     ready: Option<(u64, Ready)>,
@@ -102,7 +104,7 @@ pub(super) struct RawEnd {
 impl Slot {
     /// An empty slot.
     pub(super) fn new() -> Self {
-        Self { provision: None, memo: None, state: State::Empty { last: 0 } }
+        Self { provision: None, memo: None, pipes: None, state: State::Empty { last: 0 } }
     }
 
     /// Takes a new plan for the next life. The present one keeps its own. `cgroup` is the folder of the service: the
@@ -110,13 +112,13 @@ impl Slot {
     pub(super) fn provide(
         &mut self,
         plan: OwnedFd,
-        output: OwnedFd,
+        capture: bool,
         cgroup: Option<OwnedFd>,
     ) -> io::Result<()> {
         let plan = Plan::unseal(plan)?;
         let known = self.provision.take().and_then(|provision| provision.leaves);
         let leaves = known.or_else(|| cgroup.map(Leaves::new));
-        self.provision = Some(Provision { plan, output: output.into(), leaves, ready: None });
+        self.provision = Some(Provision { plan, capture, leaves, ready: None });
         self.prepare_next();
         Ok(())
     }
@@ -159,8 +161,8 @@ impl Slot {
             Some((expected, ready)) if expected == incarnation => ready,
             Some(_) | None => provision.make_ready(incarnation)?,
         };
-        let berth =
-            Berth { slot, output: provision.output.as_fd(), cgroup: leaf.as_ref().map(|leaf| leaf.folder()) };
+        let output = self.pipes.as_ref().filter(|_| provision.capture).map(Pipes::of_service);
+        let berth = Berth { slot, output, cgroup: leaf.as_ref().map(|leaf| leaf.folder()) };
         let flight = make(&plan, &berth)?;
         let life = Life { incarnation, pid: flight.pid, started: now, plan, leaf };
         Ok(State::Starting { life, flight, failed: None })

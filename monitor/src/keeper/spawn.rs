@@ -93,7 +93,7 @@ struct Launch {
     umask: u32,
     nofile: libc::rlimit64,
     null: RawFd,
-    output: RawFd,
+    output: [RawFd; 2],
     status: RawFd,
 }
 
@@ -102,8 +102,8 @@ struct Launch {
 pub(super) struct Berth<'a> {
     /// The slot, for the eBPF programs.
     pub(super) slot: u32,
-    /// Standard output and error.
-    pub(super) output: BorrowedFd<'a>,
+    /// Standard output and error; `None`: /dev/null.
+    pub(super) output: Option<[BorrowedFd<'a>; 2]>,
     /// The cgroup, if there are cgroups.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
 }
@@ -197,7 +197,7 @@ impl Nursery {
             umask: plan.umask,
             nofile: self.nofile,
             null: self.null.as_raw_fd(),
-            output: berth.output.as_raw_fd(),
+            output: berth.output.map_or([self.null.as_raw_fd(); 2], |fds| fds.map(|fd| fd.as_raw_fd())),
             status: status.as_raw_fd(),
         }
     }
@@ -253,8 +253,8 @@ fn become_program(launch: &Launch) -> (Step, i32) {
         run(Step::Session, libc::SYS_setsid, [0; 6])?;
         // Without O_CLOEXEC: these three stay open over execve, all others close.
         run(Step::Streams, libc::SYS_dup3, [launch.null as usize, 0, 0, 0, 0, 0])?;
-        run(Step::Streams, libc::SYS_dup3, [launch.output as usize, 1, 0, 0, 0, 0])?;
-        run(Step::Streams, libc::SYS_dup3, [launch.output as usize, 2, 0, 0, 0, 0])?;
+        run(Step::Streams, libc::SYS_dup3, [launch.output[0] as usize, 1, 0, 0, 0, 0])?;
+        run(Step::Streams, libc::SYS_dup3, [launch.output[1] as usize, 2, 0, 0, 0, 0])?;
         let nofile = (&raw const launch.nofile) as usize;
         run(Step::Limit, libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, nofile, 0, 0, 0])?;
         run(Step::Session, libc::SYS_umask, [launch.umask as usize, 0, 0, 0, 0, 0])?;
@@ -319,8 +319,7 @@ mod tests {
         };
         let plan = Rc::new(ReadyPlan::new(plan, 1).expect("a plan"));
         let mut nursery = Nursery::new((256, 256)).expect("/dev/null");
-        let output = std::fs::File::options().write(true).open("/dev/null").expect("/dev/null");
-        let berth = Berth { slot: 0, output: output.as_fd(), cgroup: None };
+        let berth = Berth { slot: 0, output: None, cgroup: None };
         let flight = nursery.spawn(&plan, &berth).expect("a child");
         let answer = loop {
             match flight.answer() {

@@ -1,0 +1,240 @@
+//! What the daemon and the surfaces see of the logs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use defib_core::model::{LogSpec, ServiceName};
+use jiff::Timestamp;
+use rustix::event::EventfdFlags;
+use tokio::sync::oneshot;
+
+use super::history::{self, Follower};
+use super::ledger::{self, Ledger};
+use super::pipe::Inlet;
+use super::places::Life;
+use super::reader::{Message, Reader};
+use super::service::Service;
+use super::usage::{self, Usage, Vacuum};
+use super::writer::{Desk, Job, Writer};
+use super::{Count, Kind, Line, Query, QueryError};
+
+/// How many messages may wait for the reader's thread, which waits for nobody: four for each of 4096 services. One that
+/// finds it full is lost and told in the daemon's log: the output of a service would wait for the next daemon.
+const QUEUE: usize = 16 * 1024;
+
+/// How long the last output may take to be written when defib leaves.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What all threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Guards the services; written by the reader's thread alone, held for moments.
+    services: RwLock<BTreeMap<ServiceName, Arc<Service>>>,
+    pub(super) log_dir: PathBuf,
+    pub(super) desk: Arc<Desk>,
+    pub(super) ledger: Arc<Ledger>,
+    /// Wakes the reader's thread.
+    pub(super) wake: Arc<OwnedFd>,
+}
+
+impl Shared {
+    /// A service, made if it is new; with other keys, if some are given.
+    pub(super) fn service(&self, name: &ServiceName, spec: Option<LogSpec>) -> Arc<Service> {
+        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        let service = services
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Service::new(name.clone(), LogSpec::default())));
+        if let Some(spec) = spec {
+            service.set_spec(spec);
+        }
+        Arc::clone(service)
+    }
+
+    pub(super) fn remove(&self, name: &ServiceName) {
+        self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    fn known(&self, name: &ServiceName) -> Result<Arc<Service>, QueryError> {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.get(name).cloned().ok_or(QueryError::NotFound)
+    }
+
+    fn all(&self) -> Vec<Arc<Service>> {
+        self.services.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// The logs of all services. Cheap to clone; no call but those that say so waits for anything.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    shared: Arc<Shared>,
+    messages: SyncSender<Message>,
+}
+
+/// The end of the writer's thread.
+#[derive(Debug)]
+pub struct Farewell(Receiver<()>);
+
+impl Farewell {
+    /// Waits until the last output is written, or for five seconds.
+    pub fn wait(self) {
+        // The sender is dropped with the thread.
+        if self.0.recv_timeout(FAREWELL) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!("the last output of services could not be written in time");
+        }
+    }
+}
+
+/// The memory that must outlive the daemon, for the keeper to hold.
+///
+/// # Errors
+/// If the process is out of file descriptors, or the kernel out of memory.
+pub fn ledger() -> io::Result<OwnedFd> {
+    ledger::make()
+}
+
+impl Logs {
+    /// Starts both threads.
+    ///
+    /// # Errors
+    /// If a thread or a descriptor cannot be made.
+    pub fn start(log_dir: PathBuf, ledger: OwnedFd) -> io::Result<(Self, Farewell)> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = Arc::new(rustix::event::eventfd(0, flags)?);
+        let desk = Arc::new(Desk::default());
+        let ledger = Arc::new(Ledger::new(ledger));
+        let writer = Writer::new(Arc::clone(&desk), Arc::clone(&ledger), log_dir.clone(), Arc::clone(&wake));
+        let shared = Arc::new(Shared { services: RwLock::default(), log_dir, desk, ledger, wake });
+        let (messages, waiting) = sync_channel(QUEUE);
+        let reader = Reader::new(Arc::clone(&shared), waiting)?;
+        let (alive, over) = sync_channel(1);
+        std::thread::Builder::new().name("defib-logs".into()).spawn(move || reader.run())?;
+        std::thread::Builder::new().name("defib-logfiles".into()).spawn(move || {
+            let _alive = alive;
+            writer.run();
+        })?;
+        Ok((Self { shared, messages }, Farewell(over)))
+    }
+
+    fn tell(&self, message: Message) {
+        match self.messages.try_send(message) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => tracing::error!("{QUEUE} messages wait for the logs; one is lost"),
+            // Its thread has said why.
+            Err(TrySendError::Disconnected(_)) => return,
+        }
+        // A counter that is full wakes as well.
+        rustix::io::write(&*self.shared.wake, &1_u64.to_ne_bytes()).ok();
+    }
+
+    /// These are the keys of a service from now on. `capture` and `streams` are the planner's business.
+    pub fn configure(&self, name: &ServiceName, spec: &LogSpec) {
+        self.tell(Message::Service { name: name.clone(), spec: spec.clone() });
+    }
+
+    /// The service is configured no longer; its files stay.
+    pub fn remove(&self, name: &ServiceName) {
+        self.tell(Message::Removed { name: name.clone() });
+    }
+
+    /// Reads these pipes from now on, of the service in this slot of the keeper. `fresh`: they are new.
+    pub fn connect(&self, name: &ServiceName, slot: u32, inlets: Vec<Inlet>, fresh: bool) {
+        self.tell(Message::Pipes { name: name.clone(), slot, inlets, fresh });
+    }
+
+    /// A life has begun.
+    pub fn began(&self, name: &ServiceName, incarnation: u64, started: Timestamp) {
+        self.tell(Message::Began { name: name.clone(), life: Life { incarnation, started } });
+    }
+
+    /// A life has ended, and nothing of it is left.
+    pub fn ended(&self, name: &ServiceName) {
+        self.tell(Message::Ended { name: name.clone() });
+    }
+
+    /// Reads and writes what is there, and ends both threads.
+    pub fn stop(&self) {
+        self.tell(Message::Stop);
+    }
+
+    /// What was captured and dropped of each stream that there is or was.
+    pub fn counters(&self) -> Vec<Count> {
+        let mut counts = Vec::new();
+        for service in self.shared.all() {
+            for stream in Kind::ALL {
+                let counters = service.counters(stream);
+                let [captured, dropped] =
+                    [&counters.captured, &counters.dropped].map(|count| count.load(Ordering::Relaxed));
+                if captured + dropped > 0 || service.streams().iter().any(|open| open.kind == stream) {
+                    counts.push(Count { service: service.name.clone(), stream, captured, dropped });
+                }
+            }
+        }
+        counts
+    }
+
+    /// Whether a query can be answered.
+    ///
+    /// # Errors
+    /// If there is no such service, or no such stream.
+    pub fn check(&self, name: &ServiceName, query: &Query) -> Result<(), QueryError> {
+        query.kinds(&*self.shared.known(name)?).map(drop)
+    }
+
+    /// Reads back until `give` says that it has enough. Blocks on disks: for threads that may.
+    ///
+    /// # Errors
+    /// As [`Logs::check`].
+    pub fn read(
+        &self,
+        name: &ServiceName,
+        query: &Query,
+        give: impl FnMut(Line) -> bool,
+    ) -> Result<(), QueryError> {
+        let service = self.shared.known(name)?;
+        let kinds = query.kinds(&service)?;
+        history::read(&service, &self.shared.log_dir, query, &kinds, true, give);
+        Ok(())
+    }
+
+    /// The same, and then goes on with what comes: from what is returned, without a gap. Lines that have no end yet come
+    /// when they have.
+    ///
+    /// # Errors
+    /// As [`Logs::check`].
+    pub fn follow(
+        &self,
+        name: &ServiceName,
+        query: &Query,
+        give: impl FnMut(Line) -> bool,
+    ) -> Result<Follower, QueryError> {
+        let service = self.shared.known(name)?;
+        let kinds = query.kinds(&service)?;
+        let mut follower = Follower::new(Arc::clone(&service), query.clone(), kinds.clone());
+        let ends = history::read(&service, &self.shared.log_dir, query, &kinds, false, give);
+        follower.begin(ends);
+        Ok(follower)
+    }
+
+    /// What the files of a service take. Blocks on disks.
+    ///
+    /// # Errors
+    /// If there is no such service.
+    pub fn usage(&self, name: &ServiceName) -> Result<Usage, QueryError> {
+        Ok(usage::of(&*self.shared.known(name)?, &self.shared.log_dir))
+    }
+
+    /// Removes files of these services, on the thread that writes them. The answer is how many, and how many bytes.
+    pub fn vacuum(&self, names: &[ServiceName], wanted: Vacuum) -> oneshot::Receiver<(u64, u64)> {
+        let services = names.iter().filter_map(|name| self.shared.known(name).ok()).collect();
+        let (reply, answer) = oneshot::channel();
+        self.shared.desk.put(Job::Vacuum(services, wanted, reply));
+        answer
+    }
+}

@@ -1,0 +1,47 @@
+//! The output of services: from their pipes into files, and back to whoever asks.
+//!
+//! ```text
+//! service ─pipe→ reader's thread ─spool→ writer's thread ─→ files, and beside each the times of its bytes
+//!                      └→ the last lines in memory ─→ whoever follows or asks
+//! ```
+//!
+//! - [`pipe`]: what the planner makes and the keeper holds: a pipe and a spool for each stream;
+//! - `reader`: the thread that moves bytes from pipes to spools, and sleeps while nobody writes;
+//! - `writer`: the thread that moves them on to files: the only one that a disk can hold up;
+//! - `stream`, `service`: what both share of one stream, and of one service;
+//! - `ledger`: how much of a spool is in which file, for the next daemon;
+//! - `sink`, `rotate`, `times`, `places`: one file, the older ones, when which byte came, what they are called;
+//! - `ring`: the last lines in memory;
+//! - `history`, `chain`, `lines`: reading back;
+//! - [`handle`]: what the daemon and the surfaces see.
+//!
+//! Invariants: a byte is moved from a pipe to a spool by splice(2), which no kill can interrupt half-way, and the keeper
+//! holds both: what a daemon that dies has not written to a file, the next one finds there, and writes once. The
+//! supervisor thread sends small messages and waits for neither thread. While files can be written, a service that is
+//! faster than the disk waits at its own full pipe; while they cannot, its output is dropped, counted, and told in the
+//! log when it goes on.
+
+mod chain;
+mod counters;
+pub mod handle;
+mod history;
+mod ledger;
+mod lines;
+pub mod pipe;
+mod places;
+mod reader;
+mod ring;
+mod rotate;
+mod service;
+mod sink;
+mod stream;
+mod times;
+mod usage;
+mod writer;
+
+pub use counters::Count;
+pub use handle::Logs;
+pub use history::{Follower, Query, QueryError};
+pub use lines::Line;
+pub use stream::Kind;
+pub use usage::{Usage, Vacuum};

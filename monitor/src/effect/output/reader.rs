@@ -1,0 +1,452 @@
+//! The thread that empties pipes: one epoll over all of them, and no wake-up while nobody writes.
+//!
+//! A pipe is moved to its spool as far as there is room. Without room it is left alone while the writer's thread makes
+//! progress, so its service waits as it would for any slow reader; without progress what comes is dropped and counted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use defib_core::model::{LogLayout, LogSpec, ServiceName, Tick};
+use jiff::Timestamp;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::pipe::SpliceFlags;
+
+use super::handle::Shared;
+use super::pipe::Inlet;
+use super::places::Life;
+use super::service::Service;
+use super::stream::{Kind, Note, Stream};
+use super::writer::Job;
+use crate::effect::clock;
+
+/// What one stream may have in its spool.
+const SPOOL: u64 = 2 << 20;
+
+/// What all spools together may hold, but for the little that every stream is allowed.
+const SPOOLS: u64 = 24 << 20;
+
+/// What a stream may have in its spool in any case: a quiet service loses nothing because others are loud.
+const LITTLE: u64 = 4096;
+
+/// What is moved at once.
+const GULP: usize = 256 * 1024;
+
+/// A writer's thread without progress for so long is stalled. A disk that is merely slow makes the kernel pause a writer
+/// for up to 200 ms (`MAX_PAUSE` of mm/page-writeback.c), more than once in one write(2).
+const STALLED: Duration = Duration::from_millis(500);
+
+/// A pipe that had this much in it is made larger.
+const BUSY: usize = 32 * 1024;
+
+/// The size of a busy pipe, as far as this user may, and of a quiet one.
+const SIZES: (usize, usize) = (1 << 20, 64 * 1024);
+
+/// A large pipe that was quiet for so long is made small again.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How long the first bytes of a life wait to be told which life it is.
+const BETWEEN: Duration = Duration::from_millis(200);
+
+/// How long the last output may take to be read when defib leaves.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The thread's own descriptor among those of the epoll; streams count from 1.
+const WAKE: u64 = 0;
+
+/// What the supervisor thread tells.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// These are its keys from now on.
+    Service { name: ServiceName, spec: LogSpec },
+    /// Its pipes. `fresh`: nothing has ever been read from them.
+    Pipes { name: ServiceName, slot: u32, inlets: Vec<Inlet>, fresh: bool },
+    /// A life has begun.
+    Began { name: ServiceName, life: Life },
+    /// A life has ended, with its whole tree.
+    Ended { name: ServiceName },
+    /// It is configured no longer.
+    Removed { name: ServiceName },
+    /// Read what is there, and end.
+    Stop,
+}
+
+/// A stream as this thread sees it.
+#[derive(Debug)]
+struct Tap {
+    stream: Arc<Stream>,
+    /// Whether the epoll looks away.
+    held: bool,
+    large: bool,
+    /// Whether its spool may hold a page.
+    warm: bool,
+    used: Tick,
+    /// Since when it is between two lives that have logs of their own.
+    between: Option<Tick>,
+}
+
+/// What the thread owns.
+#[derive(Debug)]
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    messages: Receiver<Message>,
+    epoll: OwnedFd,
+    taps: BTreeMap<u64, Tap>,
+    /// Those that are held, the longest first.
+    held: VecDeque<u64>,
+    last_id: u64,
+    scratch: Vec<u8>,
+    stopping: bool,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, messages: Receiver<Message>) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Self {
+            shared,
+            messages,
+            epoll,
+            taps: BTreeMap::new(),
+            held: VecDeque::new(),
+            last_id: WAKE,
+            scratch: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(64);
+        while !self.stopping {
+            let timeout = self.timeout().map(timespec);
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the output of services cannot be read any more");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.data.u64() {
+                    WAKE => self.hear(),
+                    id => {
+                        let flags = event.flags;
+                        let ended = flags.contains(epoll::EventFlags::HUP);
+                        self.empty(id, ended);
+                    }
+                }
+            }
+            let now = clock::now();
+            self.resume(now);
+            if events.is_empty() {
+                self.shrink(now);
+            }
+        }
+        self.say_goodbye();
+    }
+
+    /// When to look without having been woken: nothing held, no pipe large, no timeout.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.held.is_empty() {
+            return Some(Duration::from_millis(50));
+        }
+        self.taps.values().any(|tap| tap.large || tap.warm).then_some(QUIET)
+    }
+
+    /// Takes what the supervisor thread tells.
+    fn hear(&mut self) {
+        let mut count = [0; 8];
+        rustix::io::read(&*self.shared.wake, &mut count).ok();
+        loop {
+            match self.messages.try_recv() {
+                Ok(message) => self.take(message),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Service { name, spec } => {
+                if spec.max_age.is_some() {
+                    self.shared.desk.ages.store(true, Ordering::Relaxed);
+                }
+                self.shared.service(&name, Some(spec));
+            }
+            Message::Pipes { name, slot, inlets, fresh } => self.connect(&name, slot, inlets, fresh),
+            Message::Began { name, life } => {
+                for id in self.of(&name) {
+                    let Some(tap) = self.taps.get_mut(&id) else { continue };
+                    tap.between = None;
+                    tap.stream.note(Note::Life(life));
+                    self.shared.desk.put_stream(&tap.stream);
+                    self.release(id);
+                }
+            }
+            Message::Ended { name } => self.end_of_life(&name),
+            Message::Removed { name } => {
+                for id in self.of(&name) {
+                    self.empty(id, false);
+                    self.disconnect(id);
+                }
+                self.shared.remove(&name);
+            }
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    /// The streams of a service.
+    fn of(&self, name: &ServiceName) -> Vec<u64> {
+        let own = self.taps.iter().filter(|(_, tap)| tap.stream.service.name == *name);
+        own.map(|(id, _)| *id).collect()
+    }
+
+    fn connect(&mut self, name: &ServiceName, slot: u32, inlets: Vec<Inlet>, fresh: bool) {
+        let service = self.shared.service(name, None);
+        // What a life still holds of earlier pipes is read to its end, but is no longer in the ledger.
+        for id in self.of(name) {
+            if let Some(tap) = self.taps.get(&id) {
+                tap.stream.ledgered.store(false, Ordering::Release);
+            }
+        }
+        let kinds = if inlets.len() == 1 { &[Kind::Joined][..] } else { &[Kind::Stdout, Kind::Stderr] };
+        for (number, (inlet, kind)) in (0_u64..).zip(inlets.into_iter().zip(kinds)) {
+            let index = u64::from(slot) * 2 + number;
+            if fresh {
+                self.shared.ledger.clear(index);
+            }
+            if let Err(error) = self.tap(&service, *kind, inlet, index) {
+                tracing::error!(service = %name, stream = %kind, %error, "its output cannot be read");
+            }
+        }
+    }
+
+    fn tap(&mut self, service: &Arc<Service>, kind: Kind, inlet: Inlet, index: u64) -> std::io::Result<()> {
+        self.last_id += 1;
+        let id = self.last_id;
+        let past = self.shared.ledger.entry(index);
+        let stream = Arc::new(Stream::new(id, Arc::clone(service), kind, inlet, index, past)?);
+        let between = service.spec().layout == LogLayout::PerStart;
+        let (pipe, _) = stream.fds();
+        epoll::add(&self.epoll, pipe, epoll::EventData::new_u64(id), epoll::EventFlags::IN)?;
+        service.add(Arc::clone(&stream));
+        // An earlier daemon may have left something in the spool.
+        self.shared.desk.backlog.fetch_add(stream.backlog(), Ordering::AcqRel);
+        self.shared.desk.put_stream(&stream);
+        let now = clock::now();
+        let tap =
+            Tap { stream, held: false, large: false, warm: true, used: now, between: between.then_some(now) };
+        self.taps.insert(id, tap);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, id: u64) {
+        if let Some(tap) = self.taps.remove(&id) {
+            epoll::delete(&self.epoll, tap.stream.fds().0).ok();
+            tap.stream.service.remove(id);
+            self.shared.desk.put_stream(&tap.stream);
+            self.shared.desk.put(Job::Close(id));
+        }
+    }
+
+    /// The last of a life that has a log of its own is read, and what comes then waits for the next one.
+    fn end_of_life(&mut self, name: &ServiceName) {
+        for id in self.of(name) {
+            let per_start =
+                self.taps.get(&id).is_some_and(|tap| tap.stream.service.spec().layout == LogLayout::PerStart);
+            if per_start {
+                if let Some(tap) = self.taps.get_mut(&id) {
+                    tap.between = None;
+                }
+                while self.gulp(id) == Gulp::More {}
+                if let Some(tap) = self.taps.get_mut(&id) {
+                    tap.between = Some(clock::now());
+                }
+            }
+        }
+    }
+
+    /// A pipe has something, or has come to its end.
+    fn empty(&mut self, id: u64, ended: bool) {
+        match self.gulp(id) {
+            Gulp::More => {}
+            Gulp::Full => self.hold(id),
+            Gulp::Nothing if ended => self.disconnect(id),
+            Gulp::Nothing => {}
+        }
+    }
+
+    /// Moves what is in a pipe, at most so much.
+    fn gulp(&mut self, id: u64) -> Gulp {
+        let now = clock::now();
+        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
+        let Some(tap) = self.taps.get_mut(&id) else { return Gulp::Nothing };
+        if tap.between.is_some_and(|since| now.since(since) < BETWEEN) {
+            return Gulp::Full;
+        }
+        tap.between = None;
+        let stream = Arc::clone(&tap.stream);
+        let backlog = stream.backlog();
+        let allowed = if self.shared.desk.backlog.load(Ordering::Acquire) < SPOOLS { SPOOL } else { LITTLE };
+        let room = allowed.saturating_sub(backlog);
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(GULP);
+        if room == 0 {
+            return if stalled { self.discard(&stream) } else { Gulp::Full };
+        }
+        let (pipe, spool) = stream.fds();
+        let mut offset = stream.filled();
+        match rustix::pipe::splice(pipe, None, spool, Some(&mut offset), room, SpliceFlags::NONBLOCK) {
+            Ok(0) | Err(Errno::AGAIN) => Gulp::Nothing,
+            Ok(count) => {
+                (tap.used, tap.warm) = (now, true);
+                if count >= BUSY && !tap.large {
+                    tap.large = true;
+                    // Who may not gets no more than was there.
+                    rustix::pipe::fcntl_setpipe_size(pipe, SIZES.0).ok();
+                }
+                self.took(&stream, count);
+                Gulp::More
+            }
+            Err(Errno::INTR) => Gulp::More,
+            // No memory for the spool.
+            Err(_) => self.discard(&stream),
+        }
+    }
+
+    /// So many bytes are new in the spool.
+    fn took(&mut self, stream: &Arc<Stream>, count: usize) {
+        let at = Timestamp::now();
+        let from = stream.filled();
+        stream.add_filled(count as u64, at);
+        stream.counters.add(count as u64, 0);
+        self.shared.desk.backlog.fetch_add(count as u64, Ordering::AcqRel);
+        let limits = stream.service.limits();
+        let kept = count.min(limits.memory);
+        let skipped = count - kept;
+        self.scratch.resize(self.scratch.len().max(kept), 0);
+        let read = rustix::io::pread(&stream.inlet.spool, &mut self.scratch[..kept], from + skipped as u64);
+        let read = read.unwrap_or(0);
+        let missed = (count - read) as u64;
+        stream.ring().push(at, missed, &self.scratch[..read], limits);
+        self.shared.desk.put_stream(stream);
+        stream.service.news.notify_waiters();
+    }
+
+    /// Takes what nobody can write to a file. Memory has it for a while.
+    fn discard(&mut self, stream: &Arc<Stream>) -> Gulp {
+        self.scratch.resize(self.scratch.len().max(SIZES.1), 0);
+        match rustix::io::read(&stream.inlet.pipe, &mut self.scratch[..SIZES.1]) {
+            Ok(0) | Err(_) => Gulp::Nothing,
+            Ok(count) => {
+                let limits = stream.service.limits();
+                let kept = count.min(limits.memory);
+                let skipped = (count - kept) as u64;
+                stream.note(Note::Gap(count as u64));
+                stream.counters.add(count as u64, count as u64);
+                stream.ring().push(Timestamp::now(), skipped, &self.scratch[count - kept..count], limits);
+                stream.service.news.notify_waiters();
+                Gulp::More
+            }
+        }
+    }
+
+    /// Looks away from a pipe until there is room.
+    fn hold(&mut self, id: u64) {
+        let Some(tap) = self.taps.get_mut(&id) else { return };
+        if !tap.held {
+            tap.held = true;
+            // Not by an empty interest: the end of a pipe is told in any case, over and over.
+            epoll::delete(&self.epoll, tap.stream.fds().0).ok();
+            self.held.push_back(id);
+        }
+        self.shared.desk.wanted.store(true, Ordering::Release);
+    }
+
+    fn release(&mut self, id: u64) {
+        let Some(tap) = self.taps.get_mut(&id) else { return };
+        if tap.held {
+            tap.held = false;
+            let data = epoll::EventData::new_u64(id);
+            epoll::add(&self.epoll, tap.stream.fds().0, data, epoll::EventFlags::IN).ok();
+            self.held.retain(|held| *held != id);
+        }
+    }
+
+    /// Tries the pipes that were held, the longest first.
+    fn resume(&mut self, now: Tick) {
+        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
+        for _ in 0..self.held.len() {
+            let Some(id) = self.held.pop_front() else { return };
+            let Some(tap) = self.taps.get(&id) else { continue };
+            let waits = tap.between.is_some_and(|since| now.since(since) < BETWEEN);
+            let full = tap.stream.backlog() >= SPOOL / 2
+                || self.shared.desk.backlog.load(Ordering::Acquire) >= SPOOLS;
+            if waits || (full && !stalled) {
+                self.held.push_back(id);
+                self.shared.desk.wanted.store(true, Ordering::Release);
+            } else {
+                self.release(id);
+            }
+        }
+    }
+
+    /// Makes pipes that have become quiet small again, and gives memory back.
+    fn shrink(&mut self, now: Tick) {
+        for tap in self.taps.values_mut().filter(|tap| now.since(tap.used) >= QUIET) {
+            // What waits for a disk, or does not fit, is for another time.
+            tap.warm = tap.warm && !tap.stream.free_last();
+            tap.large =
+                tap.large && rustix::pipe::fcntl_setpipe_size(tap.stream.fds().0.as_fd(), SIZES.1).is_err();
+        }
+        if self.held.is_empty() {
+            self.scratch = Vec::new();
+        }
+    }
+
+    /// Reads what is left, and hands it over.
+    fn say_goodbye(&mut self) {
+        let begun = clock::now();
+        let ids: Vec<u64> = self.taps.keys().copied().collect();
+        for id in ids {
+            if let Some(tap) = self.taps.get_mut(&id) {
+                tap.between = None;
+            }
+            while clock::now().since(begun) < FAREWELL {
+                match self.gulp(id) {
+                    Gulp::Nothing => break,
+                    Gulp::More => {}
+                    Gulp::Full => std::thread::yield_now(),
+                }
+            }
+        }
+        self.shared.desk.put(Job::Stop);
+    }
+}
+
+/// What came of a gulp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gulp {
+    /// There was something, and may be more.
+    More,
+    /// There is no room.
+    Full,
+    /// The pipe is empty.
+    Nothing,
+}
+
+fn timespec(delay: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(delay.subsec_nanos()),
+    }
+}

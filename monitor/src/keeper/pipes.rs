@@ -1,0 +1,39 @@
+//! The pipes that carry the output of a service, held for its next life and for the next daemon.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What the daemon has made for one service: for each stream the service's end, the daemon's end, and the spool into
+/// which the daemon moves what it has not written to a file yet. The keeper looks into none of them.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    services: Vec<OwnedFd>,
+    daemons: Vec<OwnedFd>,
+}
+
+impl Pipes {
+    /// Sorts the descriptors of an order. `None` if they are not what it says.
+    pub(super) fn new(streams: u8, mut fds: Vec<OwnedFd>) -> Option<Self> {
+        let streams = usize::from(streams);
+        if !(1..=2).contains(&streams) || fds.len() != 3 * streams {
+            return None;
+        }
+        let daemons = fds.split_off(streams);
+        Some(Self { services: fds, daemons })
+    }
+
+    /// How many streams there are.
+    pub(super) fn streams(&self) -> u8 {
+        self.services.len() as u8
+    }
+
+    /// Where standard output and standard error of a life go.
+    pub(super) fn of_service(&self) -> [BorrowedFd<'_>; 2] {
+        // There is at least one; a second one is standard error's.
+        [0, self.services.len() - 1].map(|index| self.services[index].as_fd())
+    }
+
+    /// What the next daemon gets.
+    pub(super) fn of_daemon(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.daemons.iter().map(AsFd::as_fd)
+    }
+}
