@@ -21,9 +21,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+mod logs;
+
 pub use crate::api::types;
 use crate::daemon::handle;
 use crate::duration;
+pub use logs::{LogNews, LogQuery, LogStream};
 use types::{
     AllUsage, Answer, Boot, Code, Event, Inspection, Kill, Pause, Problem, Reloaded, Service, Shutdown,
     Status,

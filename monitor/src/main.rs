@@ -44,6 +44,7 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
             cli::events::follow(&options, all, service.as_ref(), after)
         }
         Command::Reload { dry_run } => cli::reload::run(&options, dry_run),
+        Command::Logs(wanted) => cli::logs::run(&options, &wanted),
         Command::Check { chosen, strict } => cli::check::run(options, &chosen, strict),
         Command::Init { file, force } => cli::init::run(options, file.as_deref(), force),
         Command::Schema => cli::schema::run(&options),

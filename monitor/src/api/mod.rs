@@ -19,6 +19,11 @@
 //! | `GET /health`, `GET /ready` | [`Health`](types::Health), [`Ready`](types::Ready): 200 if so, else 503 |
 //! | `GET /status` | [`Summary`](types::Summary): the daemon in a few numbers |
 //! | `GET /` | a page of links to these |
+//! | `GET /v1/services/NAME/logs?lines=&since=&until=&grep=&stream=` | an array of [`LogLine`](types::LogLine), 1000 by default; `&count=true`: [`Counted`](types::Counted) |
+//! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: all that are wanted; when following an event `live`, then those to come; `missed`: the number of bytes that came too fast |
+//! | `GET /processes/NAME/output?lines=` | [`Output`](types::Output): the last lines, 1000 by default |
+//! | `GET /v1/logs/usage` | an array of [`LogUsage`](types::LogUsage) |
+//! | `POST /v1/logs/vacuum` | [`Vacuumed`](types::Vacuumed); the body is a [`Vacuum`](types::Vacuum) |
 //! | `POST /v1/shutdown` | 202; the body is a [`Shutdown`](types::Shutdown) |
 //!
 //! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).

@@ -15,6 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use crate::config::diff::Change;
+mod logs;
+
+pub use logs::*;
 
 /// All services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

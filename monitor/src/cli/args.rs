@@ -6,13 +6,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use defib_core::Verb;
 use defib_core::model::{ServiceName, Signal};
+use jiff::Timestamp;
 use nix::unistd::geteuid;
 
 use super::choice::{Chosen, Wanted};
 use super::install::{Install, Uninstall};
 use super::{inspect, manual, stats};
+use crate::api::types::{InvalidTime, time};
 use crate::config::{Flags, Overrides};
-use crate::duration;
+use crate::{duration, size};
 
 /// A supervisor that hears from the kernel when a process dies, and starts it again
 #[derive(Debug, Parser)]
@@ -169,6 +171,10 @@ pub enum Command {
         #[arg(long, value_name = "SEQ")]
         after: Option<u64>,
     },
+    /// Show what services have written: the last 1000 lines, unless something else is said
+    ///
+    /// On a terminal control characters are escaped; through a pipe the bytes come as they were written.
+    Logs(Logs),
     /// Check the configuration, errors as FILE:LINE: KEY: …; and whether services could be started
     Check {
         /// Services to look at: program, user, files, ports. Without any, only the configuration is checked
@@ -299,6 +305,61 @@ pub enum Asked {
     Verb(Verb),
     /// Whether it is to start with the daemon.
     Boot(bool),
+}
+
+/// What is wanted of the logs.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Which services. Lines of several are in the order of their times
+    #[command(flatten)]
+    pub chosen: Chosen,
+    /// Go on with what they write, until interrupted; begins with the last 10 lines
+    #[arg(short, long, conflicts_with_all = ["until", "count"])]
+    pub follow: bool,
+    /// Only the last N lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// Only what came since: 2026-05-01T12:00:00Z, or 1h, or "1 hour ago"
+    #[arg(long, value_name = "TIME", value_parser = past)]
+    pub since: Option<String>,
+    /// Only what came until then
+    #[arg(long, value_name = "TIME", value_parser = past)]
+    pub until: Option<String>,
+    /// Only lines that hold this text
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
+    /// Only say how many lines there are
+    #[arg(long)]
+    pub count: bool,
+    /// Only this stream: stdout or stderr; wants `log.streams = "apart"`
+    #[arg(long, value_name = "STREAM", value_parser = stream)]
+    pub stream: Option<&'static str>,
+    /// Show when each line came, to about 100 ms
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Say what the files take
+    #[arg(long, conflicts_with_all = ["follow", "lines", "since", "until", "grep", "count", "stream"])]
+    pub disk_usage: bool,
+    /// Remove rotated files that have not been written for longer, as in 7d
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, conflicts_with_all = ["follow", "disk_usage", "count"])]
+    pub vacuum_time: Option<Duration>,
+    /// Remove the oldest rotated files until all files of these services together are no larger, as in 500M
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with_all = ["follow", "disk_usage", "count"])]
+    pub vacuum_size: Option<u64>,
+}
+
+/// A time is the daemon's to read, by its clock; nonsense is refused here.
+fn past(text: &str) -> Result<String, InvalidTime> {
+    // What is too long ago for a clock is so for every clock.
+    time(text, Timestamp::now()).map(|_| text.to_owned())
+}
+
+fn stream(text: &str) -> Result<&'static str, &'static str> {
+    match text {
+        "stdout" => Ok("stdout"),
+        "stderr" => Ok("stderr"),
+        _ => Err("the streams are stdout and stderr"),
+    }
 }
 
 /// The daemon's own verbs.

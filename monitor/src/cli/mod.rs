@@ -16,6 +16,7 @@ mod glob;
 pub mod init;
 pub mod inspect;
 pub mod install;
+pub mod logs;
 pub mod manual;
 mod names;
 mod output;

@@ -53,6 +53,12 @@ impl Printer {
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
     }
 
+    /// The same, of bytes that are no text.
+    pub(super) fn print_bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    }
+
     /// Writes a value as one line of JSON.
     pub(super) fn print_json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         self.print(&json_line(&serde_json::to_string(value)?))

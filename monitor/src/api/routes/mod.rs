@@ -7,6 +7,7 @@ mod boot;
 mod daemon;
 mod events;
 mod inspect;
+mod logs;
 mod observe;
 mod services;
 mod status;
@@ -19,7 +20,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::peer::operators_only;
 use super::problem;
@@ -33,17 +34,25 @@ struct Shared {
     handle: Handle,
     proc: Proc,
     stop: watch::Receiver<bool>,
+    /// How many logs may be read at a time: each takes a thread.
+    readers: Arc<Semaphore>,
+    /// How long an answer of another thread may take.
+    patience: Duration,
 }
+
+/// How many logs are read at a time. One more is answered 503.
+const LOG_READERS: usize = 32;
 
 /// All routes; the body of a request may take `patience`.
 pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
     let metrics = Arc::clone(&handle.metrics);
-    let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
+    let shared = shared(handle, stop, patience);
     let acts = Router::new()
         .route("/v1/services/{name}/boot", post(boot::set))
         .route("/v1/services/{name}/{verb}", post(services::act))
         .route("/v1/reload", post(daemon::reload))
         .route("/v1/inspect/{name}", get(inspect::one))
+        .route("/v1/logs/vacuum", post(logs::vacuum))
         .route("/v1/shutdown", post(daemon::shutdown))
         .route_layer(from_fn(operators_only));
     Router::new()
@@ -51,6 +60,9 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
         .route("/v1/status/{name}", get(status::one))
         .route("/v1/usage", get(inspect::usage))
         .route("/v1/events", get(events::events))
+        .route("/v1/services/{name}/logs", get(logs::logs))
+        .route("/processes/{name}/output", get(logs::output))
+        .route("/v1/logs/usage", get(logs::usage))
         .merge(acts)
         .merge(observe::routes())
         .fallback(async || problem::no_route("there is no such route"))
@@ -65,7 +77,7 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
 /// The routes that look and ask for nothing else: what is served over TCP. An answer may take `patience`.
 pub(super) fn observing(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
     let metrics = Arc::clone(&handle.metrics);
-    let shared = Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop });
+    let shared = shared(handle, stop, patience);
     observe::routes()
         .fallback(async || problem::no_route("there is no such route; / lists those that there are"))
         .method_not_allowed_fallback(async || {
@@ -74,6 +86,11 @@ pub(super) fn observing(handle: Handle, stop: watch::Receiver<bool>, patience: D
         .layer(from_fn_with_state(patience, observe::bounded))
         .layer(from_fn_with_state(metrics, observe::count))
         .with_state(shared)
+}
+
+fn shared(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Arc<Shared> {
+    let readers = Arc::new(Semaphore::new(LOG_READERS));
+    Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop, readers, patience })
 }
 
 /// The one answer for a client that came when all places were taken.
