@@ -56,6 +56,8 @@ fn main() {
         ["double-fork"] => double_fork(),
         ["burst", count, code] => burst(number(count), number(code)),
         ["churn", count] => churn(number(count)),
+        ["lines", count, then] => lines(number(count), then),
+        ["patient", report] => patient(report),
         _ => {
             eprintln!("victim: no such way to die: {args:?}");
             exit(64);
@@ -250,6 +252,37 @@ fn burst(count: i32, code: i32) {
         unsafe { libc::wait(std::ptr::null_mut()) };
     }
     exit(code);
+}
+
+/// Writes so many numbered lines as fast as it can, then makes a file, and stays.
+fn lines(count: i32, then: &str) {
+    use std::io::Write;
+    let mut out = std::io::BufWriter::with_capacity(16 * 1024, std::io::stdout());
+    for number in 0..count {
+        writeln!(out, "{number:09} the quick brown fox jumps over the lazy dog").expect("stdout");
+    }
+    out.flush().expect("stdout");
+    fs::write(then, "").expect("a file");
+    thread::sleep(FOR_EVER);
+}
+
+/// Writes for ever, 8 KiB each time, and tells in a file how many milliseconds the longest write took, and how many bytes
+/// there were.
+fn patient(report: &str) {
+    use std::io::Write;
+    let text = [[b'x'; 1023].as_slice(), b"\n"].concat().repeat(8);
+    let (mut longest, mut total) = (0, 0);
+    loop {
+        let begun = std::time::Instant::now();
+        std::io::stdout().write_all(&text).expect("stdout");
+        std::io::stdout().flush().expect("stdout");
+        longest = begun.elapsed().as_millis().max(longest);
+        total += text.len();
+        // In one step, so that nobody reads half of it.
+        fs::write(format!("{report}.new"), format!("{longest} {total}")).expect("a file");
+        fs::rename(format!("{report}.new"), report).expect("a file");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Forks, executes and reaps, one after the other.
