@@ -6,6 +6,7 @@
 //! - [`strangers`]: what hearing of processes costs those that are none of defib's, by source.
 //! - [`handling`]: how long after a kill the daemon has handled it, by source.
 //! - [`scrape`]: what a scrape of the metrics takes, and what it does to restarts.
+//! - [`logs`]: how much output of services comes into files without a loss.
 //!
 //! Every figure is taken from a release build of the program as it is shipped, configured by an ordinary file. A
 //! figure is worth what its surroundings were: the report names them, and a restart is compared only with the loop
@@ -17,6 +18,7 @@ mod footprint;
 mod handling;
 mod host;
 mod idle;
+mod logs;
 mod options;
 mod patient;
 mod programs;
@@ -79,6 +81,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         let scraping = scrape::measure(&programs, options.crashes)?;
         println!("\n{}", report::scrape_table(&scraping));
         document["scrape"] = report::scrape_json(&scraping);
+    }
+    if options.what.includes(What::Logs) {
+        let logs = logs::measure(&programs)?;
+        println!("\n{}", report::logs_table(&logs));
+        document["logs"] = report::logs_json(&logs);
     }
     let file = options.json.unwrap_or_else(|| programs.folder().join(options.what.file_name()));
     fs::write(&file, format!("{document:#}\n"))

@@ -15,6 +15,7 @@ usage: cargo xtask bench [WHAT] [options]
   strangers      what hearing of processes costs those that are none of defib's, for each source
   handling       from a kill to its handling by the daemon, for each source
   scrape         a scrape of the metrics of 1000 services, and restarts while scraped and not
+  logs           how much output comes into files without a loss
   all            all of them (the default)
 
   --crashes N    crashes of each subject in a run of restart and handling, and of scrape (2000)
@@ -43,6 +44,7 @@ pub(super) enum What {
     Strangers,
     Handling,
     Scrape,
+    Logs,
     All,
 }
 
@@ -66,6 +68,7 @@ impl What {
             Self::Strangers => "strangers.json",
             Self::Handling => "handling.json",
             Self::Scrape => "scrape.json",
+            Self::Logs => "logs.json",
             Self::All => "all.json",
         }
     }
@@ -91,6 +94,7 @@ impl Options {
                 "strangers" => options.what = What::Strangers,
                 "handling" => options.what = What::Handling,
                 "scrape" => options.what = What::Scrape,
+                "logs" => options.what = What::Logs,
                 "all" => options.what = What::All,
                 "--crashes" => options.crashes = positive(arg, value()?)?,
                 "--runs" => options.runs = positive(arg, value()?)?,

@@ -18,6 +18,8 @@ pub(super) struct Programs {
     pub(super) bare: PathBuf,
     /// What strangers do.
     pub(super) churn: PathBuf,
+    /// Writes numbered lines.
+    pub(super) chatter: PathBuf,
     pub(super) defib: PathBuf,
 }
 
@@ -30,6 +32,7 @@ impl Programs {
             victim: compile(&folder, "victim", &["-nostdlib", "-fno-stack-protector"])?,
             bare: compile(&folder, "loop", &[])?,
             churn: compile(&folder, "churn", &[])?,
+            chatter: compile(&folder, "chatter", &[])?,
             defib: match defib {
                 // The supervisors are not started from the present folder.
                 Some(given) => {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::handling::Handlings;
 use super::idle::Idle;
+use super::logs::Logs;
 use super::restart::Restarts;
 use super::scrape::Scraping;
 use super::stats::{Spread, Summary};
@@ -107,6 +108,37 @@ pub(super) fn idle_json(idle: &Idle) -> Value {
         "source": idle.source,
         "processes": processes,
     })
+}
+
+/// One line for each load.
+pub(super) fn logs_table(logs: &Logs) -> String {
+    let mut table = format!(
+        "logs: from services into files, every line checked\n{:<10}{:>14}{:>14}{:>16}",
+        "services", "MB/s each", "MB/s in all", "least in MB"
+    );
+    for load in &logs.loads {
+        let wanted = if load.rate == 0 { "any".to_owned() } else { (load.rate / 1_000_000).to_string() };
+        table += &format!(
+            "\n{:<10}{wanted:>14}{:>14.0}{:>16}",
+            load.services,
+            load.speed(),
+            load.least / 1_000_000
+        );
+    }
+    table
+}
+
+pub(super) fn logs_json(logs: &Logs) -> Value {
+    let load = |load: &super::logs::Load| {
+        json!({
+            "services": load.services,
+            "rate": load.rate,
+            "bytes": load.bytes,
+            "nanoseconds": load.nanoseconds,
+            "least_bytes": load.least,
+        })
+    };
+    logs.loads.iter().map(load).collect()
 }
 
 /// One line for each condition.

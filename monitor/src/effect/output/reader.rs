@@ -331,7 +331,9 @@ impl Reader {
         stream.counters.add(count as u64, 0);
         self.shared.desk.backlog.fetch_add(count as u64, Ordering::AcqRel);
         let limits = stream.service.limits();
-        let kept = count.min(limits.memory);
+        // Of a flood, what comes next would push it out again. Whoever asks finds it in the file.
+        let flood = count == GULP && stream.service.followers.load(Ordering::Relaxed) == 0;
+        let kept = if flood { 0 } else { count.min(limits.memory) };
         let skipped = count - kept;
         self.scratch.resize(self.scratch.len().max(kept), 0);
         let read = rustix::io::pread(&stream.inlet.spool, &mut self.scratch[..kept], from + skipped as u64);
