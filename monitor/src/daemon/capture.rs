@@ -8,12 +8,26 @@ use defib_core::model::{ServiceName, ServiceSpec, Tick};
 use super::link::{KeeperLink, LinkError};
 use super::slots::Slots;
 use crate::effect::clock;
-use crate::effect::output::Logs;
 use crate::effect::output::pipe::{Inlet, Pipes, Plumbing};
+use crate::effect::output::{Count, Kind, Logs};
 use crate::keeper::protocol::{Order, SlotState};
+use crate::metrics::{OutputCounters, Stream};
 
 /// The name under which the keeper holds how much of the spools is in which file.
 pub(super) const LEDGER: &str = "log-ledger";
+
+/// What was captured, for the metrics.
+#[derive(Debug)]
+pub(super) struct Captured(pub(super) Logs);
+
+impl OutputCounters for Captured {
+    fn streams(&self) -> Vec<(ServiceName, Stream)> {
+        let shown = |Count { service, stream, captured, dropped }| {
+            (service, Stream { name: Kind::as_str(stream), bytes: captured, dropped })
+        };
+        self.0.counters().into_iter().map(shown).collect()
+    }
+}
 
 /// The supervisor thread's side of the logs.
 #[derive(Debug)]

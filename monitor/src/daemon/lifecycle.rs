@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::accepted;
 use super::boot::{self, BootFile};
-use super::capture::{self, Capture};
+use super::capture::{self, Capture, Captured};
 use super::door::{self, Door};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
@@ -194,6 +194,8 @@ async fn supervise(
         logs.clone(),
     );
     metrics.source(selection.name);
+    // Nobody else has set it.
+    metrics.output.set(Arc::new(Captured(logs.clone()))).ok();
     (handle.metrics, handle.doors) = (Arc::clone(&metrics), doors);
     let mut capture = Capture::new(logs.clone());
     settings.services.iter().for_each(|spec| capture.configure(spec));

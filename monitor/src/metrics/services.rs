@@ -1,6 +1,6 @@
 //! The families of the supervised services, from their views and from what was counted of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::wall_seconds;
 /// What was captured of one stream of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stream {
-    /// `stdout` or `stderr`; `output` where both are one.
+    /// `stdout` or `stderr`; `joined` where both are one.
     pub name: &'static str,
     /// Bytes captured.
     pub bytes: u64,
@@ -22,11 +22,11 @@ pub struct Stream {
     pub dropped: u64,
 }
 
-/// Who captures the output of services tells how much it was. Asked at each scrape on the surfaces' thread, for every
-/// service, so it must answer from memory.
+/// Who captures the output of services tells how much it was. Asked at each scrape on the surfaces' thread, so it must
+/// answer from memory.
 pub trait OutputCounters: fmt::Debug + Send + Sync {
-    /// The streams of a service since the daemon began.
-    fn streams(&self, service: &ServiceName) -> Vec<Stream>;
+    /// The streams of all services since the daemon began.
+    fn streams(&self) -> Vec<(ServiceName, Stream)>;
 }
 
 /// Writes what views show.
@@ -126,10 +126,11 @@ fn by_word(
 
 /// Writes what was captured.
 pub(super) fn write_output(page: &mut Page, views: &[&ServiceView], output: &Arc<dyn OutputCounters>) {
-    for view in views {
-        for Stream { name, bytes, dropped } in output.streams(&view.name) {
-            page.family(&names::PROCESS_OUTPUT).count(&[view.name.as_str(), name], bytes);
-            page.family(&names::PROCESS_OUTPUT_DROPPED).count(&[view.name.as_str(), name], dropped);
+    let shown: BTreeSet<&ServiceName> = views.iter().map(|view| &view.name).collect();
+    for (service, Stream { name, bytes, dropped }) in output.streams() {
+        if shown.contains(&service) {
+            page.family(&names::PROCESS_OUTPUT).count(&[service.as_str(), name], bytes);
+            page.family(&names::PROCESS_OUTPUT_DROPPED).count(&[service.as_str(), name], dropped);
         }
     }
 }

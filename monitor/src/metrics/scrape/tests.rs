@@ -43,11 +43,14 @@ fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
 struct Captured;
 
 impl OutputCounters for Captured {
-    fn streams(&self, _: &ServiceName) -> Vec<Stream> {
-        vec![
-            Stream { name: "stdout", bytes: 10, dropped: 1 },
-            Stream { name: "stderr", bytes: 0, dropped: 0 },
-        ]
+    fn streams(&self) -> Vec<(ServiceName, Stream)> {
+        // `gone` is configured no longer.
+        let of = |name: &str| {
+            let streams = [("stdout", 10, 1), ("stderr", 0, 0)];
+            let name: ServiceName = name.parse().unwrap();
+            streams.map(|(stream, bytes, dropped)| (name.clone(), Stream { name: stream, bytes, dropped }))
+        };
+        ["api", "gone"].into_iter().flat_map(of).collect()
     }
 }
 
