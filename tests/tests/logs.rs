@@ -33,6 +33,8 @@ fn files(current: &Path) -> Vec<PathBuf> {
 /// Every number once, in order, and nothing else.
 #[track_caller]
 fn assert_ledger(text: &str, count: u32) {
+    let told: Vec<&str> = text.lines().filter(|line| line.starts_with("defib: ")).collect();
+    assert!(told.is_empty(), "{told:?}");
     let mut expected = 0;
     for line in text.lines() {
         assert!(line.starts_with(&format!("{expected:09} the quick")), "line {expected}: {line:?}");

@@ -107,7 +107,7 @@ impl Logs {
     pub fn start(log_dir: PathBuf, ledger: OwnedFd) -> io::Result<(Self, Farewell)> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = Arc::new(rustix::event::eventfd(0, flags)?);
-        let desk = Arc::new(Desk::default());
+        let desk = Arc::new(Desk::new());
         let ledger = Arc::new(Ledger::new(ledger));
         let writer = Writer::new(Arc::clone(&desk), Arc::clone(&ledger), log_dir.clone(), Arc::clone(&wake));
         let shared = Arc::new(Shared { services: RwLock::default(), log_dir, desk, ledger, wake });

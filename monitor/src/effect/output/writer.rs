@@ -76,6 +76,13 @@ struct Jobs {
 }
 
 impl Desk {
+    pub(super) fn new() -> Self {
+        let desk = Self::default();
+        // A thread that has only just begun is not stalled, however full the spools are that it finds.
+        desk.make_progress();
+        desk
+    }
+
     pub(super) fn put(&self, job: Job) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.queue.push_back(job);
