@@ -118,10 +118,10 @@ fn keys_of_the_daemon_say_when_they_hold() {
     assert_eq!(
         changes("", new),
         format!(
-            "~ daemon.log.level: \"info\" -> \"warn\" {later}\n~ daemon.log.to: \"stderr\" -> \"/l\" {later}\n\
+            "~ daemon.log.level: \"info\" -> \"warn\"\n~ daemon.log.to: \"stderr\" -> \"/l\"\n\
              ~ daemon.pid_dir: unset -> \"/p\" {later}\n~ daemon.source: \"auto\" -> \"pidfd\" {later}\n\
              ~ daemon.state_dir: \"/var/lib/defib\" -> \"/s\" {later}\n\
-             ~ listen.metrics: \"127.0.0.1:9977\" -> \"\" {later}\n"
+             ~ listen.metrics: \"127.0.0.1:9977\" -> \"\"\n"
         )
     );
 }

@@ -28,6 +28,12 @@ impl Losses {
         }
     }
 
+    /// The number of the next message of a CPU, if there has been one.
+    #[cfg(test)]
+    pub(super) fn expected(&self, cpu: u32) -> Option<u32> {
+        self.next.get(&cpu).copied()
+    }
+
     /// The socket had no room.
     pub(super) fn overflowed(&mut self) {
         self.owed += 1;

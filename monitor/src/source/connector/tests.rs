@@ -338,6 +338,8 @@ async fn an_overflow_is_counted_exactly() {
         return;
     };
     let (mut few, mut all) = (Vec::new(), Vec::new());
+    // The answer to the request to listen has a number too, and is read while the socket is opened.
+    let opened: Vec<Option<u32>> = (0..1024).map(|cpu| small.losses.expected(cpu)).collect();
     for _ in 0..3 {
         reap(fork(|| execute(BURST)));
         while !large.drain(&mut all) {}
@@ -356,6 +358,7 @@ async fn an_overflow_is_counted_exactly() {
         };
         let (few, all) = (of(&few), of(&all));
         let (Some(first), Some(last)) = (few.first(), few.last()) else { continue };
+        let first = opened[cpu as usize].as_ref().unwrap_or(first);
         let sent = all.iter().filter(|number| (first..=last).contains(number)).count();
         lost += sent - few.len();
     }
