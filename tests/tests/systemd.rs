@@ -239,7 +239,7 @@ fn defib_is_a_good_unit() {
     systemd_knows_when_services_are_supervised(&machine);
     each_process_is_where_it_belongs(&machine);
     the_journal_has_priorities(&machine);
-    a_signal_to_reload_disturbs_nobody(&machine);
+    a_reload_takes_over_what_has_changed(&machine);
     a_daemon_that_is_killed_is_no_matter_of_systemd(&machine);
     a_daemon_that_hangs_is_replaced_under_the_watchdog(&machine);
     a_restart_ends_services_and_starts_them(&machine);
@@ -306,8 +306,21 @@ fn the_journal_has_priorities(machine: &Machine) {
     assert!(!entries.iter().any(dressed), "neither a prefix nor a time of its own: {entries:#?}");
 }
 
-fn a_signal_to_reload_disturbs_nobody(machine: &Machine) {
+fn a_reload_takes_over_what_has_changed(machine: &Machine) {
     let (keeper, services) = (machine.keeper(), machine.services());
+    let file = "/etc/defib/defib.toml";
+    machine.must(&format!(
+        "cp {file} {file}.before; printf '[service.late]\\ncommand = \"sleep 1000\"\\n' >> {file}"
+    ));
+    machine.must("systemctl reload defib");
+    patiently("the new service", || {
+        machine.run("defib status late --json").out.contains(r#""state":"running""#).then_some(())
+    });
+    machine.must(&format!("echo 'wrong = 1' >> {file}"));
+    assert_ne!(machine.run("systemctl reload defib").code, 0, "a bad file is refused, and systemd told so");
+    assert_eq!(machine.show("ActiveState"), "active");
+    machine.must(&format!("mv {file}.before {file}; systemctl reload defib"));
+    patiently("the end of the new service", || (machine.run("defib status late").code == 3).then_some(()));
     machine.must("systemctl kill --kill-who=main --signal=HUP defib");
     machine.assert_untouched(keeper, services, "0");
 }

@@ -231,6 +231,8 @@ async fn supervise(
     let surfaces = Surfaces::start(serve, listener, handle, events, entries)
         .map_err(|cause| DaemonError::System { what: "start the API", cause })?;
     tracing::info!(socket = %socket.display(), keeper = keeper_pid, "defib supervises");
+    // What the start needed is needed no more.
+    keeper::give_back_memory();
 
     supervisor.run().await?;
 

@@ -37,6 +37,7 @@ mod tree;
 mod trial;
 mod voice;
 
+pub(crate) use raw::give_back_memory;
 pub use run::{NEXT_SLOT, run};
 pub use trial::{TrialError, trial};
 pub use voice::stderr_is_journal;

@@ -66,6 +66,7 @@ struct Keeper {
 
 impl Keeper {
     fn new(daemon: Vec<OsString>) -> io::Result<Self> {
+        raw::give_back_memory();
         raw::default_dispositions();
         raw::close_inherited_on_exec();
         // All of them: a child is born with them blocked, so none can end it before its exec.

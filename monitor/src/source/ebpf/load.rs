@@ -72,20 +72,7 @@ impl Loaded {
 
 /// Loads and attaches the probes, to follow the children of the process `keeper`.
 pub(super) fn load(keeper: u32) -> Result<Loaded, EbpfError> {
-    let loaded = resolve_here(keeper).and_then(|resolved| load_for(&resolved));
-    give_back_memory();
-    loaded
-}
-
-/// The kernel's types are read twice, and take some 18 MiB of heap that the daemon has no further use for. Left to
-/// itself, glibc keeps them for good.
-#[expect(unsafe_code, reason = "no crate offers malloc_trim(3)")]
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it only returns free pages to the kernel; nothing that is in use moves.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    load_for(&resolve_here(keeper)?)
 }
 
 /// What the probes must know of this kernel, if it may be asked to load them at all.
