@@ -153,9 +153,12 @@ impl Logs {
         self.tell(Message::Began { name: name.clone(), life: Life { incarnation, started } });
     }
 
-    /// A life has ended, and nothing of it is left.
+    /// A life has ended, and nothing of it is left. What is in its pipes now is the last of it: to be called before the
+    /// next life can write.
     pub fn ended(&self, name: &ServiceName) {
-        self.tell(Message::Ended { name: name.clone() });
+        let streams = self.shared.known(name).map(|service| service.streams()).unwrap_or_default();
+        let ends = streams.iter().map(|stream| (stream.id, stream.end())).collect();
+        self.tell(Message::Ended { name: name.clone(), ends });
     }
 
     /// Reads and writes what is there, and ends both threads.

@@ -67,8 +67,8 @@ pub(super) enum Message {
     Pipes { name: ServiceName, slot: u32, inlets: Vec<Inlet>, fresh: bool },
     /// A life has begun.
     Began { name: ServiceName, life: Life },
-    /// A life has ended, with its whole tree.
-    Ended { name: ServiceName },
+    /// A life has ended, with its whole tree: of each stream so many bytes are before its end.
+    Ended { name: ServiceName, ends: BTreeMap<u64, u64> },
     /// It is configured no longer.
     Removed { name: ServiceName },
     /// Read what is there, and end.
@@ -136,6 +136,8 @@ impl Reader {
                 match event.data.u64() {
                     WAKE => self.hear(),
                     id => {
+                        // An end is told before the next life can write: it must be heard before that is read.
+                        self.hear();
                         let flags = event.flags;
                         let ended = flags.contains(epoll::EventFlags::HUP);
                         self.empty(id, ended);
@@ -193,7 +195,7 @@ impl Reader {
                     self.release(id);
                 }
             }
-            Message::Ended { name } => self.end_of_life(&name),
+            Message::Ended { name, ends } => self.end_of_life(&name, &ends),
             Message::Removed { name } => {
                 for id in self.of(&name) {
                     self.empty(id, false);
@@ -260,7 +262,7 @@ impl Reader {
     }
 
     /// The last of a life that has a log of its own is read, and what comes then waits for the next one.
-    fn end_of_life(&mut self, name: &ServiceName) {
+    fn end_of_life(&mut self, name: &ServiceName, ends: &BTreeMap<u64, u64>) {
         for id in self.of(name) {
             let per_start =
                 self.taps.get(&id).is_some_and(|tap| tap.stream.service.spec().layout == LogLayout::PerStart);
@@ -268,7 +270,9 @@ impl Reader {
                 if let Some(tap) = self.taps.get_mut(&id) {
                     tap.between = None;
                 }
-                while self.gulp(id) == Gulp::More {}
+                while let left @ 1.. = self.left_before(id, ends)
+                    && self.gulp(id, left) == Gulp::More
+                {}
                 if let Some(tap) = self.taps.get_mut(&id) {
                     tap.between = Some(clock::now());
                 }
@@ -276,9 +280,16 @@ impl Reader {
         }
     }
 
+    /// How many bytes of a life that has ended are still to be read.
+    fn left_before(&self, id: u64, ends: &BTreeMap<u64, u64>) -> usize {
+        let (Some(end), Some(tap)) = (ends.get(&id), self.taps.get(&id)) else { return 0 };
+        let left = end.saturating_sub(tap.stream.counters.captured.load(Ordering::Acquire));
+        usize::try_from(left).unwrap_or(usize::MAX)
+    }
+
     /// A pipe has something, or has come to its end.
     fn empty(&mut self, id: u64, ended: bool) {
-        match self.gulp(id) {
+        match self.gulp(id, GULP) {
             Gulp::More => {}
             Gulp::Full => self.hold(id),
             Gulp::Nothing if ended => self.disconnect(id),
@@ -287,7 +298,7 @@ impl Reader {
     }
 
     /// Moves what is in a pipe, at most so much.
-    fn gulp(&mut self, id: u64) -> Gulp {
+    fn gulp(&mut self, id: u64, most: usize) -> Gulp {
         let now = clock::now();
         let stalled = now.since(self.shared.desk.beat()) >= STALLED;
         let Some(tap) = self.taps.get_mut(&id) else { return Gulp::Nothing };
@@ -299,9 +310,9 @@ impl Reader {
         let backlog = stream.backlog();
         let allowed = if self.shared.desk.backlog.load(Ordering::Acquire) < SPOOLS { SPOOL } else { LITTLE };
         let room = allowed.saturating_sub(backlog);
-        let room = usize::try_from(room).unwrap_or(usize::MAX).min(GULP);
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(most);
         if room == 0 {
-            return if stalled { self.discard(&stream) } else { Gulp::Full };
+            return if stalled { self.discard(&stream, most) } else { Gulp::Full };
         }
         let (pipe, spool) = stream.fds();
         let mut offset = stream.filled();
@@ -319,7 +330,7 @@ impl Reader {
             }
             Err(Errno::INTR) => Gulp::More,
             // No memory for the spool.
-            Err(_) => self.discard(&stream),
+            Err(_) => self.discard(&stream, most),
         }
     }
 
@@ -345,9 +356,9 @@ impl Reader {
     }
 
     /// Takes what nobody can write to a file. Memory has it for a while.
-    fn discard(&mut self, stream: &Arc<Stream>) -> Gulp {
+    fn discard(&mut self, stream: &Arc<Stream>, most: usize) -> Gulp {
         self.scratch.resize(self.scratch.len().max(SIZES.1), 0);
-        match rustix::io::read(&stream.inlet.pipe, &mut self.scratch[..SIZES.1]) {
+        match rustix::io::read(&stream.inlet.pipe, &mut self.scratch[..SIZES.1.min(most)]) {
             Ok(0) | Err(_) => Gulp::Nothing,
             Ok(count) => {
                 let limits = stream.service.limits();
@@ -424,7 +435,7 @@ impl Reader {
                 tap.between = None;
             }
             while clock::now().since(begun) < FAREWELL {
-                match self.gulp(id) {
+                match self.gulp(id, GULP) {
                     Gulp::Nothing => break,
                     Gulp::More => {}
                     Gulp::Full => std::thread::yield_now(),

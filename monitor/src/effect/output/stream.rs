@@ -117,6 +117,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stream {
+    /// How many bytes will have been captured once what is in the pipe now is.
+    pub(super) fn end(&self) -> u64 {
+        let captured = || self.counters.captured.load(Ordering::Acquire);
+        let mut before = captured();
+        // What is being moved is in neither count for some microseconds.
+        for _ in 0..3 {
+            let waiting = rustix::io::ioctl_fionread(&self.inlet.pipe).unwrap_or_default();
+            let after = captured();
+            if after == before {
+                return before + waiting;
+            }
+            before = after;
+        }
+        before
+    }
+
     /// One whose spool may hold something already.
     pub(super) fn new(
         id: u64,
