@@ -267,11 +267,27 @@ async fn threads_are_no_processes() {
 #[tokio::test(flavor = "current_thread")]
 async fn descendants_are_followed_and_forgotten() {
     let Some(mut source) = source(ROOM) else { return };
+    // Other tests of this program make children of the same parent, whose descendants are counted too. None of them
+    // lasts as long as this: a count that is wrong by itself is so each time.
+    let mut counts = Vec::new();
+    while counts.len() < 10 {
+        let count = descendants(&mut source).await;
+        counts.push(count);
+        if count == (1000, 1002, 0) {
+            return;
+        }
+    }
+    panic!("{counts:?}");
+}
+
+/// The descendants that were counted after a burst, those after a process that outlives its main process, and the events
+/// besides.
+async fn descendants(source: &mut ConnectorSource) -> (u64, u64, usize) {
     let before = source.stats().descendant_exits;
-    live(&mut source, || execute(BURST));
-    assert_eq!(source.stats().descendant_exits - before, 1000);
+    live(source, || execute(BURST));
+    let burst = source.stats().descendant_exits - before;
     // The second outlives its main process, and is nobody's main process for that.
-    let (_, events, _) = live(&mut source, || {
+    let (_, events, _) = live(source, || {
         fork(|| {
             fork(nap);
         });
@@ -283,7 +299,7 @@ async fn descendants_are_followed_and_forgotten() {
     while source.stats().descendant_exits - before < 1002 && boottime().since(began).as_secs() < 5 {
         source.wait(&mut batch).await;
     }
-    assert_eq!((source.stats().descendant_exits - before, batch.events.len()), (1002, 0));
+    (burst, source.stats().descendant_exits - before, batch.events.len())
 }
 
 #[tokio::test(flavor = "current_thread")]
