@@ -29,7 +29,7 @@ impl Service {
         match &mut self.memo.phase {
             Phase::Retrying { why, .. } => {
                 let why = std::mem::take(why);
-                let Then::Fail { why } = self.hold_back(why) else { return };
+                let why = self.hold_back(why);
                 self.enter(turn, Phase::Failed { why });
             }
             // Somebody has asked for it meanwhile.
@@ -41,8 +41,8 @@ impl Service {
                         "it ended".to_owned()
                     }
                 };
-                let held = self.hold_back(why);
-                self.memo.phase = Phase::Crashed { then: held };
+                let why = self.hold_back(why);
+                self.memo.phase = Phase::Crashed { then: Then::Fail { why } };
             }
             Phase::Stopped
             | Phase::Preparing
@@ -105,11 +105,11 @@ impl Service {
         }
     }
 
-    /// What follows a failure while restarts are paused.
-    pub(super) fn hold_back(&mut self, why: String) -> Then {
+    /// A restart is owed; why it does not follow, in words.
+    pub(super) fn hold_back(&mut self, why: String) -> String {
         if let Some(pause) = &mut self.memo.paused {
             pause.owed = true;
         }
-        Then::Fail { why: format!("{why}; not started again while it is paused") }
+        format!("{why}; not started again while it is paused")
     }
 }

@@ -17,7 +17,7 @@ impl Service {
         self.spec = spec;
         self.changed = true;
         if std::mem::take(&mut self.removed) {
-            self.stay(turn);
+            self.stay();
         }
         if other_process {
             self.memo.outdated = true;
@@ -37,7 +37,6 @@ impl Service {
     pub(crate) fn remove(&mut self, turn: &mut Turn<'_>) -> Report {
         if !std::mem::replace(&mut self.removed, true) {
             self.changed = true;
-            self.settle_debt();
             self.memo.paused = None;
             self.bring_down(turn, By::Stop, Then::Stop);
         }
@@ -45,16 +44,17 @@ impl Service {
     }
 
     /// It was being removed, and is configured again.
-    fn stay(&mut self, turn: &mut Turn<'_>) {
+    fn stay(&mut self) {
         if !self.spec.autostart {
             return;
         }
         match &mut self.memo.phase {
-            Phase::Stopped => self.begin(turn),
             Phase::Stopping { then: then @ Then::Stop, .. }
             | Phase::Emptying { then: then @ Then::Stop }
             | Phase::Crashed { then: then @ Then::Stop } => *then = Then::Prepare,
-            Phase::Preparing
+            // Nothing is left of it: it would have been forgotten.
+            Phase::Stopped
+            | Phase::Preparing
             | Phase::Spawning
             | Phase::Running(_)
             | Phase::Replacing(..)

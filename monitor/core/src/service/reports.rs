@@ -226,7 +226,7 @@ impl Service {
         why: String,
     ) -> Then {
         if self.memo.paused.is_some() {
-            return self.hold_back(why);
+            return Then::Fail { why: self.hold_back(why) };
         }
         match self.memo.series.decide(&self.spec.restart, died, failure, turn.dice.roll()) {
             Decision::Restart { delay, attempt } => {
