@@ -22,7 +22,6 @@ use defib_core::model::Tick;
 use defib_core::{Input, Supervisor};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Group, Uid};
-
 use tokio::sync::{mpsc, watch};
 
 use super::accepted;

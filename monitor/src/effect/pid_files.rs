@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use defib_core::model::{ServiceName, ServiceSpec, Tick};
+use defib_core::model::{ServiceName, ServiceSpec};
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{SysconfVar, UnlinkatFlags, sysconf, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::clock;
 use super::holders::is_of;
+use super::proc_stat::{Stat, Units};
 use crate::config::open_folder;
 
 /// One order for each change of a service; more than these wait only if the file system hangs.
@@ -234,15 +235,9 @@ fn clean(path: &Path, euid: u32, service: &ServiceName) -> io::Result<()> {
 
 /// When a process that lives began, in seconds of the wall clock.
 fn began(pid: u32) -> Option<i64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // Field 22 of proc_pid_stat(5), counted from behind the name, which may hold anything. A zombie has ended.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    let ticks: u64 = fields.nth(22 - 4)?.parse().ok()?;
-    let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|hertz| u64::try_from(hertz).ok())?;
-    let since_boot = ticks.checked_mul(1_000_000_000)?.checked_div(hertz)?;
-    (state != "Z").then(|| clock::wall(Tick(since_boot)).as_second())
+    let stat = Stat::of(pid, Units::of_this_kernel())?;
+    // A zombie has ended.
+    (stat.state != "Z").then(|| clock::wall(stat.started).as_second())
 }
 
 #[cfg(test)]
