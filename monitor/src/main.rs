@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use defib::cli;
 use defib::cli::args::{Cli, Command, Daemon, DaemonVerb};
-use defib::cli::{self, Exit};
 use defib::{api, daemon};
 
 fn main() -> ExitCode {
@@ -12,12 +12,7 @@ fn main() -> ExitCode {
     }
     match cli::color::parse(std::env::args_os().collect()) {
         Ok(cli) => dispatch(cli),
-        Err(usage) => {
-            let wrong = usage.use_stderr();
-            // Nobody is left to tell if even this cannot be written.
-            drop(usage.print());
-            if wrong { Exit::Usage.into() } else { Exit::Done.into() }
-        }
+        Err(usage) => usage.tell().into(),
     }
 }
 

@@ -379,7 +379,8 @@ fn colour_is_for_terminals_and_for_who_asks() {
         let text = on_a_terminal(&daemon, line, &[]);
         assert!(colour(&text), "{line:?}: {text:?}");
         for env in [("NO_COLOR", "1"), ("TERM", "dumb")] {
-            let text = on_a_terminal(&daemon, line, &[env]);
+            // A build server's variable changes nothing about what a terminal can show.
+            let text = on_a_terminal(&daemon, line, &[env, ("CI", "true")]);
             assert!(!colour(&text) && !text.is_empty(), "{line:?} {env:?}: {text:?}");
         }
         let text = on_a_terminal(&daemon, &with(&["--color=never"]), &[]);

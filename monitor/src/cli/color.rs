@@ -2,33 +2,60 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
-use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches};
 
+use super::Exit;
 use super::args::{Cli, Color};
 
 /// Whether standard error is written in colour. What goes wrong is told from everywhere, also where nobody knows the
 /// options, so this is decided once, before anything can.
 static ERRORS: OnceLock<bool> = OnceLock::new();
 
-/// Reads the command line, and decides about the colour of what is said if it makes no sense, or later goes wrong.
+/// Reads the command line, and decides about the colour of what goes wrong later.
 ///
 /// # Errors
-/// If it makes no sense, or is answered by its help.
-pub fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+/// With what is to be said, and how this program ends, if it makes no sense or is answered by its help.
+pub fn parse(args: Vec<OsString>) -> Result<Cli, Usage> {
     let color = asked(&args);
     ERRORS.get_or_init(|| wanted(color, io::stderr().is_terminal()));
-    let choice = match color {
-        // It knows the same variables.
-        Color::Auto => ColorChoice::Auto,
-        Color::Always => ColorChoice::Always,
-        Color::Never => ColorChoice::Never,
-    };
-    let mut command = Cli::command().color(choice);
-    let matches = command.try_get_matches_from_mut(args)?;
-    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    let mut command = Cli::command();
+    command
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| Usage { error: error.format(&mut command), color })
+}
+
+/// What is said about a command line instead of carrying it out.
+#[derive(Debug)]
+pub struct Usage {
+    error: clap::Error,
+    color: Color,
+}
+
+impl Usage {
+    /// Writes it to where it belongs, in colour or not by the rule of this file: clap's own takes a set `CI` for a
+    /// terminal that can show colours.
+    pub fn tell(&self) -> Exit {
+        let text = self.error.render();
+        let write = |stream: &mut dyn Write, terminal| {
+            // Nobody is left to tell if even this cannot be written.
+            if wanted(self.color, terminal) {
+                write!(stream, "{}", text.ansi()).ok();
+            } else {
+                write!(stream, "{text}").ok();
+            }
+        };
+        if self.error.use_stderr() {
+            write(&mut io::stderr(), io::stderr().is_terminal());
+            Exit::Usage
+        } else {
+            write(&mut io::stdout(), io::stdout().is_terminal());
+            Exit::Done
+        }
+    }
 }
 
 /// Whether standard error is written in colour.
