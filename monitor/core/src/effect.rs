@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::memo::Memo;
-use crate::model::{Draft, Incarnation, Record, RequestId, ServiceName, Signal};
+use crate::model::{Draft, Incarnation, Record, RequestId, ServiceName, Signal, Standing, Withdrawal};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,23 @@ pub enum Effect {
         service: ServiceName,
         /// The life.
         incarnation: Incarnation,
+    },
+    /// What may be done at the end of this life, and of those that the keeper begins by it, without asking. Takes the
+    /// place of an earlier order.
+    Stand {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+        /// The order.
+        standing: Standing,
+    },
+    /// Nothing may be done without asking. Answered by `Withdrawn`.
+    Withdraw {
+        /// The service.
+        service: ServiceName,
+        /// Names the answer.
+        withdrawal: Withdrawal,
     },
     /// Send a signal to the main process of a life.
     Signal {
@@ -44,13 +61,15 @@ pub enum Effect {
         service: ServiceName,
         /// The life.
         incarnation: Incarnation,
+        /// Whether it is known that the keeper has followed it by itself: who knows of the end alone may be told so later.
+        followed: bool,
     },
     /// Keep this for the next daemon. Sent with the other orders of its turn: all of them or none arrive.
     Remember {
         /// The service.
         service: ServiceName,
         /// What to keep.
-        memo: Memo,
+        memo: Box<Memo>,
     },
     /// The service has been removed and nothing is left of it.
     Forget {
@@ -109,6 +128,8 @@ impl Effects {
             Effect::Reply { .. } | Effect::Leave => &mut self.last,
             Effect::Prepare { .. }
             | Effect::Spawn { .. }
+            | Effect::Stand { .. }
+            | Effect::Withdraw { .. }
             | Effect::Signal { .. }
             | Effect::KillTree { .. }
             | Effect::Acknowledge { .. }

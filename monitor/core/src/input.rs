@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::memo::Memo;
 use crate::model::{
     Draft, End, Incarnation, RequestId, ServiceName, ServiceSpec, Signal, StartFailure, TakenPort, Tick,
+    Withdrawal,
 };
 
 /// One thing that the core is told. Whatever can come late names the life that it is about.
@@ -18,7 +19,7 @@ pub enum Input {
         /// The service.
         service: ServiceName,
         /// What was remembered.
-        memo: Memo,
+        memo: Box<Memo>,
     },
     /// All of the past has been told: start what is to start.
     Begin,
@@ -76,6 +77,17 @@ pub enum Input {
         started: Tick,
         /// How it ended.
         end: End,
+        /// When the keeper saw the end: up to then the life counts, here as there.
+        seen: Tick,
+        /// Whether the keeper has begun the next life already, by the standing order.
+        followed: bool,
+    },
+    /// A standing order has been withdrawn: the keeper does nothing by itself any more.
+    Withdrawn {
+        /// The service.
+        service: ServiceName,
+        /// Which withdrawal it was.
+        withdrawal: Withdrawal,
     },
     /// Nothing is left of the tree of a life that has ended.
     Cleared {

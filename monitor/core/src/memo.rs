@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Draft, Ending, Incarnation, TakenPort};
+use crate::model::{Draft, Ending, Incarnation, Standing, TakenPort, Withdrawal};
 use crate::phase::Phase;
 use crate::series::Series;
 use crate::service::Pause;
@@ -21,6 +21,10 @@ pub struct Memo {
     /// Whether the plan that the keeper holds is that of an earlier specification.
     pub(crate) outdated: bool,
     pub(crate) series: Series,
+    /// The order that stands with the keeper, as it was given and counted down since.
+    pub(crate) standing: Option<Standing>,
+    /// The latest withdrawal of one.
+    pub(crate) withdrawal: Withdrawal,
     /// All restarts, by whatever cause.
     pub(crate) restarts: u64,
     pub(crate) last_exit: Option<Ending>,
@@ -41,6 +45,8 @@ impl Memo {
             draft: Draft::default(),
             outdated: false,
             series: Series::default(),
+            standing: None,
+            withdrawal: Withdrawal::default(),
             restarts: 0,
             last_exit: None,
             listening: BTreeSet::new(),

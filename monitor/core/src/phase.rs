@@ -15,8 +15,9 @@ pub(crate) enum Phase {
     Spawning,
     /// The program has been executed.
     Running(Life),
-    /// As `Running`, and the plan of the next incarnation is being made, for this reason.
-    Replacing(Life, Reason),
+    /// As `Running`, and the plan of the next incarnation is being made, for this reason. The life is `None` while the
+    /// keeper has begun it by itself and not said more.
+    Replacing(Option<Life>, Reason),
     /// The main process has been asked to end.
     Stopping {
         /// The life that ends; `None` while the keeper has not said that it began.
@@ -93,8 +94,8 @@ impl Phase {
     pub(crate) fn state(&self) -> State {
         match self {
             Self::Stopped => State::Stopped,
-            Self::Preparing | Self::Spawning => State::Starting,
-            Self::Running(_) | Self::Replacing(..) => State::Running,
+            Self::Preparing | Self::Spawning | Self::Replacing(None, _) => State::Starting,
+            Self::Running(_) | Self::Replacing(Some(_), _) => State::Running,
             Self::Stopping { .. } | Self::Emptying { .. } => State::Stopping,
             Self::Crashed { .. } => State::Crashed,
             Self::Retrying { .. } => State::Retrying,
@@ -106,8 +107,8 @@ impl Phase {
     /// The life that runs now.
     pub(crate) fn life(&self) -> Option<Life> {
         match self {
-            Self::Running(life) | Self::Replacing(life, _) => Some(*life),
-            Self::Stopping { life, .. } => *life,
+            Self::Running(life) => Some(*life),
+            Self::Stopping { life, .. } | Self::Replacing(life, _) => *life,
             Self::Stopped
             | Self::Preparing
             | Self::Spawning

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Backoff, Delays, GiveUp, RestartSpec, Tick};
+use crate::model::{Backoff, Delays, GiveUp, Policy, RestartSpec, Standing, Tick, UNLIMITED};
 
 /// The restarts since the last life that lasted, and those within the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,24 @@ impl Series {
             }
         }
         Decision::Restart { delay, attempt: self.restarts }
+    }
+
+    /// What may follow at once after the next ends, if all of them come at `now`: later there may be room for more.
+    pub(crate) fn ahead(&self, spec: &RestartSpec, now: Tick) -> Standing {
+        let max = spec.max_restarts;
+        Standing {
+            spared: match spec.policy {
+                Policy::Always => [&spec.never_codes].into_iter().collect(),
+                Policy::OnFailure | Policy::Never => {
+                    [&spec.never_codes, &spec.success_codes].into_iter().collect()
+                }
+            },
+            immediate: if self.gave_up { 0 } else { spec.immediate.saturating_sub(self.restarts) },
+            renewed: spec.immediate,
+            reset_after: spec.reset_after,
+            left: max.map_or(UNLIMITED, |max| max.saturating_sub(self.count(spec, now))),
+            left_renewed: spec.window.is_none().then_some(max.unwrap_or(UNLIMITED)),
+        }
     }
 
     /// The restarts that count against the limit at `now`.

@@ -62,7 +62,7 @@ impl Supervisor {
                 }
                 self.fresh.retain(|name| *name != service);
                 self.with(now, &service, fx, |it, turn| {
-                    it.resume(turn, memo);
+                    it.resume(turn, *memo);
                     if known { Report::Fresh } else { it.remove(turn) }
                 });
             }
@@ -88,9 +88,16 @@ impl Supervisor {
             Input::SpawnFailed { service, incarnation, failure } => {
                 self.with(now, &service, fx, |it, turn| it.spawn_failed(turn, incarnation, failure));
             }
-            Input::Ended { service, incarnation, pid, started, end } => {
-                let life = Life { pid, started };
-                self.with(now, &service, fx, |it, turn| it.ended(turn, incarnation, life, end));
+            Input::Ended { service, incarnation, pid, started, end, seen, followed } => {
+                let (life, status) = (Life { pid, started }, end.status);
+                self.with(now, &service, fx, |it, turn| {
+                    it.acknowledge(turn, incarnation, followed);
+                    let report = it.ended(turn, incarnation, life, end, seen);
+                    if followed { it.followed(turn, incarnation, status, (started, seen)) } else { report }
+                });
+            }
+            Input::Withdrawn { service, withdrawal } => {
+                self.with(now, &service, fx, |it, turn| it.withdrawn(turn, withdrawal));
             }
             Input::Cleared { service, incarnation } => {
                 self.with(now, &service, fx, |it, turn| it.cleared(turn, incarnation));
@@ -208,19 +215,23 @@ impl Supervisor {
         if take(it, &mut Turn { now, fx, dice: &mut self.dice }) == Report::Stale {
             self.stale += 1;
         }
-        self.settle(service, fx);
+        self.settle(now, service, fx);
     }
 
-    /// After every transition: the deadline, the memo and the view follow the phase.
-    fn settle(&mut self, service: &ServiceName, fx: &mut Effects) {
+    /// After every transition: the standing order, the deadline, the memo and the view follow the phase.
+    fn settle(&mut self, now: Tick, service: &ServiceName, fx: &mut Effects) {
         let Some(it) = self.services.get_mut(service) else { return };
+        if it.has_changed() {
+            it.keep_order(now, fx);
+        }
         if let Some(memo) = it.take_change() {
             self.timers.set(service, it.due());
-            fx.push(Effect::Remember { service: service.clone(), memo });
+            fx.push(Effect::Remember { service: service.clone(), memo: Box::new(memo) });
             fx.push(Effect::Publish { service: service.clone() });
         }
         if it.removed() && !it.phase().occupied() {
             self.timers.set(service, None);
+            it.answer_confirmed(fx);
             self.services.remove(service);
             fx.push(Effect::Forget { service: service.clone() });
         }

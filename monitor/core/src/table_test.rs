@@ -10,13 +10,14 @@ use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
 const STATES: &str = include_str!("states.md");
 
 /// The rows that name a life.
-const REPORTS: [&str; 8] = [
+const REPORTS: [&str; 9] = [
     "prepared",
     "prepare failed",
     "spawned",
     "spawn failed",
     "ended well",
     "ended ill",
+    "followed",
     "cleared",
     "listens",
 ];
@@ -67,8 +68,8 @@ fn a_report_of_another_life_changes_nothing() {
                 // The keeper may forget what is of no use to anybody.
                 let (service, incarnation) = (name(), Incarnation(other));
                 let expected = match row {
-                    "spawn failed" | "ended well" | "ended ill" => {
-                        vec![Effect::Acknowledge { service, incarnation }]
+                    "spawn failed" | "ended well" | "ended ill" | "followed" => {
+                        vec![Effect::Acknowledge { service, incarnation, followed: row == "followed" }]
                     }
                     _ => Vec::new(),
                 };
@@ -145,7 +146,7 @@ impl Rig {
         let effects: Vec<_> = fx.drain().collect();
         for effect in &effects {
             if let Effect::Remember { memo, .. } = effect {
-                self.memo = memo.clone();
+                self.memo = Memo::clone(memo);
             }
         }
         effects
@@ -160,7 +161,7 @@ impl Rig {
     fn input(&self, row: &str, incarnation: Incarnation) -> Input {
         let service = name();
         let (pid, at) = (42, self.now);
-        let ended = |service, status| {
+        let ended = |service, status, followed| {
             let end = End {
                 status: WaitStatus(status),
                 at,
@@ -168,7 +169,7 @@ impl Rig {
                 oom: None,
                 blame: Blame::Unknown,
             };
-            Input::Ended { service, incarnation, pid, started: at, end }
+            Input::Ended { service, incarnation, pid, started: at, end, seen: at, followed }
         };
         let request = |verb| Input::Request { id: RequestId(1), service: name(), verb };
         match row {
@@ -197,8 +198,9 @@ impl Rig {
             },
             "spawned" => Input::Spawned { service, incarnation, pid, at },
             "spawn failed" => Input::SpawnFailed { service, incarnation, failure: failure() },
-            "ended well" => ended(service, 0),
-            "ended ill" => ended(service, 7 << 8),
+            "ended well" => ended(service, 0, false),
+            "ended ill" => ended(service, 7 << 8, false),
+            "followed" => ended(service, 7 << 8, true),
             "listens" => Input::Port { service, incarnation, port: 80, listening: true },
             "cleared" => Input::Cleared { service, incarnation },
             "deadline" => Input::Deadline,

@@ -10,7 +10,7 @@ use super::slots::Slots;
 use crate::effect::clock;
 use crate::effect::output::pipe::{Inlet, Pipes, Plumbing};
 use crate::effect::output::{Count, Kind, Logs};
-use crate::keeper::protocol::{Order, SlotState};
+use crate::keeper::protocol::{LifeEnd, Order, SlotState};
 use crate::metrics::{OutputCounters, Stream};
 
 /// The name under which the keeper holds how much of the spools is in which file.
@@ -113,5 +113,10 @@ impl Capture {
             SlotState::Ended { .. } | SlotState::Empty { .. } => self.logs.ended(service),
             SlotState::Starting { .. } | SlotState::Failed { .. } => {}
         }
+    }
+
+    /// A life has ended, and the next one has begun.
+    pub(super) fn followed(&mut self, service: &ServiceName, _end: &LifeEnd) {
+        self.logs.ended(service);
     }
 }

@@ -258,7 +258,7 @@ async fn supervise(
 struct Past {
     held: BTreeMap<String, OwnedFd>,
     memos: BTreeMap<u32, Kept>,
-    states: Vec<(u32, SlotState)>,
+    states: Vec<Report>,
     /// For each slot the ends of its pipes, then the spools.
     pipes: Vec<(u32, Vec<OwnedFd>)>,
     signals: Vec<i32>,
@@ -293,7 +293,9 @@ async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
                     }
                 },
                 Report::Pipes { slot, .. } => past.pipes.push((slot, fds)),
-                Report::Slot { slot, state } => past.states.push((slot, state)),
+                report @ (Report::Slot { .. } | Report::Followed { .. }) => past.states.push(report),
+                // Whoever waited for that has gone with the daemon before.
+                Report::Withdrawn { .. } => {}
                 Report::Signal(signal) => past.signals.push(signal),
                 // Only a daemon that supervises is asked.
                 Report::Ping => {}
@@ -445,11 +447,11 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         tracing::debug!(slot, %service, "resumed");
         daemon.turn([Input::Resume { service, memo }])?;
     }
-    for (slot, state) in past.states {
-        if let SlotState::Living { pid, started, .. } = state {
+    for report in past.states {
+        if let Report::Slot { slot, state: SlotState::Living { pid, started, .. } } = report {
             daemon.follow(&Life { slot, pid, started: Tick(started) });
         }
-        daemon.hear(Report::Slot { slot, state })?;
+        daemon.hear(report)?;
     }
     daemon.look_at_ports();
     daemon.link.order(Order::Ready, vec![])?;

@@ -161,6 +161,8 @@ fn slot_of(order: &Order) -> Option<u32> {
         Order::Plan { slot, .. }
         | Order::Pipes { slot, .. }
         | Order::Spawn { slot, .. }
+        | Order::Stand { slot, .. }
+        | Order::Withdraw { slot, .. }
         | Order::Signal { slot, .. }
         | Order::KillTree { slot, .. }
         | Order::Acknowledge { slot, .. }
@@ -186,6 +188,9 @@ fn weight(order: &Order) -> usize {
         | Order::Plan { .. }
         | Order::Pipes { .. }
         | Order::Spawn { .. }
+        // Its numbers take 70 bytes at most, most of them 20.
+        | Order::Stand { .. }
+        | Order::Withdraw { .. }
         | Order::Signal { .. }
         | Order::KillTree { .. }
         | Order::Acknowledge { .. }
@@ -195,5 +200,5 @@ fn weight(order: &Order) -> usize {
         | Order::Pong
         | Order::Reloading => 0,
     };
-    32 + text
+    96 + text
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_core::model::{KernelFact, RequestId, ServiceName, SourceName, Tick, WaitStatus, What, Witness};
+use defib_core::model::{
+    KernelFact, RequestId, ServiceName, SourceName, Tick, WaitStatus, What, Withdrawal, Witness,
+};
 use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -24,7 +26,7 @@ use crate::effect::clock;
 use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Job, Planned, Planner};
 use crate::effect::port_watch::Found;
-use crate::keeper::protocol::{Order, Received, Report, SlotState};
+use crate::keeper::protocol::{LifeEnd, Order, Received, Report, SlotState};
 use crate::metrics::Metrics;
 use crate::source::{Batch, Life, Source};
 
@@ -124,6 +126,12 @@ impl Daemon {
     pub(super) fn hear(&mut self, report: Report) -> Result<(), LinkError> {
         match report {
             Report::Slot { slot, state } => self.hear_slot(slot, &state),
+            Report::Followed { slot, end } => self.hear_followed(slot, &end),
+            Report::Withdrawn { slot, withdrawal } => {
+                let withdrawal = Withdrawal(withdrawal);
+                let service = self.slots.service(slot).cloned();
+                self.turn(service.map(|service| Input::Withdrawn { service, withdrawal }))
+            }
             Report::Signal(libc::SIGHUP) => {
                 tracing::info!("SIGHUP: the configuration is read again");
                 self.own_log.reopen();
@@ -145,34 +153,25 @@ impl Daemon {
 
     fn hear_slot(&mut self, slot: u32, state: &SlotState) -> Result<(), LinkError> {
         let heard = clock::now();
-        // The kernel's side of it was written before the keeper could know, so it is all there. It is told after the
-        // orders have gone out: see `tell_events`.
-        let mut batch = Batch::default();
         let life = life(slot, state);
         self.slots.occupy(slot, life.filter(|_| matches!(state, SlotState::Living { .. })));
-        if let Some(life) = &life {
-            self.catch_up(life, &mut batch);
-            let before = batch.events.len();
-            self.source.claim(life, &mut batch);
-            batch.events[before..].iter().for_each(|event| self.slots.learn(event));
-        }
+        let mut batch = self.ask_source(life.as_ref());
         // Before the order for the next life: what comes then is that one's.
         if let Some(service) = self.slots.service(slot) {
             self.capture.hear(slot, service, state);
         }
-        let witness = self.witness(slot, state);
+        let end = match state {
+            SlotState::Ended { end, .. } => Some(*end),
+            SlotState::Empty { .. }
+            | SlotState::Starting { .. }
+            | SlotState::Living { .. }
+            | SlotState::Failed { .. } => None,
+        };
+        let witness = end.and_then(|end| self.witness(slot, &end));
         let died = witness.as_ref().and_then(|witness| witness.at);
         let rest = self.decide(self.slots.inputs(slot, state, witness))?;
-        if let SlotState::Ended { at, .. } = state {
-            let died = died.map(|died| died.0);
-            tracing::debug!(
-                slot,
-                died,
-                seen = at,
-                heard = heard.0,
-                ordered = clock::now().0,
-                "a death was handled"
-            );
+        if let Some(end) = end {
+            log_handling(slot, died, &end, heard);
         }
         self.source.settle(&mut batch);
         self.tell_events(batch);
@@ -183,11 +182,42 @@ impl Daemon {
         Ok(())
     }
 
-    /// What the source knows of the end that a slot reports.
-    fn witness(&mut self, slot: u32, state: &SlotState) -> Option<Witness> {
-        let SlotState::Ended { pid, status, .. } = *state else { return None };
-        let start = self.slots.start_of(slot, pid);
-        let witness = self.source.take_end(&life(slot, state)?, start, WaitStatus(status))?;
+    /// A life has ended, and the keeper has begun the next one by the standing order.
+    fn hear_followed(&mut self, slot: u32, end: &LifeEnd) -> Result<(), LinkError> {
+        let heard = clock::now();
+        self.slots.occupy(slot, None);
+        let mut batch = self.ask_source(Some(&ended_life(slot, end)));
+        if let Some(service) = self.slots.service(slot) {
+            self.capture.followed(service, end);
+        }
+        let witness = self.witness(slot, end);
+        let died = witness.as_ref().and_then(|witness| witness.at);
+        let rest = self.decide(self.slots.followed(slot, *end, witness))?;
+        log_handling(slot, died, end, heard);
+        self.source.settle(&mut batch);
+        self.tell_events(batch);
+        self.tell_all(rest);
+        Ok(())
+    }
+
+    /// What the source knows by now. The kernel's side of what the keeper tells was written before the keeper could know,
+    /// so it is all there. It is told after the orders have gone out: see `tell_events`.
+    fn ask_source(&mut self, life: Option<&Life>) -> Batch {
+        let mut batch = Batch::default();
+        if let Some(life) = life {
+            self.catch_up(life, &mut batch);
+            let before = batch.events.len();
+            self.source.claim(life, &mut batch);
+            batch.events[before..].iter().for_each(|event| self.slots.learn(event));
+        }
+        batch
+    }
+
+    /// What the source knows of an end that the keeper reports.
+    fn witness(&mut self, slot: u32, end: &LifeEnd) -> Option<Witness> {
+        let (life, status) = (ended_life(slot, end), end.status);
+        let start = self.slots.start_of(slot, end.pid);
+        let witness = self.source.take_end(&life, start, WaitStatus(status))?;
         match witness.status {
             // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
             Some(WaitStatus(other)) if other != status => {
@@ -345,9 +375,14 @@ impl Daemon {
                 Effect::KillTree { service, incarnation } => {
                     slot_of(&service).map(|slot| Order::KillTree { slot, incarnation: incarnation.0 })
                 }
-                Effect::Acknowledge { service, incarnation } => {
-                    slot_of(&service).map(|slot| Order::Acknowledge { slot, incarnation: incarnation.0 })
+                Effect::Stand { service, incarnation, standing } => {
+                    slot_of(&service).map(|slot| Order::Stand { slot, incarnation: incarnation.0, standing })
                 }
+                Effect::Withdraw { service, withdrawal } => {
+                    slot_of(&service).map(|slot| Order::Withdraw { slot, withdrawal: withdrawal.0 })
+                }
+                Effect::Acknowledge { service, incarnation, followed } => slot_of(&service)
+                    .map(|slot| Order::Acknowledge { slot, incarnation: incarnation.0, followed }),
                 Effect::Remember { service, memo } => slot_of(&service).and_then(|slot| {
                     let kept = postcard::to_stdvec(&Kept { service, memo });
                     // A memo is made of numbers and text: it can always be written.
@@ -391,6 +426,8 @@ impl Daemon {
             Effect::Leave => self.done = true,
             Effect::Prepare { .. }
             | Effect::Spawn { .. }
+            | Effect::Stand { .. }
+            | Effect::Withdraw { .. }
             | Effect::Signal { .. }
             | Effect::KillTree { .. }
             | Effect::Acknowledge { .. }
@@ -401,12 +438,21 @@ impl Daemon {
 
 /// The life that a slot's state is about.
 fn life(slot: u32, state: &SlotState) -> Option<Life> {
-    match *state {
-        SlotState::Living { pid, started, .. } | SlotState::Ended { pid, started, .. } => {
-            Some(Life { slot, pid, started: Tick(started) })
-        }
+    match state {
+        SlotState::Living { pid, started, .. } => Some(Life { slot, pid: *pid, started: Tick(*started) }),
+        SlotState::Ended { end, .. } => Some(ended_life(slot, end)),
         SlotState::Empty { .. } | SlotState::Starting { .. } | SlotState::Failed { .. } => None,
     }
+}
+
+fn ended_life(slot: u32, end: &LifeEnd) -> Life {
+    Life { slot, pid: end.pid, started: Tick(end.started) }
+}
+
+/// For who looks where the time goes.
+fn log_handling(slot: u32, died: Option<Tick>, end: &LifeEnd, heard: Tick) {
+    let (died, seen) = (died.map(|died| died.0), end.at);
+    tracing::debug!(slot, died, seen, heard = heard.0, ordered = clock::now().0, "a death was handled");
 }
 
 /// Sleeps until a tick, by tokio's clock: if that stands still during a suspend, the core only asks again.

@@ -10,14 +10,14 @@ use defib_core::{Input, Memo};
 use serde::{Deserialize, Serialize};
 
 use crate::effect::failure;
-use crate::keeper::protocol::{MAX_SLOTS, SlotState};
+use crate::keeper::protocol::{LifeEnd, MAX_SLOTS, SlotState};
 use crate::source::Life;
 
 /// What is kept in a slot for the next daemon: the core's memo, and whose it is.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) service: ServiceName,
-    pub(super) memo: Memo,
+    pub(super) memo: Box<Memo>,
 }
 
 /// One supervised service.
@@ -25,8 +25,9 @@ pub(super) struct Kept {
 struct Tenant {
     slot: u32,
     spec: Arc<ServiceSpec>,
-    /// The main process by its identity, as the source told it.
-    process: Option<(u32, u64)>,
+    /// The main process by its identity, as the source told it, and the one before: where the keeper follows an end by
+    /// itself, the source tells of the next life before the keeper tells of the end.
+    processes: [Option<(u32, u64)>; 2],
     /// The main process as the keeper told it, while it lives.
     life: Option<Life>,
 }
@@ -79,7 +80,7 @@ impl Slots {
     fn settle(&mut self, slot: u32, spec: ServiceSpec) {
         self.names.insert(slot, spec.name.clone());
         let name = spec.name.clone();
-        self.tenants.insert(name, Tenant { slot, spec: Arc::new(spec), process: None, life: None });
+        self.tenants.insert(name, Tenant { slot, spec: Arc::new(spec), processes: [None; 2], life: None });
     }
 
     /// A free slot. None is left only while a whole configuration of the largest size is being exchanged for another.
@@ -146,14 +147,17 @@ impl Slots {
         if let Some(service) = self.names.get(&slot)
             && let Some(tenant) = self.tenants.get_mut(service)
         {
-            tenant.process = Some((pid, start));
+            let [latest, _] = tenant.processes;
+            if latest != Some((pid, start)) {
+                tenant.processes = [Some((pid, start)), latest];
+            }
         }
     }
 
     /// When the main process of a slot started, if the source told.
     pub(super) fn start_of(&self, slot: u32, pid: u32) -> Option<u64> {
         let tenant = self.tenants.get(self.names.get(&slot)?)?;
-        tenant.process.filter(|(of, _)| *of == pid).map(|(_, start)| start)
+        tenant.processes.into_iter().flatten().find(|(of, _)| *of == pid).map(|(_, start)| start)
     }
 
     /// What a report means to the core. `witness` is what the source knows of the end, if it is one.
@@ -171,22 +175,33 @@ impl Slots {
                 let failure = failure::of_step(step, errno, &spec.launch);
                 vec![Input::SpawnFailed { service, incarnation: Incarnation(incarnation), failure }]
             }
-            SlotState::Ended { incarnation, pid, started, at, status, usage, cleared } => {
-                let incarnation = Incarnation(incarnation);
-                let witness = witness.unwrap_or_default();
-                let end = End {
-                    status: WaitStatus(status),
-                    // Within the life, whatever the source says: delays and series are counted from it.
-                    at: witness.at.map_or(Tick(at), |died| died.max(Tick(started)).min(Tick(at))),
-                    usage,
-                    oom: witness.oom,
-                    blame: witness.blame,
-                };
-                let started = Tick(started);
-                let ended = Input::Ended { service: service.clone(), incarnation, pid, started, end };
+            SlotState::Ended { end, cleared } => {
+                let incarnation = Incarnation(end.incarnation);
+                let ended = ended(service.clone(), end, witness, false);
                 let cleared = cleared.then_some(Input::Cleared { service, incarnation });
                 std::iter::once(ended).chain(cleared).collect()
             }
         }
     }
+
+    /// What it means to the core that an end was followed by the standing order.
+    pub(super) fn followed(&self, slot: u32, end: LifeEnd, witness: Option<Witness>) -> Option<Input> {
+        let service = self.service(slot).cloned()?;
+        Some(ended(service, end, witness, true))
+    }
+}
+
+fn ended(service: ServiceName, told: LifeEnd, witness: Option<Witness>, followed: bool) -> Input {
+    let LifeEnd { incarnation, pid, started, at, status, usage } = told;
+    let (incarnation, started, seen) = (Incarnation(incarnation), Tick(started), Tick(at));
+    let witness = witness.unwrap_or_default();
+    let end = End {
+        status: WaitStatus(status),
+        // Within the life, whatever the source says: delays are counted from it.
+        at: witness.at.map_or(seen, |died| died.max(started).min(seen)),
+        usage,
+        oom: witness.oom,
+        blame: witness.blame,
+    };
+    Input::Ended { service, incarnation, pid, started, end, seen, followed }
 }

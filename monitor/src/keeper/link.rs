@@ -27,7 +27,14 @@ pub(super) struct Link {
     waiting: VecDeque<Item>,
     /// The slots among `waiting`.
     slots: BTreeSet<u32>,
+    /// The latest life of each slot whose end has been told as followed.
+    told: BTreeMap<u32, u64>,
+    /// The latest withdrawal in each slot of which the daemon is to be told.
+    withdrawn: BTreeMap<u32, u64>,
 }
+
+/// The most ends in one packet: each takes less than 100 bytes.
+const ENDS: usize = 64;
 
 /// What the keeper has to tell of.
 #[derive(Debug)]
@@ -50,6 +57,14 @@ impl Link {
         self.socket = None;
         self.waiting.clear();
         self.slots.clear();
+        self.told.clear();
+        self.withdrawn.clear();
+    }
+
+    /// A slot is free: its next tenant counts its lives anew.
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.told.remove(&slot);
+        self.withdrawn.remove(&slot);
     }
 
     /// The socket, while there is a daemon.
@@ -88,6 +103,14 @@ impl Link {
         }
     }
 
+    /// Confirms a withdrawal. An earlier one in the same slot needs no confirmation any more.
+    pub(super) fn tell_withdrawn(&mut self, slot: u32, withdrawal: u64) {
+        if self.socket.is_some() {
+            self.withdrawn.insert(slot, withdrawal);
+            self.tell_slot(slot);
+        }
+    }
+
     /// Passes a signal on, if there is a daemon.
     pub(super) fn tell_signal(&mut self, signal: i32) {
         if self.socket.is_some() {
@@ -106,19 +129,57 @@ impl Link {
     pub(super) fn flush(&mut self, all: &Holdings<'_>) -> io::Result<bool> {
         while let Some(item) = self.waiting.front() {
             let Some(socket) = &self.socket else { return Ok(false) };
-            if let Some((report, fds)) = all.report(item) {
-                let packet = protocol::pack(&[report])?;
-                match protocol::send(socket.as_fd(), &packet, &fds) {
+            let (reports, fds) = match item {
+                Item::Slot(slot) => (self.of_slot(*slot, all), Vec::new()),
+                Item::Held(_)
+                | Item::Memo(_)
+                | Item::Pipes(_)
+                | Item::Synced
+                | Item::Signal(_)
+                | Item::Ping => {
+                    let (report, fds) = all.report(item).unzip();
+                    (report.into_iter().collect(), fds.unwrap_or_default())
+                }
+            };
+            if !reports.is_empty() {
+                match protocol::send(socket.as_fd(), &protocol::pack(&reports)?, &fds) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                     Err(error) => return Err(error),
                 }
+            }
+            for report in &reports {
+                match report {
+                    Report::Followed { slot, end } => drop(self.told.insert(*slot, end.incarnation)),
+                    Report::Withdrawn { slot, .. } => drop(self.withdrawn.remove(slot)),
+                    _ => {}
+                }
+            }
+            // Not all of it fitted into one packet.
+            if matches!(reports.last(), Some(Report::Followed { .. })) {
+                continue;
             }
             if let Some(Item::Slot(slot)) = self.waiting.pop_front() {
                 self.slots.remove(&slot);
             }
         }
         Ok(false)
+    }
+
+    /// What is to be told of a slot: the ends that were followed, and when those are all told, how it is now.
+    fn of_slot(&self, slot: u32, all: &Holdings<'_>) -> Vec<Report> {
+        let Some(it) = all.slots.get(&slot) else { return Vec::new() };
+        let told = self.told.get(&slot).copied().unwrap_or(0);
+        let ends = it.followed(told).take(ENDS + 1).map(|end| Report::Followed { slot, end: *end });
+        let mut reports: Vec<_> = ends.collect();
+        if reports.len() > ENDS {
+            reports.truncate(ENDS);
+            return reports;
+        }
+        let withdrawal = self.withdrawn.get(&slot);
+        reports.extend(withdrawal.map(|withdrawal| Report::Withdrawn { slot, withdrawal: *withdrawal }));
+        reports.push(Report::Slot { slot, state: it.report() });
+        reports
     }
 }
 
@@ -139,10 +200,8 @@ impl<'a> Holdings<'a> {
                 let report = Report::Pipes { slot: *slot, streams: pipes.streams() };
                 Some((report, pipes.of_daemon().collect()))
             }
-            Item::Slot(slot) => {
-                let state = self.slots.get(slot)?.report();
-                Some((Report::Slot { slot: *slot, state }, Vec::new()))
-            }
+            // Told with what was followed before: see `Link::of_slot`.
+            Item::Slot(_) => None,
             Item::Synced => Some((Report::Synced, Vec::new())),
             Item::Signal(signal) => Some((Report::Signal(*signal), Vec::new())),
             Item::Ping => Some((Report::Ping, Vec::new())),

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use defib_core::model::Usage;
+use defib_core::model::{Standing, Usage};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of the messages. Keeper and daemon are one binary until one of them is upgraded.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The largest packet. The largest message is a memo: the times of 256 restarts and two texts.
 pub const MAX_PACKET: usize = 16 * 1024;
@@ -68,6 +68,23 @@ pub enum Order {
         /// The life.
         incarnation: u64,
     },
+    /// What may be done without asking at the end of this life and of those that follow by it, in place of an earlier
+    /// order.
+    Stand {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+        /// The order.
+        standing: Standing,
+    },
+    /// Nothing may be done without asking. Answered by [`Report::Withdrawn`].
+    Withdraw {
+        /// The slot.
+        slot: u32,
+        /// Names the answer.
+        withdrawal: u64,
+    },
     /// Send a signal to the main process.
     Signal {
         /// The slot.
@@ -90,6 +107,8 @@ pub enum Order {
         slot: u32,
         /// The life.
         incarnation: u64,
+        /// Whether the end was told by [`Report::Followed`].
+        followed: bool,
     },
     /// Keep this for the next daemon.
     Remember {
@@ -128,6 +147,8 @@ impl Order {
             Self::Hello { .. }
             | Self::Ready
             | Self::Spawn { .. }
+            | Self::Stand { .. }
+            | Self::Withdraw { .. }
             | Self::Signal { .. }
             | Self::KillTree { .. }
             | Self::Acknowledge { .. }
@@ -163,6 +184,21 @@ pub enum Report {
         /// As in [`Order::Pipes`].
         streams: u8,
     },
+    /// A life that has ended, and after which the next one was begun by the standing order. Told before how the slot is,
+    /// and kept until it is acknowledged.
+    Followed {
+        /// The slot.
+        slot: u32,
+        /// The end.
+        end: LifeEnd,
+    },
+    /// A standing order has been withdrawn.
+    Withdrawn {
+        /// The slot.
+        slot: u32,
+        /// Which withdrawal it was.
+        withdrawal: u64,
+    },
     /// How a slot is.
     Slot {
         /// The slot.
@@ -184,7 +220,13 @@ impl Report {
         match self {
             Self::Held { .. } => 1,
             Self::Pipes { streams, .. } => 2 * usize::from(*streams),
-            Self::Memo { .. } | Self::Slot { .. } | Self::Synced | Self::Signal(_) | Self::Ping => 0,
+            Self::Memo { .. }
+            | Self::Followed { .. }
+            | Self::Withdrawn { .. }
+            | Self::Slot { .. }
+            | Self::Synced
+            | Self::Signal(_)
+            | Self::Ping => 0,
         }
     }
 }
@@ -222,21 +264,28 @@ pub enum SlotState {
     },
     /// The main process has ended.
     Ended {
-        /// The life.
-        incarnation: u64,
-        /// The main process.
-        pid: u32,
-        /// When it was made, in ns of CLOCK_BOOTTIME.
-        started: u64,
-        /// When the keeper saw the end, in ns of CLOCK_BOOTTIME.
-        at: u64,
-        /// The raw status of wait(2).
-        status: i32,
-        /// What it used.
-        usage: Usage,
+        /// How.
+        end: LifeEnd,
         /// Whether nothing of its tree is left.
         cleared: bool,
     },
+}
+
+/// The end of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifeEnd {
+    /// The life.
+    pub incarnation: u64,
+    /// The main process.
+    pub pid: u32,
+    /// When it was made, in ns of CLOCK_BOOTTIME.
+    pub started: u64,
+    /// When the keeper saw the end, in ns of CLOCK_BOOTTIME.
+    pub at: u64,
+    /// The raw status of wait(2).
+    pub status: i32,
+    /// What it used.
+    pub usage: Usage,
 }
 
 /// The steps of a start, in their order.
@@ -390,7 +439,7 @@ mod tests {
     fn orders_arrive_together_with_their_descriptors() {
         let (here, there) = pair();
         let orders = [
-            Order::Acknowledge { slot: 3, incarnation: 7 },
+            Order::Acknowledge { slot: 3, incarnation: 7, followed: false },
             Order::Hold { name: "lock".to_owned() },
             Order::Spawn { slot: 3, incarnation: 8 },
         ];

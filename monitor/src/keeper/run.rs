@@ -30,6 +30,9 @@ use crate::effect::clock;
 /// The name under which the daemon hands over the map in which the eBPF programs look for the slot of the next child.
 pub const NEXT_SLOT: &str = "next_slot";
 
+/// The most ends that are followed while no daemon acknowledges them; what ends then waits for one. About 100 bytes each.
+const MAX_UNACKNOWLEDGED: usize = 16 * 1024;
+
 /// Runs as the keeper of a daemon with this command line, until that has left.
 pub fn run(daemon: Vec<OsString>) -> ExitCode {
     let kept = Keeper::new(daemon).and_then(|mut keeper| keeper.run());
@@ -58,6 +61,8 @@ struct Keeper {
     mains: BTreeMap<i32, u32>,
     /// Slots whose tree is being ended.
     sweeping: BTreeSet<u32>,
+    /// How many ends were followed by standing orders and have not been acknowledged.
+    unacknowledged: usize,
     /// Whether defib was asked to end.
     ending: bool,
     /// What is kept for the next daemon.
@@ -95,6 +100,7 @@ impl Keeper {
             queue: VecDeque::new(),
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
+            unacknowledged: 0,
             ending: false,
             held: BTreeMap::new(),
         })
@@ -220,9 +226,23 @@ impl Keeper {
             }
             Order::Forget { slot } => self.forget(slot),
             Order::Spawn { slot, incarnation } => self.spawn(slot, incarnation),
-            Order::Acknowledge { slot, incarnation } => {
+            Order::Stand { slot, incarnation, standing } => {
                 if let Some(it) = self.slot(slot) {
+                    it.stand(incarnation, standing);
+                }
+            }
+            Order::Withdraw { slot, withdrawal } => {
+                if let Some(it) = self.slot(slot) {
+                    it.withdraw();
+                    self.link.tell_withdrawn(slot, withdrawal);
+                }
+            }
+            Order::Acknowledge { slot, incarnation, followed } => {
+                let Some(it) = self.slot(slot) else { return };
+                if !followed {
                     it.acknowledge(incarnation);
+                } else if it.acknowledge_followed(incarnation) {
+                    self.unacknowledged -= 1;
                 }
             }
             Order::Signal { slot, incarnation, signal } => self.signal(slot, incarnation, signal),
@@ -237,7 +257,11 @@ impl Keeper {
 
     fn forget(&mut self, slot: u32) {
         match self.slots.get(&slot).map(|it| &it.state) {
-            Some(State::Empty { .. }) => drop(self.slots.remove(&slot)),
+            Some(State::Empty { .. }) => {
+                let it = self.slots.remove(&slot);
+                self.unacknowledged -= it.map_or(0, |it| it.followed(0).count());
+                self.link.forget(slot);
+            }
             Some(_) => say(&format!("slot {slot} is not forgotten: there is something in it")),
             // Its service was never started.
             None => {}
@@ -371,6 +395,8 @@ impl Keeper {
             Some((step, errno)) => State::Failed { incarnation: life.incarnation, step, errno },
             None => {
                 let end = RawEnd { at, status: reaped.status, usage: reaped.usage };
+                let follows =
+                    !self.ending && self.unacknowledged < MAX_UNACKNOWLEDGED && it.takes_up(&life, &end);
                 let cleared = life.sweep();
                 if !cleared {
                     self.sweeping.insert(slot);
@@ -378,11 +404,24 @@ impl Keeper {
                         watch(&self.epoll, leaf.events(), Token::Leaf(slot), epoll::EventFlags::PRI);
                     }
                 }
-                State::Ended { life, end, cleared, acknowledged: false }
+                State::Ended { life, end, cleared, acknowledged: false, follows }
             }
         };
+        self.follow(slot);
         self.link.tell_slot(slot);
         self.launch_queued();
+    }
+
+    /// Starts the next life where the standing order says so and nothing is left of the last one.
+    fn follow(&mut self, slot: u32) {
+        let Some(it) = self.slots.get_mut(&slot) else { return };
+        if let State::Ended { cleared: true, follows: true, .. } = it.state
+            && !self.ending
+        {
+            it.follow();
+            self.unacknowledged += 1;
+            self.queue.push_back(slot);
+        }
     }
 
     /// Looks again whether anything is left of a tree.
@@ -395,7 +434,9 @@ impl Keeper {
             }
             self.sweeping.remove(&slot);
             it.clear();
+            self.follow(slot);
             self.link.tell_slot(slot);
+            self.launch_queued();
         }
     }
 

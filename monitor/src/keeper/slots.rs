@@ -2,18 +2,24 @@
 //!
 //! ```text
 //! Empty ─Spawn→ Queued ─→ Starting ─executed→ Living ─end→ Ended ─acknowledged and cleared→ Empty
+//!                 │ ↑        │                               │
+//!                 │ └────────│─────cleared, standing order───┘
 //!                 └──────────┴─failed→ Failed ─acknowledged→ Empty
 //! ```
+//!
+//! An end that was followed by the standing order is kept beside the next life until it is acknowledged.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
-use defib_core::model::Usage;
+use defib_core::model::{Standing, Usage, WaitStatus};
 
 use super::pipes::Pipes;
 use super::plan::{Plan, ReadyPlan};
-use super::protocol::{SlotState, Step};
+use super::protocol::{LifeEnd, SlotState, Step};
 use super::spawn::{Berth, Flight};
 use super::tree::{self, Leaf, Leaves};
 
@@ -25,6 +31,11 @@ pub(super) struct Slot {
     pub(super) memo: Option<Vec<u8>>,
     pub(super) pipes: Option<Pipes>,
     pub(super) state: State,
+    /// What may be done without asking.
+    standing: Option<Standing>,
+    /// The ends that were followed without asking and have not been acknowledged, oldest first. How many there may be is
+    /// for the whole keeper to say.
+    followed: VecDeque<LifeEnd>,
 }
 
 /// What a start needs.
@@ -79,6 +90,8 @@ pub(super) enum State {
         end: RawEnd,
         cleared: bool,
         acknowledged: bool,
+        /// Whether the next life begins, by the standing order, once the tree is cleared.
+        follows: bool,
     },
 }
 
@@ -104,7 +117,14 @@ pub(super) struct RawEnd {
 impl Slot {
     /// An empty slot.
     pub(super) fn new() -> Self {
-        Self { provision: None, memo: None, pipes: None, state: State::Empty { last: 0 } }
+        Self {
+            provision: None,
+            memo: None,
+            pipes: None,
+            state: State::Empty { last: 0 },
+            standing: None,
+            followed: VecDeque::new(),
+        }
     }
 
     /// Takes a new plan for the next life. The present one keeps its own. `cgroup` is the folder of the service: the
@@ -194,6 +214,45 @@ impl Slot {
         }
     }
 
+    /// Takes an order for the ends to come. It counts from the life that it names, so what has been followed since by
+    /// the order before it is counted against it.
+    pub(super) fn stand(&mut self, incarnation: u64, mut standing: Standing) {
+        standing.skip(self.latest().saturating_sub(incarnation));
+        self.standing = Some(standing);
+    }
+
+    /// Nothing is done without asking any more.
+    pub(super) fn withdraw(&mut self) {
+        self.standing = None;
+        if let State::Ended { follows, .. } = &mut self.state {
+            *follows = false;
+        }
+    }
+
+    /// Whether an end is to be followed without asking. The order counts down.
+    pub(super) fn takes_up(&mut self, life: &Life, end: &RawEnd) -> bool {
+        let lasted = Duration::from_nanos(end.at.saturating_sub(life.started));
+        self.standing.as_mut().is_some_and(|standing| standing.follow(WaitStatus(end.status), lasted))
+    }
+
+    /// Makes room for the next life after an end that is followed; the end is kept.
+    pub(super) fn follow(&mut self) {
+        let State::Ended { life, end, .. } = &self.state else { return };
+        self.followed.push_back(life.end(end));
+        self.state = State::Queued { incarnation: life.incarnation + 1 };
+    }
+
+    /// The ends of lives after `told` that were followed, oldest first.
+    pub(super) fn followed(&self, told: u64) -> impl Iterator<Item = &LifeEnd> {
+        self.followed.iter().filter(move |end| end.incarnation > told)
+    }
+
+    /// Takes the acknowledgement of an end that was followed. Returns whether there was one.
+    pub(super) fn acknowledge_followed(&mut self, of: u64) -> bool {
+        let at = self.followed.iter().position(|end| end.incarnation == of);
+        at.and_then(|at| self.followed.remove(at)).is_some()
+    }
+
     /// Takes the acknowledgement of an end or a failed start.
     pub(super) fn acknowledge(&mut self, of: u64) {
         match &mut self.state {
@@ -237,15 +296,9 @@ impl Slot {
             State::Failed { incarnation, step, errno } => {
                 SlotState::Failed { incarnation: *incarnation, step: *step, errno: *errno }
             }
-            State::Ended { life, end, cleared, .. } => SlotState::Ended {
-                incarnation: life.incarnation,
-                pid: life.pid.unsigned_abs(),
-                started: life.started,
-                at: end.at,
-                status: end.status,
-                usage: end.usage,
-                cleared: *cleared,
-            },
+            State::Ended { life, end, cleared, .. } => {
+                SlotState::Ended { end: life.end(end), cleared: *cleared }
+            }
         }
     }
 }
@@ -259,6 +312,17 @@ impl Provision {
 }
 
 impl Life {
+    fn end(&self, end: &RawEnd) -> LifeEnd {
+        LifeEnd {
+            incarnation: self.incarnation,
+            pid: self.pid.unsigned_abs(),
+            started: self.started,
+            at: end.at,
+            status: end.status,
+            usage: end.usage,
+        }
+    }
+
     /// Ends what is left of the tree, if that is wanted. Returns whether nothing is left, or nothing is to be done.
     pub(super) fn sweep(&self) -> bool {
         if !self.plan.end_leftovers {

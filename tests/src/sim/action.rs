@@ -75,7 +75,9 @@ pub enum Action {
         /// The service.
         service: ServiceName,
     },
-    /// The keeper writes the present state of a slot to the daemon.
+    /// The keeper reads the orders of the oldest turn that it has not read.
+    Obey,
+    /// The keeper writes to the daemon: the ends that it has followed by itself, and the present state of a slot.
     Report {
         /// The service.
         service: ServiceName,

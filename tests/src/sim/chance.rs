@@ -123,7 +123,7 @@ impl Temper {
     /// Chooses the next action.
     pub(crate) fn choose(&self, chance: &mut Chance, world: &World) -> Action {
         let mut choices: Vec<(u64, Action)> = Vec::with_capacity(24);
-        for (service, seat) in world.keeper.seats() {
+        for (service, seat) in world.keeper.seats().filter(|(_, seat)| !seat.forgotten) {
             let service = || service.clone();
             match &seat.slot {
                 Slot::Empty { .. } | Slot::Failed { .. } => {}
@@ -149,6 +149,9 @@ impl Temper {
             let weight = if seat.unreported { 12 } else { self.lateness };
             choices.push((weight, Action::Report { service: service() }));
             choices.push((self.asking, Action::Ask { service: service(), verb: verb(chance) }));
+        }
+        if !world.wire.is_empty() {
+            choices.push((40, Action::Obey));
         }
         choices.push((8, Action::Wait { ns: self.wait(chance, world) }));
         match &world.daemon {
@@ -255,9 +258,12 @@ fn verb(chance: &mut Chance) -> Verb {
 /// What happens next when nothing goes wrong any more; `None` when nothing is left to happen.
 pub(crate) fn calm(world: &World) -> Option<Action> {
     if world.left {
-        return None;
+        return (!world.wire.is_empty()).then_some(Action::Obey);
     }
     let Some(daemon) = &world.daemon else { return Some(Action::Boot) };
+    if !world.wire.is_empty() {
+        return Some(Action::Obey);
+    }
     if !daemon.mailbox.is_empty() {
         return Some(Action::Deliver { overtakes: 0, whole: false });
     }

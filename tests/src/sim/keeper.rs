@@ -1,21 +1,35 @@
 //! The keeper and the kernel as the core knows them: one slot a service, whose present state is reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use defib_core::model::{
-    Draft, End, Incarnation, Leftovers, ServiceName, ServiceSpec, Signal, StartFailure, Tick,
+    Draft, End, Incarnation, Leftovers, ServiceName, ServiceSpec, Signal, Standing, StartFailure, Tick,
+    Withdrawal,
 };
 use defib_core::{Effect, Memo};
+
+use super::world::Letter;
 
 /// What the keeper holds for a service.
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
     pub(crate) slot: Slot,
-    pub(crate) memo: Option<Memo>,
+    pub(crate) memo: Option<Box<Memo>>,
     /// The present plan: which draft, and of what specification.
     pub(crate) plan: Option<(Draft, ServiceSpec)>,
     /// Whether the slot has changed since it was last reported.
     pub(crate) unreported: bool,
+    /// The ends that the keeper has followed by itself, until they are acknowledged, oldest first.
+    pub(crate) followed: Vec<(Process, End)>,
+    /// How many of them the daemon has been told.
+    pub(crate) told: usize,
+    /// Withdrawals that are to be confirmed.
+    pub(crate) withdrawn: VecDeque<Withdrawal>,
+    /// Whether the daemon has forgotten it: it is not listened to any more.
+    pub(crate) forgotten: bool,
+    standing: Option<Standing>,
+    /// Whether the next life begins, by the standing order, once the tree is empty.
+    pending: bool,
     leftovers: Leftovers,
 }
 
@@ -43,6 +57,12 @@ pub(crate) struct Process {
     pub(crate) fate: Fate,
     /// The ports on which it listens.
     pub(crate) listening: BTreeSet<u16>,
+}
+
+impl Process {
+    fn new(incarnation: Incarnation, pid: u32, started: Tick) -> Self {
+        Self { incarnation, pid, started, fate: Fate::Obeys, listening: BTreeSet::new() }
+    }
 }
 
 /// What a process will do next.
@@ -75,6 +95,11 @@ impl Slot {
         matches!(self, Self::Empty { .. })
     }
 
+    /// Whether nothing is in it but what the daemon knows, and is about to acknowledge.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Empty { .. } | Self::Failed { .. } | Self::Ended { cleared: true, .. })
+    }
+
     fn process_mut(&mut self) -> Option<&mut Process> {
         match self {
             Self::Starting(process) | Self::Living(process) => Some(process),
@@ -86,7 +111,50 @@ impl Slot {
 impl Seat {
     fn new() -> Self {
         let slot = Slot::Empty { last: Incarnation::default() };
-        Self { slot, memo: None, plan: None, unreported: false, leftovers: Leftovers::default() }
+        Self {
+            slot,
+            memo: None,
+            plan: None,
+            unreported: false,
+            followed: Vec::new(),
+            told: 0,
+            withdrawn: VecDeque::new(),
+            forgotten: false,
+            standing: None,
+            pending: false,
+            leftovers: Leftovers::default(),
+        }
+    }
+
+    /// A new daemon has been told nothing.
+    pub(crate) fn forget_tales(&mut self) {
+        self.told = 0;
+        self.withdrawn.clear();
+    }
+
+    /// What the daemon is to be told now: the slot last.
+    pub(crate) fn letters(&mut self) -> Vec<Letter> {
+        self.unreported = false;
+        let ends = self.followed[self.told..].iter().cloned();
+        let mut letters: Vec<_> = ends.map(|(process, end)| Letter::Followed(process, end)).collect();
+        self.told = self.followed.len();
+        letters.extend(self.withdrawn.drain(..).map(Letter::Withdrawn));
+        letters.push(Letter::Slot(self.slot.clone()));
+        letters
+    }
+
+    /// The end of a life that the keeper has followed by itself.
+    pub(crate) fn past_end(&self, incarnation: Incarnation) -> Option<&(Process, End)> {
+        self.followed.iter().find(|(process, _)| process.incarnation == incarnation)
+    }
+
+    /// Begins the next life by the standing order.
+    fn follow(&mut self, now: Tick, pid: u32) {
+        let Slot::Ended { process, end, .. } = self.slot.clone() else { return };
+        let incarnation = process.incarnation.next();
+        self.followed.push((process, end));
+        self.pending = false;
+        self.change(Slot::Starting(Process::new(incarnation, pid, now)));
     }
 
     /// Takes a plan for the next life.
@@ -133,6 +201,11 @@ impl Keeper {
         self.seats.entry(service.clone()).or_insert_with(Seat::new)
     }
 
+    /// The seat of a service that the daemon knows.
+    pub(crate) fn living_seat_mut(&mut self, service: &ServiceName) -> Option<&mut Seat> {
+        self.seats.get_mut(service).filter(|seat| !seat.forgotten)
+    }
+
     /// Carries out an order, or does nothing if it is about another life.
     pub(crate) fn obey(&mut self, now: Tick, order: &Effect) {
         match order {
@@ -141,22 +214,36 @@ impl Keeper {
                 let (incarnation, pid) = (*incarnation, self.last_pid);
                 let seat = self.seat_mut(service);
                 if seat.slot.is_empty() {
-                    let process = Process {
-                        incarnation,
-                        pid,
-                        started: now,
-                        fate: Fate::Obeys,
-                        listening: BTreeSet::new(),
-                    };
-                    seat.change(Slot::Starting(process));
+                    seat.change(Slot::Starting(Process::new(incarnation, pid, now)));
                 }
+            }
+            Effect::Stand { service, incarnation, standing } => {
+                let seat = self.seat_mut(service);
+                let mut standing = *standing;
+                let latest = seat.slot.incarnation().unwrap_or(*incarnation);
+                standing.skip(latest.0.saturating_sub(incarnation.0));
+                seat.standing = Some(standing);
+            }
+            Effect::Withdraw { service, withdrawal } => {
+                let seat = self.seat_mut(service);
+                seat.standing = None;
+                seat.pending = false;
+                seat.withdrawn.push_back(*withdrawal);
+                seat.unreported = true;
             }
             Effect::Signal { service, incarnation, signal } => {
                 let fate = if *signal == Signal::KILL { Fate::Killed } else { Fate::Asked };
                 self.doom(service, *incarnation, fate);
             }
             Effect::KillTree { service, incarnation } => self.doom(service, *incarnation, Fate::Killed),
-            Effect::Acknowledge { service, incarnation } => {
+            Effect::Acknowledge { service, incarnation, followed: true } => {
+                let seat = self.seat_mut(service);
+                if let Some(at) = seat.followed.iter().position(|(it, _)| it.incarnation == *incarnation) {
+                    seat.followed.remove(at);
+                    seat.told = seat.told.saturating_sub(1);
+                }
+            }
+            Effect::Acknowledge { service, incarnation, followed: false } => {
                 let seat = self.seat_mut(service);
                 if seat.slot.incarnation() != Some(*incarnation) {
                     return;
@@ -228,20 +315,39 @@ impl Keeper {
         }
     }
 
-    /// The main process ends; `clean` says that it leaves nobody behind.
-    pub(crate) fn die(&mut self, service: &ServiceName, end: End, clean: bool) {
+    /// The main process ends; `clean` says that it leaves nobody behind. Returns whether the keeper follows it by itself.
+    pub(crate) fn die(&mut self, service: &ServiceName, end: End, clean: bool) -> bool {
+        self.last_pid += 1;
+        let pid = self.last_pid;
         let seat = self.seat_mut(service);
-        if let Slot::Starting(process) | Slot::Living(process) = &seat.slot {
-            let (process, cleared) = (process.clone(), clean || seat.leftovers == Leftovers::Keep);
-            seat.change(Slot::Ended { process, end, cleared, acknowledged: false });
+        let (Slot::Starting(process) | Slot::Living(process)) = &seat.slot else { return false };
+        let (process, cleared) = (process.clone(), clean || seat.leftovers == Leftovers::Keep);
+        let (status, now) = (end.status, end.at);
+        let lasted = now.since(process.started);
+        seat.pending = seat.standing.as_mut().is_some_and(|standing| standing.follow(status, lasted));
+        seat.change(Slot::Ended { process, end, cleared, acknowledged: false });
+        let follows = cleared && seat.pending;
+        if follows {
+            seat.follow(now, pid);
         }
+        follows
     }
 
-    /// The last of those whom a main process left behind ends.
-    pub(crate) fn clear(&mut self, service: &ServiceName) {
+    /// The last of those whom a main process left behind ends. Returns whether the keeper begins the next life.
+    pub(crate) fn clear(&mut self, now: Tick, service: &ServiceName) -> bool {
+        self.last_pid += 1;
+        let pid = self.last_pid;
         let seat = self.seat_mut(service);
-        if let Slot::Ended { process, end, cleared: false, acknowledged } = seat.slot.clone() {
-            seat.change(Slot::Ended { process, end, cleared: true, acknowledged });
+        let Slot::Ended { process, end, cleared: false, acknowledged } = seat.slot.clone() else {
+            return false;
+        };
+        let follows = seat.pending;
+        seat.slot = Slot::Ended { process, end, cleared: true, acknowledged };
+        if follows {
+            seat.follow(now, pid);
+        } else {
+            seat.change(seat.slot.clone());
         }
+        follows
     }
 }

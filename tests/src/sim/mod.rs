@@ -10,6 +10,7 @@ mod chance;
 mod event_log;
 mod invariants;
 mod keeper;
+mod orders;
 mod past;
 mod replay;
 mod world;

@@ -8,7 +8,7 @@ use defib_core::model::{
 };
 use defib_core::{Effect, Input, Reply, Verb};
 
-use super::world::{Answer, Turn};
+use super::world::{Answer, Order, Turn};
 
 /// One life of one service.
 pub(crate) type Life = (ServiceName, Incarnation);
@@ -38,6 +38,10 @@ pub(crate) struct Past {
     pub(crate) disabled: BTreeSet<ServiceName>,
     /// Services whose restarts are paused, and until when if not for good.
     pub(crate) paused: BTreeMap<ServiceName, Option<Tick>>,
+    /// Of those, the ones whose pause has been answered: the keeper knows.
+    pub(crate) held_back: BTreeSet<ServiceName>,
+    /// Services whose specification has ever been changed.
+    pub(crate) reloaded: BTreeSet<ServiceName>,
     /// Services that an operator has ever asked something of.
     pub(crate) asked: BTreeSet<ServiceName>,
     /// On which ports of its specification a life was last seen to listen.
@@ -100,6 +104,11 @@ impl Turn {
             (Verb::Stop | Verb::Disable, Reply::Done(_)) => Some(&answer.service),
             _ => None,
         })
+    }
+
+    /// Whether the keeper has followed an end by itself, for all that the core may have wanted.
+    pub(crate) fn is_followed(&self) -> bool {
+        matches!(self.input, Input::Ended { followed: true, .. })
     }
 
     /// The restarts that were decided, with the death that each follows.
@@ -165,7 +174,11 @@ impl Past {
         self.reload(&turn, specs);
         self.paused = self.paused_after(&turn);
         self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
-        if let Some((life, port, listens)) = turn.looked() {
+        // Of a life that the core has not heard of yet nothing is kept: once it has, its ports are looked at.
+        let known = |(service, incarnation): &Life| {
+            self.views.iter().any(|view| view.name == *service && view.incarnation == *incarnation)
+        };
+        if let Some((life, port, listens)) = turn.looked().filter(|(life, ..)| known(life)) {
             let ports = self.listening.entry(life).or_default();
             if listens {
                 ports.insert(port)
@@ -198,34 +211,58 @@ impl Past {
         for restart in turn.restarts() {
             self.restarts.entry(restart.service.clone()).or_default().push(restart.died);
             self.new_series.remove(restart.service);
-            if !restart.delay.is_zero() && !turn.begun().any(|begun| begun == restart.service) {
+            if !restart.delay.is_zero()
+                && !turn.is_followed()
+                && !turn.begun().any(|begun| begun == restart.service)
+            {
                 self.due.insert(restart.service.clone(), restart.died + restart.delay);
             }
         }
-        for order in &turn.orders {
-            match (&order.effect, &order.plan) {
-                (Effect::KillTree { service, incarnation }, _) => {
+        for effect in &turn.effects {
+            match effect {
+                Effect::KillTree { service, incarnation } => {
                     self.killed.insert((service.clone(), *incarnation));
                 }
-                (Effect::Spawn { service, .. }, Some((draft, _))) => {
-                    self.begun_by.insert(service.clone(), *draft);
+                Effect::Signal { service, .. } if turn.is_followed() => {
+                    let timeout = specs.get(service).map(|spec| spec.stop.timeout).unwrap_or_default();
+                    self.kill_at.insert(service.clone(), turn.at + timeout);
                 }
                 _ => {}
             }
         }
+        if let Some((service, Verb::Pause(_))) = turn.asked() {
+            self.held_back.remove(service);
+        }
+        for answer in turn.answers.iter().flatten() {
+            if let (Verb::Pause(_), Reply::Done(_)) = (answer.verb, &answer.reply)
+                && self.paused.contains_key(&answer.service)
+            {
+                self.held_back.insert(answer.service.clone());
+            }
+        }
+        let Self { held_back, paused, .. } = self;
+        held_back.retain(|service| paused.contains_key(service));
         self.down.extend(turn.told_down().cloned());
-        for order in &turn.orders {
-            if let Effect::Forget { service } = &order.effect {
+        for effect in &turn.effects {
+            if let Effect::Forget { service } = effect {
                 self.forget(service);
             }
         }
         self.views = turn.views;
     }
 
+    /// An order has arrived at the keeper.
+    pub(crate) fn arrived(&mut self, order: &Order) {
+        if let (Effect::Spawn { service, .. }, Some((draft, _))) = (&order.effect, &order.plan) {
+            self.begun_by.insert(service.clone(), *draft);
+        }
+    }
+
     /// What a new specification changes in what is to be expected.
     fn reload(&mut self, turn: &Turn, specs: &BTreeMap<ServiceName, ServiceSpec>) {
         for (service, old) in &turn.changed {
             self.asked.insert(service.clone());
+            self.reloaded.insert(service.clone());
             // A new limit counts from now on; what fails is tried anew.
             self.restarts.remove(service);
             self.new_series.remove(service);
@@ -245,7 +282,9 @@ impl Past {
         for lives in [&mut self.ended, &mut self.unborn, &mut self.killed] {
             lives.retain(|(of, _)| of != service);
         }
-        for names in [&mut self.down, &mut self.new_series, &mut self.disabled, &mut self.asked] {
+        for names in
+            [&mut self.down, &mut self.new_series, &mut self.disabled, &mut self.asked, &mut self.held_back]
+        {
             names.remove(service);
         }
         self.due.remove(service);
@@ -259,7 +298,8 @@ impl Past {
     /// The pauses as they should be after a turn: an operator begins and ends them, or their own date ends them.
     pub(crate) fn paused_after(&self, turn: &Turn) -> BTreeMap<ServiceName, Option<Tick>> {
         let mut paused = self.paused.clone();
-        let granted = turn.answers.iter().flatten().any(|answer| matches!(answer.reply, Reply::Done(_)));
+        // It holds from the turn on in which it is asked for, and is answered when the keeper knows.
+        let granted = turn.answers.iter().flatten().all(|answer| matches!(answer.reply, Reply::Done(_)));
         match turn.asked() {
             Some((service, Verb::Pause(span))) if granted => {
                 let until = span.map(|ns| turn.at + Duration::from_nanos(ns));

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use defib_core::model::{
-    Blame, Draft, End, Incarnation, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
-    StartFailureKind, Tick, Usage, WaitStatus,
+    Blame, Draft, End, Incarnation, Record, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
+    StartFailureKind, Tick, Usage, WaitStatus, Withdrawal,
 };
 use defib_core::{Effect, Effects, Input, Reply, Supervisor, Verb};
 
 use super::action::{Action, Setup};
 use super::chance;
 use super::invariants::{self, Violation};
-use super::keeper::{Keeper, Slot};
+use super::keeper::{Keeper, Process, Slot};
 use super::past::Past;
 
 /// How many actions it may take until nothing is pending any more.
@@ -26,6 +26,8 @@ pub struct World {
     pub(crate) specs: BTreeMap<ServiceName, ServiceSpec>,
     pub(crate) now: Tick,
     pub(crate) keeper: Keeper,
+    /// The orders of turns that the keeper has not read yet: they outlive the daemon.
+    pub(crate) wire: VecDeque<Packet>,
     /// `None` between its death and its next start, and after it has left.
     pub(crate) daemon: Option<Daemon>,
     pub(crate) past: Past,
@@ -43,7 +45,7 @@ pub struct World {
 pub(crate) struct Daemon {
     pub(crate) core: Supervisor,
     /// Reports that it has not read yet.
-    pub(crate) mailbox: VecDeque<(ServiceName, Slot)>,
+    pub(crate) mailbox: VecDeque<(ServiceName, Letter)>,
     /// Plans that are being made.
     pub(crate) plans: VecDeque<(Draft, ServiceSpec)>,
     /// What was seen of ports: the life that it was, the port, and whether it listened.
@@ -54,6 +56,27 @@ pub(crate) struct Daemon {
     pub(crate) begun: bool,
     /// Whether it has been asked to leave.
     pub(crate) leaving: bool,
+}
+
+/// What the keeper writes.
+#[derive(Clone, Debug)]
+pub(crate) enum Letter {
+    /// How a slot is.
+    Slot(Slot),
+    /// An end that it has followed by itself.
+    Followed(Process, End),
+    /// A standing order has been withdrawn.
+    Withdrawn(Withdrawal),
+}
+
+/// The orders of one turn.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) effects: Vec<Effect>,
+    /// A plan that comes with them.
+    plan: Option<(Draft, ServiceSpec)>,
+    /// What was told in that turn.
+    pub(crate) records: Vec<Record>,
 }
 
 /// The death of the daemon `turns` turns from now, after it has carried out so many effects of that turn.
@@ -76,8 +99,6 @@ pub(crate) struct Turn {
     pub(crate) reach: usize,
     /// Whether the orders among them arrived at the keeper: all do, or none.
     pub(crate) sent: bool,
-    /// The orders that arrived, with what the keeper held at that time.
-    pub(crate) orders: Vec<Order>,
     /// The requests that were answered; `None` for one that nobody waited for.
     pub(crate) answers: Vec<Option<Answer>>,
     /// The views of the core after the turn, and its deadline; none if the daemon died of it.
@@ -85,12 +106,14 @@ pub(crate) struct Turn {
     pub(crate) deadline: Option<Tick>,
 }
 
-/// An order as it arrived.
+/// An order as it arrived, with what the keeper held at that time.
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) effect: Effect,
     pub(crate) slot: Slot,
     pub(crate) plan: Option<(Draft, ServiceSpec)>,
+    /// What it held of an earlier end that the order acknowledges.
+    pub(crate) past: Option<(Process, End)>,
 }
 
 /// What a client was told.
@@ -99,6 +122,21 @@ pub(crate) struct Answer {
     pub(crate) service: ServiceName,
     pub(crate) verb: Verb,
     pub(crate) reply: Reply,
+}
+
+impl Daemon {
+    /// Takes a letter out of the mailbox. It may overtake others, but none of the same service where one of them tells of
+    /// an end that was followed: the socket keeps their order, and what comes later builds upon it.
+    fn take_letter(&mut self, overtakes: usize) -> Option<(ServiceName, Letter)> {
+        let service = self.mailbox.get(overtakes)?.0.clone();
+        let first = self.mailbox.iter().position(|(of, letter)| {
+            *of == service && matches!(letter, Letter::Followed(..) | Letter::Withdrawn(_))
+        });
+        self.mailbox.remove(first.map_or(overtakes, |first| {
+            let before = self.mailbox.iter().position(|(of, _)| *of == service).unwrap_or(first);
+            if overtakes >= first { before } else { overtakes }
+        }))
+    }
 }
 
 impl Turn {
@@ -122,6 +160,7 @@ impl World {
         Self {
             now: Tick(1_000_000_000),
             keeper: Keeper::new(&setup.services),
+            wire: VecDeque::new(),
             specs: by_name(&setup.services),
             daemon: None,
             past: Past::default(),
@@ -155,11 +194,8 @@ impl World {
                 if let Some((draft, spec)) = self.daemon.as_mut().and_then(|it| it.plans.pop_front()) {
                     let service = spec.name.clone();
                     let failure = fails.then(|| failure(StartFailureKind::User, "getpwnam api"));
-                    if failure.is_none() {
-                        self.keeper.seat_mut(&service).provide(draft, spec);
-                    }
-                    let taken = Vec::new();
-                    self.turn(Input::Prepared { service, draft, failure, taken })?;
+                    let plan = failure.is_none().then_some((draft, spec));
+                    self.turn_with(plan, Input::Prepared { service, draft, failure, taken: Vec::new() })?;
                 }
             }
             Action::Exec { service, defies } => self.keeper.exec(service, *defies),
@@ -182,21 +218,28 @@ impl World {
             Action::Die { service, status, oom, clean } => {
                 let (status, usage) = (WaitStatus(*status), Usage::default());
                 let end = End { status, at: self.now, usage, oom: *oom, blame: Blame::Unknown };
-                self.keeper.die(service, end, *clean);
+                if self.keeper.die(service, end, *clean) {
+                    invariants::check_followed(self, service)?;
+                }
             }
-            Action::Clear { service } => self.keeper.clear(service),
+            Action::Clear { service } => {
+                if self.keeper.clear(self.now, service) {
+                    invariants::check_followed(self, service)?;
+                }
+            }
+            Action::Obey => self.obey()?,
             Action::Report { service } => {
-                if let Some(daemon) = &mut self.daemon {
-                    let seat = self.keeper.seat_mut(service);
-                    seat.unreported = false;
-                    daemon.mailbox.push_back((service.clone(), seat.slot.clone()));
+                if let (Some(daemon), Some(seat)) = (&mut self.daemon, self.keeper.living_seat_mut(service)) {
+                    for letter in seat.letters() {
+                        daemon.mailbox.push_back((service.clone(), letter));
+                    }
                 }
             }
             Action::Deliver { overtakes, whole } => {
-                if let Some((service, slot)) =
-                    self.daemon.as_mut().and_then(|it| it.mailbox.remove(*overtakes))
+                if let Some((service, letter)) =
+                    self.daemon.as_mut().and_then(|it| it.take_letter(*overtakes))
                 {
-                    self.report(&service, slot, *whole)?;
+                    self.deliver(&service, letter, *whole)?;
                 }
             }
             Action::Reload { services } => {
@@ -233,6 +276,10 @@ impl World {
         if self.daemon.is_some() || self.left {
             return Ok(());
         }
+        // The keeper reads what has been written before it sees that the writer is gone.
+        while !self.wire.is_empty() {
+            self.obey()?;
+        }
         self.past.forget_views();
         self.daemon = Some(Daemon {
             core: Supervisor::new(self.setup.seed),
@@ -250,8 +297,12 @@ impl World {
                 self.turn(Input::Resume { service: service.clone(), memo })?;
             }
         }
-        for (service, seat) in seats {
-            self.report(&service, seat.slot, true)?;
+        for (service, _) in seats {
+            let Some(seat) = self.keeper.living_seat_mut(&service) else { continue };
+            seat.forget_tales();
+            for letter in seat.letters() {
+                self.deliver(&service, letter, true)?;
+            }
         }
         self.look_at_ports();
         if let Some(daemon) = &mut self.daemon {
@@ -269,40 +320,103 @@ impl World {
 
     /// What happened to ports meanwhile nobody has seen, so all of them are looked at.
     fn look_at_ports(&mut self) {
-        let Some(daemon) = &mut self.daemon else { return };
-        for spec in &self.setup.services {
-            let Some(Slot::Living(process)) = self.keeper.seat(&spec.name).map(|seat| &seat.slot) else {
+        let services: Vec<_> = self.setup.services.iter().map(|spec| spec.name.clone()).collect();
+        for service in &services {
+            self.look_at_ports_of(service);
+        }
+    }
+
+    fn look_at_ports_of(&mut self, service: &ServiceName) {
+        let (Some(daemon), Some(spec)) = (&mut self.daemon, self.specs.get(service)) else { return };
+        let Some(Slot::Living(process)) = self.keeper.seat(service).map(|seat| &seat.slot) else { return };
+        for port in spec.wanted_ports() {
+            let listens = process.listening.contains(&port);
+            daemon.looks.push_back((service.clone(), process.incarnation, port, listens));
+        }
+    }
+
+    /// The keeper reads the orders of a turn.
+    fn obey(&mut self) -> Result<(), Violation> {
+        let Some(Packet { effects, plan, records }) = self.wire.pop_front() else { return Ok(()) };
+        if let Some((draft, spec)) = plan {
+            let service = spec.name.clone();
+            self.keeper.seat_mut(&service).provide(draft, spec);
+        }
+        for effect in effects {
+            let (Effect::Spawn { service, .. }
+            | Effect::Stand { service, .. }
+            | Effect::Withdraw { service, .. }
+            | Effect::Signal { service, .. }
+            | Effect::KillTree { service, .. }
+            | Effect::Acknowledge { service, .. }
+            | Effect::Remember { service, .. }
+            | Effect::Forget { service }) = &effect
+            else {
                 continue;
             };
-            for port in spec.wanted_ports() {
-                let listens = process.listening.contains(&port);
-                daemon.looks.push_back((spec.name.clone(), process.incarnation, port, listens));
+            let seat = self.keeper.seat_mut(service);
+            let past = match &effect {
+                Effect::Acknowledge { incarnation, followed: true, .. } => {
+                    seat.past_end(*incarnation).cloned()
+                }
+                _ => None,
+            };
+            let (slot, plan) = (seat.slot.clone(), seat.plan.clone());
+            let order = Order { effect, slot, plan, past };
+            invariants::check_order(self, &order, &records)?;
+            self.past.arrived(&order);
+            self.keeper.obey(self.now, &order.effect);
+        }
+        Ok(())
+    }
+
+    /// The daemon reads a letter of the keeper.
+    fn deliver(&mut self, service: &ServiceName, letter: Letter, whole: bool) -> Result<(), Violation> {
+        match letter {
+            Letter::Slot(slot) => self.report(service, slot, whole),
+            Letter::Followed(process, end) => self.ended(service, &process, end, whole, true),
+            Letter::Withdrawn(withdrawal) => {
+                self.turn(Input::Withdrawn { service: service.clone(), withdrawal })
             }
         }
     }
 
+    fn ended(
+        &mut self,
+        service: &ServiceName,
+        process: &Process,
+        end: End,
+        whole: bool,
+        followed: bool,
+    ) -> Result<(), Violation> {
+        let service = || service.clone();
+        let (incarnation, pid, started, seen) = (process.incarnation, process.pid, process.started, end.at);
+        if whole {
+            self.turn(Input::Spawned { service: service(), incarnation, pid, at: started })?;
+        }
+        self.turn(Input::Ended { service: service(), incarnation, pid, started, end, seen, followed })
+    }
+
     /// The daemon reads the state of a slot. `whole`: it tells the core of the beginning of an ended life too.
     fn report(&mut self, service: &ServiceName, slot: Slot, whole: bool) -> Result<(), Violation> {
+        let name = service;
         let service = || service.clone();
         match slot {
             Slot::Empty { last } if last == Incarnation::default() => Ok(()),
             Slot::Empty { last } => self.turn(Input::Cleared { service: service(), incarnation: last }),
             Slot::Starting(_) => Ok(()),
-            Slot::Living(process) => self.turn(Input::Spawned {
-                service: service(),
-                incarnation: process.incarnation,
-                pid: process.pid,
-                at: process.started,
-            }),
+            Slot::Living(process) => {
+                let Process { incarnation, pid, started, .. } = process;
+                self.turn(Input::Spawned { service: service(), incarnation, pid, at: started })?;
+                self.look_at_ports_of(name);
+                Ok(())
+            }
             Slot::Failed { incarnation, failure } => {
                 self.turn(Input::SpawnFailed { service: service(), incarnation, failure })
             }
             Slot::Ended { process, end, cleared, acknowledged: _ } => {
-                let (incarnation, pid, started) = (process.incarnation, process.pid, process.started);
-                if whole {
-                    self.turn(Input::Spawned { service: service(), incarnation, pid, at: started })?;
-                }
-                self.turn(Input::Ended { service: service(), incarnation, pid, started, end })?;
+                let incarnation = process.incarnation;
+                self.ended(name, &process, end, whole, false)?;
                 if cleared {
                     self.turn(Input::Cleared { service: service(), incarnation })?;
                 }
@@ -313,6 +427,11 @@ impl World {
 
     /// One input, its effects, and the invariants. A daemon that is dead takes no turn.
     fn turn(&mut self, input: Input) -> Result<(), Violation> {
+        self.turn_with(None, input)
+    }
+
+    /// The same; the orders are sent together with a plan.
+    fn turn_with(&mut self, plan: Option<(Draft, ServiceSpec)>, input: Input) -> Result<(), Violation> {
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         let mut fx = Effects::new();
         daemon.core.handle(self.now, input.clone(), &mut fx);
@@ -338,13 +457,12 @@ impl World {
             effects,
             reach,
             sent,
-            orders: Vec::new(),
             answers: Vec::new(),
             views: Vec::new(),
             deadline: None,
         };
         self.reload(&mut turn);
-        self.carry_out(&mut turn);
+        self.carry_out(&mut turn, plan);
         if death.is_some() {
             self.fuse = None;
             self.daemon = None;
@@ -374,22 +492,11 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, turn: &mut Turn) {
+    fn carry_out(&mut self, turn: &mut Turn, plan: Option<(Draft, ServiceSpec)>) {
         let Some(daemon) = &mut self.daemon else { return };
-        for effect in turn.effects.iter().filter(|_| turn.sent) {
-            let (Effect::Spawn { service, .. }
-            | Effect::Signal { service, .. }
-            | Effect::KillTree { service, .. }
-            | Effect::Acknowledge { service, .. }
-            | Effect::Remember { service, .. }
-            | Effect::Forget { service }) = effect
-            else {
-                continue;
-            };
-            let seat = self.keeper.seat_mut(service);
-            let (slot, plan) = (seat.slot.clone(), seat.plan.clone());
-            turn.orders.push(Order { effect: effect.clone(), slot, plan });
-            self.keeper.obey(self.now, effect);
+        if turn.sent {
+            let records = turn.records().cloned().collect();
+            self.wire.push_back(Packet { effects: turn.effects.clone(), plan, records });
         }
         for effect in &turn.effects[..turn.reach] {
             match effect {
@@ -400,6 +507,9 @@ impl World {
                 }
                 // Answers and reports name the slot that they are for, which is not used again.
                 Effect::Forget { service } => {
+                    if turn.sent {
+                        self.keeper.seat_mut(service).forgotten = true;
+                    }
                     daemon.mailbox.retain(|(of, _)| of != service);
                     daemon.plans.retain(|(_, spec)| spec.name != *service);
                     daemon.looks.retain(|(of, ..)| of != service);
@@ -411,6 +521,8 @@ impl World {
                 }
                 Effect::Leave => self.left = true,
                 Effect::Spawn { .. }
+                | Effect::Stand { .. }
+                | Effect::Withdraw { .. }
                 | Effect::Signal { .. }
                 | Effect::KillTree { .. }
                 | Effect::Acknowledge { .. }

@@ -90,6 +90,18 @@ impl Draft {
     }
 }
 
+/// A withdrawal of a standing order, by which its confirmation is told from that of an earlier one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Withdrawal(pub u64);
+
+impl Withdrawal {
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 /// One life of a service. It grows by one with every attempt to start the service, so it is the epoch that
 /// tells a report of this life from a late report of an earlier one. 0: the service has never been started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

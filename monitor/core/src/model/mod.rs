@@ -8,6 +8,7 @@ mod port;
 mod record;
 mod signal;
 mod spec;
+mod standing;
 mod time;
 mod view;
 
@@ -15,7 +16,7 @@ pub use event::{KernelEvent, KernelFact, Listener, SourceName, Witness};
 pub use exit::{
     Blame, By, Cause, End, Ending, Sender, StartFailure, StartFailureKind, Unknown, Usage, WaitStatus,
 };
-pub use ids::{Draft, Incarnation, InvalidName, RequestId, ServiceName};
+pub use ids::{Draft, Incarnation, InvalidName, RequestId, ServiceName, Withdrawal};
 pub use log_spec::{LogLayout, LogSpec, LogStreams};
 pub use port::{Holder, TakenPort};
 pub use record::{GAVE_UP, Reason, Record, What};
@@ -24,5 +25,6 @@ pub use spec::{
     Backoff, Command, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec,
     StopSpec,
 };
+pub use standing::{Codes, Standing, UNLIMITED};
 pub use time::Tick;
 pub use view::{Paused, ServiceView, State};

@@ -1,14 +1,16 @@
 //! One service: every row of the table as a function, every function a match over all columns.
 //!
-//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`pause`] and
-//! [`reload`] those of pauses and reloads, [`ports`] what it listens on.
+//! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`orders`] what
+//! the keeper does by itself, [`pause`] and [`reload`] those of pauses and reloads, [`ports`] what it listens on.
 
+mod orders;
 mod pause;
 mod ports;
 mod reload;
 mod reports;
 mod verbs;
 
+use orders::Unconfirmed;
 pub(crate) use pause::Pause;
 
 use crate::effect::{Effect, Effects};
@@ -37,6 +39,7 @@ pub(crate) struct Service {
     spec: ServiceSpec,
     memo: Memo,
     waiters: Waiters,
+    unconfirmed: Unconfirmed,
     /// Whether it is configured no longer, and to be forgotten when nothing is left of it.
     removed: bool,
     /// Whether the memo differs from what was last remembered and published.
@@ -56,7 +59,14 @@ pub(crate) enum Report {
 impl Service {
     /// A service that has never been started.
     pub(crate) fn new(spec: ServiceSpec) -> Self {
-        Self { spec, memo: Memo::new(), waiters: Waiters::default(), removed: false, changed: true }
+        Self {
+            spec,
+            memo: Memo::new(),
+            waiters: Waiters::default(),
+            unconfirmed: Unconfirmed::default(),
+            removed: false,
+            changed: true,
+        }
     }
 
     /// Its specification.
@@ -73,6 +83,11 @@ impl Service {
     pub(crate) fn due(&self) -> Option<Tick> {
         let pause = self.memo.paused.and_then(|pause| pause.until);
         [self.memo.phase.deadline(), pause].into_iter().flatten().min()
+    }
+
+    /// Whether its memo differs from what was last remembered.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed
     }
 
     /// Its memo, if that has changed since this was last asked.
@@ -171,7 +186,7 @@ impl Service {
     /// Begins to replace the life that runs: its successor's plan first.
     fn replace(&mut self, turn: &mut Turn<'_>, life: Life, reason: Reason) {
         self.prepare(turn);
-        self.enter(turn, Phase::Replacing(life, reason));
+        self.enter(turn, Phase::Replacing(Some(life), reason));
     }
 
     fn spawn(&mut self, turn: &mut Turn<'_>) {
@@ -195,8 +210,8 @@ impl Service {
         }
     }
 
-    fn acknowledge(&self, turn: &mut Turn<'_>, incarnation: Incarnation) {
-        turn.fx.push(Effect::Acknowledge { service: self.spec.name.clone(), incarnation });
+    pub(crate) fn acknowledge(&self, turn: &mut Turn<'_>, incarnation: Incarnation, followed: bool) {
+        turn.fx.push(Effect::Acknowledge { service: self.spec.name.clone(), incarnation, followed });
     }
 
     /// Changes the phase, tells of it where users see a difference, and answers whoever waited for it.

@@ -55,7 +55,7 @@ impl Service {
             | Phase::Failed { .. }
             | Phase::Disabled => {}
         }
-        reply(turn, id, Reply::Done("paused: it is not restarted by itself".to_owned()));
+        self.reply_confirmed(turn, id, Reply::Done("paused: it is not restarted by itself".to_owned()));
     }
 
     pub(super) fn resume_restarts(&mut self, turn: &mut Turn<'_>, id: RequestId) {

@@ -7,7 +7,7 @@ use crate::phase::{Life, Phase};
 impl Service {
     /// Whether it runs and is ready.
     pub(super) fn ready(&self) -> bool {
-        let runs = matches!(self.memo.phase, Phase::Running(_) | Phase::Replacing(..));
+        let runs = matches!(self.memo.phase, Phase::Running(_) | Phase::Replacing(Some(_), _));
         runs && match self.spec.ready {
             ReadySpec::Exec => true,
             ReadySpec::Port(port) => self.memo.listening.contains(&port),

@@ -37,12 +37,12 @@ impl Service {
                 match failure {
                     None => {
                         self.count_restart(turn, reason, 0, turn.now, turn.now);
-                        self.ask_to_end(turn, Some(life), By::Stop, Then::Spawn);
+                        self.ask_to_end(turn, life, By::Stop, Then::Spawn);
                     }
                     Some(failure) => {
                         let text = format!("{failure}. The process that runs was left alone.");
                         self.waiters.refuse(turn.fx, Goal::Up, &text);
-                        self.enter(turn, Phase::Running(life));
+                        self.enter(turn, life.map_or(Phase::Spawning, Phase::Running));
                     }
                 }
                 Report::Fresh
@@ -78,6 +78,11 @@ impl Service {
                 self.changed = true;
                 Report::Fresh
             }
+            Phase::Replacing(None, reason) => {
+                let reason = *reason;
+                self.enter(turn, Phase::Replacing(Some(new), reason));
+                Report::Fresh
+            }
             Phase::Stopped
             | Phase::Preparing
             | Phase::Running(_)
@@ -98,7 +103,7 @@ impl Service {
         incarnation: Incarnation,
         failure: StartFailure,
     ) -> Report {
-        self.acknowledge(turn, incarnation);
+        self.acknowledge(turn, incarnation, false);
         if incarnation != self.memo.incarnation {
             return Report::Stale;
         }
@@ -111,6 +116,13 @@ impl Service {
                 let then = std::mem::replace(then, Then::Stop);
                 self.record(turn, turn.now, What::StartFailed { failure });
                 self.follow(turn, then);
+                Report::Fresh
+            }
+            // The plan of its successor is under way.
+            Phase::Replacing(None, _) => {
+                self.record(turn, turn.now, What::StartFailed { failure });
+                self.memo.incarnation = self.memo.incarnation.next();
+                self.enter(turn, Phase::Preparing);
                 Report::Fresh
             }
             Phase::Stopped
@@ -133,8 +145,8 @@ impl Service {
         incarnation: Incarnation,
         life: Life,
         end: End,
+        seen: Tick,
     ) -> Report {
-        self.acknowledge(turn, incarnation);
         if incarnation != self.memo.incarnation {
             return Report::Stale;
         }
@@ -145,11 +157,11 @@ impl Service {
         match &mut self.memo.phase {
             Phase::Running(life) => {
                 let life = *life;
-                self.ended_unasked(turn, life, end);
+                self.ended_unasked(turn, life, end, seen);
                 Report::Fresh
             }
-            Phase::Replacing(life, reason) => {
-                let (life, reason) = (*life, *reason);
+            Phase::Replacing(known, reason) => {
+                let (life, reason) = (known.unwrap_or(life), *reason);
                 self.record_exit(turn, life, Ending { end: end.clone(), by: By::Itself });
                 self.count_restart(turn, reason, 0, end.at, end.at);
                 self.enter(turn, Phase::Crashed { then: Then::Prepare });
@@ -173,7 +185,7 @@ impl Service {
     }
 
     /// What follows an end that nobody asked for: the list in the crate's docs.
-    fn ended_unasked(&mut self, turn: &mut Turn<'_>, life: Life, end: End) {
+    fn ended_unasked(&mut self, turn: &mut Turn<'_>, life: Life, end: End, seen: Tick) {
         let (died, why) = (end.at, self.explain(life, &end));
         let reason = match (end.oom, end.status.signal()) {
             (Some(true), Some(_)) => Reason::Oom,
@@ -197,7 +209,7 @@ impl Service {
                 Phase::Crashed { then: Then::Fail { why: format!("{why}; policy = \"never\"") } }
             }
             (false, Policy::OnFailure, false) | (false, Policy::Always, _) => {
-                let failure = Failure::Life(died.since(life.started));
+                let failure = Failure::Life(seen.since(life.started));
                 Phase::Crashed { then: self.retry(turn, died, failure, reason, why) }
             }
         };

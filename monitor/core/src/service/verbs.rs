@@ -43,10 +43,10 @@ impl Service {
                 self.begin(turn);
             }
             Phase::Preparing | Phase::Spawning => self.waiters.add(id, Goal::Up),
-            Phase::Running(_) | Phase::Replacing(..) if !self.ready() => self.waiters.add(id, Goal::Up),
-            Phase::Running(life) | Phase::Replacing(life, _) => {
+            Phase::Running(life) | Phase::Replacing(Some(life), _) if self.ready() => {
                 reply(turn, id, Reply::Done(format!("already running, pid {}", life.pid)));
             }
+            Phase::Running(_) | Phase::Replacing(..) => self.waiters.add(id, Goal::Up),
             Phase::Stopping { ref mut then, .. }
             | Phase::Emptying { ref mut then }
             | Phase::Crashed { ref mut then } => {
@@ -211,9 +211,13 @@ impl Service {
             | Phase::Failed { .. }
             | Phase::Disabled => self.follow(turn, end),
             Phase::Spawning => self.ask_to_end(turn, None, by, end),
-            Phase::Running(life) | Phase::Replacing(life, _) => {
+            Phase::Running(life) => {
+                let life = Some(*life);
+                self.ask_to_end(turn, life, by, end);
+            }
+            Phase::Replacing(life, _) => {
                 let life = *life;
-                self.ask_to_end(turn, Some(life), by, end);
+                self.ask_to_end(turn, life, by, end);
             }
             Phase::Stopping { then, .. } | Phase::Emptying { then } | Phase::Crashed { then } => {
                 if *then != Then::Disable {
