@@ -3,6 +3,8 @@
 //! The supervisor thread only asks for looks, after the orders of a turn have gone out, and takes what comes back as one
 //! more input. A look names the life that it is about, so one that comes late changes nothing.
 
+use std::collections::VecDeque;
+
 use defib_core::Input;
 use defib_core::model::{KernelEvent, KernelFact, Leftovers, Listener, ServiceName, ServiceView, State};
 use tokio::sync::mpsc;
@@ -11,16 +13,52 @@ use super::link::LinkError;
 use super::run::Daemon;
 use crate::effect::port_watch::{Found, Look, PortWatch, Subject};
 
+/// How many hints are kept for lives of which the keeper has not told yet. When there are more, the ports of the next
+/// life that it tells of are looked at instead.
+const EARLY: usize = 256;
+
 /// What the supervisor thread keeps of ports.
 #[derive(Debug)]
 pub(super) struct Ports {
     watch: PortWatch,
     found: mpsc::Receiver<Found>,
+    early: Early,
+}
+
+/// The latest hints that somebody begins to listen: the kernel may tell of a life before the keeper does, which begins
+/// lives by itself.
+#[derive(Debug, Default)]
+struct Early {
+    hints: VecDeque<(u32, KernelEvent, Listener)>,
+    overflown: bool,
+}
+
+impl Early {
+    fn keep(&mut self, slot: u32, event: &KernelEvent, listener: Listener) {
+        if self.hints.len() == EARLY {
+            self.hints.pop_front();
+            self.overflown = true;
+        }
+        self.hints.push_back((slot, event.clone(), listener));
+    }
+
+    /// The hints of processes of the life in a slot that began at `started`. All hints of that slot are dropped.
+    fn take(&mut self, slot: u32, started: u64) -> Vec<Look> {
+        let overflown = std::mem::take(&mut self.overflown);
+        let mut looks = Vec::from_iter(overflown.then_some(Look::Ports { all: false, wait: false }));
+        self.hints.retain(|(of, event, listener)| {
+            if *of == slot && event.start >= started {
+                looks.push(Look::Hint { pid: event.pid, listener: *listener, listening: true });
+            }
+            *of != slot
+        });
+        looks
+    }
 }
 
 impl Ports {
     pub(super) fn new((watch, found): (PortWatch, mpsc::Receiver<Found>)) -> Self {
-        Self { watch, found }
+        Self { watch, found, early: Early::default() }
     }
 
     /// The next finding.
@@ -45,23 +83,32 @@ pub(super) fn hint(event: &KernelEvent) -> Option<(Listener, bool)> {
 impl Daemon {
     /// A process of a service begins or ceases to listen, says the kernel: somebody has to look.
     pub(super) fn look_at_hint(
-        &self,
+        &mut self,
         service: &ServiceName,
         event: &KernelEvent,
         at: Listener,
         begins: bool,
     ) {
         let Some((subject, view)) = self.subject(service) else { return };
-        // A life that is only being made has nothing to close: that was its predecessor, by its death.
-        if begins || view.state != State::Starting {
+        if begins {
+            self.ports.early.keep(subject.slot, event, at);
+        }
+        // A life that is only being made has nothing to close: that was its predecessor, by its death. What it opens is
+        // looked at when it is there.
+        if view.state != State::Starting {
             self.ports.watch.ask(subject, Look::Hint { pid: event.pid, listener: at, listening: begins });
         }
     }
 
-    /// The keeper says that a life has begun, or that it goes on: a source that hears nothing of ports is helped.
-    pub(super) fn watch_ports(&mut self, slot: u32) {
+    /// The keeper says that a life has begun, or that it goes on: what the kernel has told of it before is looked at, and
+    /// a source that hears nothing of ports is helped.
+    pub(super) fn watch_ports(&mut self, slot: u32, started: u64) {
+        let early = self.ports.early.take(slot, started);
         let Some(service) = self.slots.service(slot).cloned() else { return };
         let Some((subject, view)) = self.subject(&service) else { return };
+        for look in early {
+            self.ports.watch.ask(subject.clone(), look);
+        }
         let hears = self.source.hears_ports();
         // What is left of an earlier life may listen already, and nobody would hear of that.
         let inherits = subject.spec.leftovers == Leftovers::Keep;

@@ -176,8 +176,8 @@ impl Daemon {
         self.source.settle(&mut batch);
         self.tell_events(batch);
         self.tell_all(rest);
-        if matches!(state, SlotState::Living { .. }) {
-            self.watch_ports(slot);
+        if let SlotState::Living { started, .. } = state {
+            self.watch_ports(slot, *started);
         }
         Ok(())
     }
