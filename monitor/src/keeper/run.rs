@@ -57,6 +57,9 @@ struct Keeper {
     slots: BTreeMap<u32, Slot>,
     /// Slots that wait for room in the nursery.
     queue: VecDeque<u32>,
+    /// Slots whose next life is to be made ready when there is nothing else to do: of a thousand services that start at
+    /// once, none waits for the second cgroup of another.
+    unready: VecDeque<u32>,
     /// Main processes, by pid: all of them children that have not been reaped.
     mains: BTreeMap<i32, u32>,
     /// Slots whose tree is being ended.
@@ -98,6 +101,7 @@ impl Keeper {
             link_full: false,
             slots: BTreeMap::new(),
             queue: VecDeque::new(),
+            unready: VecDeque::new(),
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             unacknowledged: 0,
@@ -117,11 +121,18 @@ impl Keeper {
                 self.watch_daemon();
             }
             let due = self.nurse.due().into_iter().chain(self.notify.due()).min();
-            let timeout = due.map(|due| timespec(due.since(clock::now())));
+            let timeout = if self.unready.is_empty() {
+                due.map(|due| timespec(due.since(clock::now())))
+            } else {
+                Some(timespec(Duration::ZERO))
+            };
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
+            }
+            if events.is_empty() {
+                self.make_ready();
             }
             for event in &events {
                 let leave = match Token::of(event.data) {
@@ -357,10 +368,19 @@ impl Keeper {
                 let State::Starting { life, flight, .. } = it.take_state() else { return };
                 let pidfd = self.nursery.landed(flight);
                 it.state = State::Living { life, pidfd };
-                it.prepare_next();
+                self.unready.push_back(slot);
                 self.link.tell_slot(slot);
                 self.launch_queued();
             }
+        }
+    }
+
+    /// Makes the next life of one slot ready.
+    fn make_ready(&mut self) {
+        if let Some(slot) = self.unready.pop_front()
+            && let Some(it) = self.slots.get_mut(&slot)
+        {
+            it.prepare_next();
         }
     }
 

@@ -146,7 +146,9 @@ impl Slot {
     /// Makes ready what the next life will need, while there is time.
     pub(super) fn prepare_next(&mut self) {
         let next = self.latest() + 1;
-        if let Some(provision) = &mut self.provision {
+        if let Some(provision) = &mut self.provision
+            && provision.ready.as_ref().is_none_or(|(expected, _)| *expected != next)
+        {
             // What fails now fails again, and is told, when it is wanted.
             provision.ready = provision.make_ready(next).ok().map(|ready| (next, ready));
         }
