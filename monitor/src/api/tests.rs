@@ -22,6 +22,7 @@ use crate::client::{Client, Error};
 use crate::daemon::handle::{Ask, BootFile, Handle};
 use crate::daemon::journal::{Event as Happened, Journal, JournalWriter};
 use crate::effect::holders::Household;
+use crate::effect::output::handle::Held;
 use crate::effect::output::{self, Logs};
 
 const QUICK: Duration = Duration::from_millis(200);
@@ -69,7 +70,8 @@ pub(super) fn world() -> World {
     let (_, tenants) = watch::channel(Arc::default());
     let folder = tempfile::tempdir().unwrap();
     let boot = BootFile::of(folder.path());
-    let (logs, _) = Logs::start(folder.path().join("log"), output::handle::ledger().unwrap()).unwrap();
+    let held = Held { ledger: output::handle::ledger().unwrap(), lane: output::handle::lane().unwrap() };
+    let (logs, _) = Logs::start(folder.path().join("log"), held).unwrap();
     for name in ["api", "db", "off"] {
         logs.configure(&name.parse().unwrap(), &LogSpec::default());
     }

@@ -16,6 +16,9 @@ use crate::metrics::{OutputCounters, Stream};
 /// The name under which the keeper holds how much of the spools is in which file.
 pub(super) const LEDGER: &str = "log-ledger";
 
+/// The name under which the keeper holds the pipe through which busy services write into their files.
+pub(super) const LANE: &str = "log-lane";
+
 /// What was captured, for the metrics.
 #[derive(Debug)]
 pub(super) struct Captured(pub(super) Logs);

@@ -42,7 +42,7 @@ use crate::config::{self, Overrides, OwnLog, Settings};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::holders::Household;
-use crate::effect::output::handle::Farewell;
+use crate::effect::output::handle::{Farewell, Held};
 use crate::effect::output::{self, Logs};
 use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Planner, Workshop};
@@ -336,16 +336,18 @@ fn start_logs(
     past: &mut Past,
 ) -> Result<(Logs, Farewell), DaemonError> {
     let failed = |cause| DaemonError::System { what: "start the logs", cause };
-    let ledger = match past.held.remove(capture::LEDGER) {
-        Some(ledger) => ledger,
+    let mut held = |name: &str, make: fn() -> io::Result<OwnedFd>| match past.held.remove(name) {
+        Some(held) => Ok(held),
         None => {
-            let ledger = output::handle::ledger().map_err(failed)?;
-            let kept = own(ledger.as_fd(), "duplicate the ledger of the logs")?;
-            link.order(Order::Hold { name: capture::LEDGER.to_owned() }, vec![kept])?;
-            ledger
+            let made = make().map_err(failed)?;
+            let kept = own(made.as_fd(), "duplicate what the logs keep")?;
+            link.order(Order::Hold { name: name.to_owned() }, vec![kept])?;
+            Ok::<_, DaemonError>(made)
         }
     };
-    Logs::start(log_dir.to_owned(), ledger).map_err(failed)
+    let ledger = held(capture::LEDGER, output::handle::ledger)?;
+    let lane = held(capture::LANE, output::handle::lane)?;
+    Logs::start(log_dir.to_owned(), Held { ledger, lane }).map_err(failed)
 }
 
 fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {

@@ -15,6 +15,7 @@ use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 use super::history::{self, Follower};
+use super::lane::{self, Lane};
 use super::ledger::{self, Ledger};
 use super::pipe::Inlet;
 use super::places::Life;
@@ -91,7 +92,16 @@ impl Farewell {
     }
 }
 
-/// The memory that must outlive the daemon, for the keeper to hold.
+/// What must outlive the daemon, for the keeper to hold.
+#[derive(Debug)]
+pub struct Held {
+    /// How much of the spools is in which file.
+    pub ledger: OwnedFd,
+    /// The pipe through which busy streams go into their files.
+    pub lane: OwnedFd,
+}
+
+/// A new ledger.
 ///
 /// # Errors
 /// If the process is out of file descriptors, or the kernel out of memory.
@@ -99,17 +109,27 @@ pub fn ledger() -> io::Result<OwnedFd> {
     ledger::make()
 }
 
+/// A new lane.
+///
+/// # Errors
+/// If the process is out of file descriptors, or the kernel out of memory.
+pub fn lane() -> io::Result<OwnedFd> {
+    lane::make()
+}
+
 impl Logs {
     /// Starts both threads.
     ///
     /// # Errors
     /// If a thread or a descriptor cannot be made.
-    pub fn start(log_dir: PathBuf, ledger: OwnedFd) -> io::Result<(Self, Farewell)> {
+    pub fn start(log_dir: PathBuf, held: Held) -> io::Result<(Self, Farewell)> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = Arc::new(rustix::event::eventfd(0, flags)?);
         let desk = Arc::new(Desk::new());
-        let ledger = Arc::new(Ledger::new(ledger));
-        let writer = Writer::new(Arc::clone(&desk), Arc::clone(&ledger), log_dir.clone(), Arc::clone(&wake));
+        let ledger = Arc::new(Ledger::new(held.ledger));
+        let lane = Lane::new(held.lane);
+        let writer =
+            Writer::new(Arc::clone(&desk), Arc::clone(&ledger), lane, log_dir.clone(), Arc::clone(&wake));
         let shared = Arc::new(Shared { services: RwLock::default(), log_dir, desk, ledger, wake });
         let (messages, waiting) = sync_channel(QUEUE);
         let reader = Reader::new(Arc::clone(&shared), waiting)?;

@@ -2,7 +2,8 @@
 //! two system calls leaves behind what the next one needs to write every byte exactly once.
 //!
 //! An entry says: the byte of the spool at `pos` is, or will be, the byte of that file at `offset`. It is written before
-//! the first byte that it is about, and the length of the file says the rest.
+//! the first byte that it is about, and the length of the file says the rest. What goes by the lane is in no entry: the
+//! ledger says only which stream it is of.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,10 @@ const ENTRY: u64 = 64;
 
 /// Where an entry keeps how much of the spool has been given back to the kernel.
 const FREED: u64 = 32;
+
+/// Where it is written whose bytes are in the lane: behind all entries that a 32-bit slot can have. The memory between
+/// is never touched.
+const LANE: u64 = (1 << 33) * ENTRY;
 
 /// The whole ledger: two entries for each slot of the keeper.
 #[derive(Debug)]
@@ -70,6 +75,18 @@ impl Ledger {
         self.write(&pos.to_ne_bytes(), index * ENTRY + FREED);
     }
 
+    /// Which stream's bytes are in the lane, if there are any.
+    pub(super) fn lane(&self) -> u64 {
+        let mut word = [0; 8];
+        rustix::io::pread(&self.0, &mut word, LANE).ok();
+        u64::from_ne_bytes(word)
+    }
+
+    /// Says whose bytes come into the lane.
+    pub(super) fn set_lane(&self, index: u64) {
+        self.write(&index.to_ne_bytes(), LANE);
+    }
+
     /// Forgets an entry.
     pub(super) fn clear(&self, index: u64) {
         self.write(&[0; 40], index * ENTRY);
@@ -97,5 +114,8 @@ mod tests {
         assert_eq!(ledger.entry(7), Entry { pos: 10, file, offset: 20, freed: 5 });
         ledger.clear(7);
         assert_eq!((ledger.entry(7), ledger.entry(8).pos), (Entry::default(), 1));
+        assert_eq!(ledger.lane(), 0);
+        ledger.set_lane(8);
+        assert_eq!((ledger.lane(), ledger.entry(8).pos), (8, 1));
     }
 }

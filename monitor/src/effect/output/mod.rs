@@ -23,8 +23,11 @@
 
 mod chain;
 mod counters;
+mod drain;
+mod file;
 pub mod handle;
 mod history;
+mod lane;
 mod ledger;
 mod lines;
 pub mod pipe;

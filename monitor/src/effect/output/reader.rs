@@ -2,6 +2,9 @@
 //!
 //! A pipe is moved to its spool as far as there is room. Without room it is left alone while the writer's thread makes
 //! progress, so its service waits as it would for any slow reader; without progress what comes is dropped and counted.
+//!
+//! A busy pipe is lent to the writer's thread, which gives it back when it is quiet. A thread that stalls does not: then
+//! the pipe is taken back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,7 +43,7 @@ const GULP: usize = 256 * 1024;
 /// for up to 200 ms (`MAX_PAUSE` of mm/page-writeback.c), more than once in one write(2).
 const STALLED: Duration = Duration::from_millis(500);
 
-/// A pipe that had this much in it is made larger.
+/// A pipe that had this much in it is made larger, and one that has it again is lent.
 const BUSY: usize = 32 * 1024;
 
 /// The size of a busy pipe, as far as this user may, and of a quiet one.
@@ -48,6 +51,9 @@ const SIZES: (usize, usize) = (1 << 20, 64 * 1024);
 
 /// A large pipe that was quiet for so long is made small again.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the writer's thread still makes progress, while it has pipes.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long the first bytes of a life wait to be told which life it is.
 const BETWEEN: Duration = Duration::from_millis(200);
@@ -98,6 +104,8 @@ pub(super) struct Reader {
     taps: BTreeMap<u64, Tap>,
     /// Those that are held, the longest first.
     held: VecDeque<u64>,
+    /// Those that are lent.
+    lent: Vec<u64>,
     last_id: u64,
     scratch: Vec<u8>,
     stopping: bool,
@@ -113,6 +121,7 @@ impl Reader {
             epoll,
             taps: BTreeMap::new(),
             held: VecDeque::new(),
+            lent: Vec::new(),
             last_id: WAKE,
             scratch: Vec::new(),
             stopping: false,
@@ -145,6 +154,7 @@ impl Reader {
                 }
             }
             let now = clock::now();
+            self.reclaim(now);
             self.resume(now);
             if events.is_empty() {
                 self.shrink(now);
@@ -153,10 +163,13 @@ impl Reader {
         self.say_goodbye();
     }
 
-    /// When to look without having been woken: nothing held, no pipe large, no timeout.
+    /// When to look without having been woken: nothing held or lent, no pipe large, no timeout.
     fn timeout(&self) -> Option<Duration> {
         if !self.held.is_empty() {
             return Some(Duration::from_millis(50));
+        }
+        if !self.lent.is_empty() {
+            return Some(LOOK);
         }
         self.taps.values().any(|tap| tap.large || tap.warm).then_some(QUIET)
     }
@@ -198,7 +211,8 @@ impl Reader {
             Message::Ended { name, ends } => self.end_of_life(&name, &ends),
             Message::Removed { name } => {
                 for id in self.of(&name) {
-                    self.empty(id, false);
+                    self.take_back(id);
+                    self.gulp(id, GULP);
                     self.disconnect(id);
                 }
                 self.shared.remove(&name);
@@ -254,6 +268,7 @@ impl Reader {
 
     fn disconnect(&mut self, id: u64) {
         if let Some(tap) = self.taps.remove(&id) {
+            tap.stream.take_back();
             epoll::delete(&self.epoll, tap.stream.fds().0).ok();
             tap.stream.service.remove(id);
             self.shared.desk.put_stream(&tap.stream);
@@ -267,6 +282,7 @@ impl Reader {
             let per_start =
                 self.taps.get(&id).is_some_and(|tap| tap.stream.service.spec().layout == LogLayout::PerStart);
             if per_start {
+                self.take_back(id);
                 if let Some(tap) = self.taps.get_mut(&id) {
                     tap.between = None;
                 }
@@ -289,6 +305,9 @@ impl Reader {
 
     /// A pipe has something, or has come to its end.
     fn empty(&mut self, id: u64, ended: bool) {
+        if !ended && self.lend(id) {
+            return;
+        }
         match self.gulp(id, GULP) {
             Gulp::More => {}
             Gulp::Full => self.hold(id),
@@ -321,9 +340,8 @@ impl Reader {
             Ok(count) => {
                 (tap.used, tap.warm) = (now, true);
                 if count >= BUSY && !tap.large {
-                    tap.large = true;
                     // Who may not gets no more than was there.
-                    rustix::pipe::fcntl_setpipe_size(pipe, SIZES.0).ok();
+                    tap.large = rustix::pipe::fcntl_setpipe_size(pipe, SIZES.0).is_ok();
                 }
                 self.took(&stream, count);
                 Gulp::More
@@ -395,6 +413,50 @@ impl Reader {
         }
     }
 
+    /// Leaves a busy pipe to the writer's thread. One that could not be made larger would be full before that thread looks
+    /// into it.
+    fn lend(&mut self, id: u64) -> bool {
+        let now = clock::now();
+        let Some(tap) = self.taps.get_mut(&id) else { return false };
+        let (pipe, _) = tap.stream.fds();
+        let busy = || rustix::io::ioctl_fionread(pipe).is_ok_and(|waiting| waiting >= BUSY as u64);
+        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
+        if !tap.large || stalled || !tap.stream.may_be_lent(now) || !busy() {
+            return false;
+        }
+        // As in `hold`.
+        epoll::delete(&self.epoll, pipe).ok();
+        tap.used = now;
+        self.lent.push(id);
+        self.shared.desk.lend(&tap.stream);
+        true
+    }
+
+    /// Moves the bytes of a stream itself from here on; `reclaim` looks at its pipe again.
+    fn take_back(&self, id: u64) {
+        if let Some(tap) = self.taps.get(&id) {
+            tap.stream.take_back();
+        }
+    }
+
+    /// Looks at pipes again that the writer's thread has given back, and takes them back while it is stalled.
+    fn reclaim(&mut self, now: Tick) {
+        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
+        for id in std::mem::take(&mut self.lent) {
+            let Some(tap) = self.taps.get_mut(&id) else { continue };
+            if stalled {
+                tap.stream.take_back();
+            }
+            if tap.stream.is_lent() {
+                self.lent.push(id);
+                continue;
+            }
+            tap.used = now;
+            let data = epoll::EventData::new_u64(id);
+            epoll::add(&self.epoll, tap.stream.fds().0, data, epoll::EventFlags::IN).ok();
+        }
+    }
+
     /// Tries the pipes that were held, the longest first.
     fn resume(&mut self, now: Tick) {
         let stalled = now.since(self.shared.desk.beat()) >= STALLED;
@@ -431,6 +493,7 @@ impl Reader {
         let begun = clock::now();
         let ids: Vec<u64> = self.taps.keys().copied().collect();
         for id in ids {
+            self.take_back(id);
             if let Some(tap) = self.taps.get_mut(&id) {
                 tap.between = None;
             }

@@ -1,11 +1,9 @@
-//! One log file, as the writer's thread writes it: opened when something comes, rotated when it is long or old, opened
-//! anew when somebody has moved it away.
+//! Where a stream's bytes end, from the spool or by the lane: in a file that is opened when something comes, rotated when
+//! it is long or old, opened anew when somebody has moved it away.
 //!
 //! What cannot be written is dropped and counted; the first thing that is written after that says how much is missing.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,16 +11,17 @@ use defib_core::model::{LogLayout, LogSpec, Tick};
 use jiff::Timestamp;
 
 use super::Kind;
+use super::file::LogFile;
+use super::lane::Lane;
 use super::ledger::FileId;
 use super::places::{self, Life};
 use super::rotate::{self, Bounds};
-use super::times::{self, Stamp};
-
-/// How often it is looked whether the file is still the one of its name. By then it may have a new one.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a file that could not be written is left alone.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How often bytes that come by the lane get a time.
+const TIME_EVERY: Duration = Duration::from_millis(100);
 
 /// What the ledger is to be told while bytes are written.
 pub(super) trait Account {
@@ -37,6 +36,11 @@ pub(super) struct Outcome {
     pub(super) dropped: u64,
 }
 
+/// What came by the lane is in no ledger.
+impl Account for () {
+    fn goes_to(&self, _: u64, _: FileId, _: u64) {}
+}
+
 /// Where and how a file is to be.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
@@ -48,7 +52,7 @@ pub(super) struct Place<'a> {
 /// The file of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
-    open: Option<Open>,
+    open: Option<LogFile>,
     life: Option<Life>,
     /// Bytes that are missing at the end of the file, and why.
     missing: u64,
@@ -59,19 +63,55 @@ pub(super) struct Sink {
     at: Option<Timestamp>,
     /// Whether `at` is not among the file's times yet.
     stamp: bool,
+    /// The latest of the file's times.
+    stamped: Option<Timestamp>,
+    /// Whether the ledger knows nothing of the bytes in the file, as they came by the lane.
+    untold: bool,
 }
 
+/// Bytes that are to go into a file.
 #[derive(Debug)]
-struct Open {
-    file: File,
-    times: Option<File>,
-    path: PathBuf,
-    id: FileId,
-    len: u64,
-    /// Whether the last byte ends a line.
-    ended: bool,
-    begun: Timestamp,
-    looked: Tick,
+enum Load<'a> {
+    Memory(&'a [u8]),
+    /// The next so many bytes of the lane.
+    Lane(&'a mut Lane, usize),
+}
+
+impl Load<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::Lane(_, count) => *count,
+        }
+    }
+
+    /// How many of them go into the file now; 0: it is to be rotated first.
+    fn cut(&mut self, open: &mut LogFile, max: u64) -> io::Result<usize> {
+        if max == 0 || open.len + self.len() as u64 <= max {
+            return Ok(self.len());
+        }
+        let ended = open.ended()?;
+        Ok(match self {
+            Self::Memory(bytes) => cut(open.len, ended, bytes, max),
+            Self::Lane(lane, count) => cut(open.len, ended, &lane.peek(*count)?, max),
+        })
+    }
+
+    /// Adds so many of them to a file; how many it were.
+    fn put(&mut self, open: &mut LogFile, most: usize) -> io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => {
+                let count = open.write(&bytes[..most])?;
+                *bytes = &bytes[count..];
+                Ok(count)
+            }
+            Self::Lane(lane, left) => {
+                let count = open.pour(lane, most)?;
+                *left -= count;
+                Ok(count)
+            }
+        }
+    }
 }
 
 impl Sink {
@@ -117,18 +157,62 @@ impl Sink {
         account: &impl Account,
         now: Tick,
     ) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut rest = bytes;
+        let outcome = self.write_load(&mut Load::Memory(bytes), place, account, now);
+        if outcome.dropped > 0 {
+            account.goes_to(outcome.written + outcome.dropped, FileId::default(), 0);
+        }
+        outcome
+    }
+
+    /// Whether what comes may go by a lane: opens the file, to see whether it can be spliced into.
+    pub(super) fn takes_lanes(&mut self, place: &Place<'_>, now: Tick) -> io::Result<bool> {
         if self.retry.is_some_and(|retry| now < retry) {
-            return self.give_up(rest, outcome, account);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.current(place, now).map(|(open, _)| open.takes_lanes())
+    }
+
+    /// The ledger has forgotten the file: it is to be told of the next byte that it is about.
+    pub(super) fn forget(&mut self) {
+        self.untold = true;
+    }
+
+    /// As [`Sink::write`] the next so many bytes of a lane, which came at `at`. The ledger must have forgotten the file.
+    pub(super) fn pour(
+        &mut self,
+        lane: &mut Lane,
+        count: usize,
+        at: Timestamp,
+        place: &Place<'_>,
+        now: Tick,
+    ) -> Outcome {
+        let due = |last: Timestamp| at.duration_since(last).unsigned_abs() >= TIME_EVERY;
+        self.at = Some(at);
+        self.stamp |= self.stamped.is_none_or(due);
+        let mut load = Load::Lane(lane, count);
+        let outcome = self.write_load(&mut load, place, &(), now);
+        if let Load::Lane(lane, left @ 1..) = load {
+            lane.discard(left);
+        }
+        self.untold = true;
+        outcome
+    }
+
+    fn write_load(
+        &mut self,
+        load: &mut Load<'_>,
+        place: &Place<'_>,
+        account: &impl Account,
+        now: Tick,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.retry.is_some_and(|retry| now < retry) {
+            return self.give_up(load.len(), outcome);
         }
         self.retry = None;
-        while !rest.is_empty() {
-            match self.put(rest, bytes.len() - rest.len(), place, account, now) {
-                Ok(count) => {
-                    outcome.written += count as u64;
-                    rest = &rest[count..];
-                }
+        while load.len() > 0 {
+            match self.put(load, outcome.written, place, account, now) {
+                Ok(count) => outcome.written += count as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if self.missing == 0 {
@@ -137,57 +221,57 @@ impl Sink {
                     self.why = error.to_string();
                     self.retry = Some(now + RETRY);
                     self.open = None;
-                    let ahead = bytes.len() - rest.len();
-                    return self.give_up(&bytes[ahead..], outcome, account);
+                    return self.give_up(load.len(), outcome);
                 }
             }
         }
         outcome
     }
 
-    fn give_up(&mut self, rest: &[u8], mut outcome: Outcome, account: &impl Account) -> Outcome {
-        outcome.dropped = rest.len() as u64;
-        self.missing += outcome.dropped;
-        account.goes_to(outcome.written + outcome.dropped, FileId::default(), 0);
-        outcome
+    fn give_up(&mut self, rest: usize, outcome: Outcome) -> Outcome {
+        self.missing += rest as u64;
+        Outcome { dropped: rest as u64, ..outcome }
     }
 
     fn path(&self, place: &Place<'_>) -> PathBuf {
         places::file(place.base, place.spec.layout, place.kind, self.life)
     }
 
-    /// Writes a part of the bytes; 0 if it has only made room for them.
-    fn put(
-        &mut self,
-        bytes: &[u8],
-        ahead: usize,
-        place: &Place<'_>,
-        account: &impl Account,
-        now: Tick,
-    ) -> io::Result<usize> {
-        let at = self.at.unwrap_or_else(Timestamp::now);
+    /// The file, opened if it is not, and whether it was.
+    fn current(&mut self, place: &Place<'_>, now: Tick) -> io::Result<(&mut LogFile, bool)> {
         let path = self.path(place);
         if let Some(open) = &mut self.open
             && (open.path != path || !open.is_current(now))
         {
             self.open = None;
         }
-        let mut fresh = false;
-        let open = match &mut self.open {
-            Some(open) => open,
+        match &mut self.open {
+            Some(open) => Ok((open, false)),
             none => {
-                fresh = true;
-                self.stamp = true;
-                none.insert(Open::new(path, at, now)?)
+                (self.stamp, self.untold) = (true, true);
+                let at = self.at.unwrap_or_else(Timestamp::now);
+                Ok((none.insert(LogFile::open(path, at, now)?), true))
             }
-        };
+        }
+    }
+
+    /// Writes a part of the bytes; 0 if it has only made room for them.
+    fn put(
+        &mut self,
+        load: &mut Load<'_>,
+        ahead: u64,
+        place: &Place<'_>,
+        account: &impl Account,
+        now: Tick,
+    ) -> io::Result<usize> {
+        if matches!(load, Load::Lane(..)) && self.open.as_ref().is_some_and(|open| !open.is_as_long()) {
+            self.open = None;
+        }
+        let at = self.at.unwrap_or_else(Timestamp::now);
         let spec = place.spec;
+        let (open, fresh) = self.current(place, now)?;
         let aged = spec.max_age.is_some_and(|most| at.duration_since(open.begun).unsigned_abs() > most);
-        let count = if aged && open.ended && open.len > 0 {
-            0
-        } else {
-            cut(open.len, open.ended, bytes, spec.max_size)
-        };
+        let count = if aged && open.len > 0 && open.ended()? { 0 } else { load.cut(open, spec.max_size)? };
         if count == 0 {
             let path = open.path.clone();
             self.open = None;
@@ -196,96 +280,28 @@ impl Sink {
             return Ok(0);
         }
         if fresh {
-            account.goes_to(ahead as u64, open.id, open.len);
             tidy_folders(place);
         }
+        let Some(open) = &mut self.open else { return Ok(0) };
+        if self.untold {
+            account.goes_to(ahead, open.id, open.len);
+            self.untold = false;
+        }
         if self.missing > 0 {
-            let line = if open.ended { "" } else { "\n" };
+            let line = if open.ended()? { "" } else { "\n" };
             let notice =
                 format!("{line}defib: {} bytes of output are missing here: {}\n", self.missing, self.why);
-            account.goes_to(ahead as u64, open.id, open.len + notice.len() as u64);
-            open.file.write_all(notice.as_bytes())?;
+            account.goes_to(ahead, open.id, open.len + notice.len() as u64);
+            open.write_all(notice.as_bytes())?;
             tracing::info!(file = %open.path.display(), bytes = self.missing, "the log is written again");
-            open.len += notice.len() as u64;
-            open.ended = true;
             self.missing = 0;
         }
         if self.stamp {
             open.add_time(at);
-            self.stamp = false;
+            (self.stamp, self.stamped) = (false, Some(at));
         }
-        let count = open.file.write(&bytes[..count])?;
-        open.len += count as u64;
-        open.ended = count > 0 && bytes[count - 1] == b'\n';
-        if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) }
+        load.put(open, count)
     }
-}
-
-impl Open {
-    fn new(path: PathBuf, at: Timestamp, now: Tick) -> io::Result<Self> {
-        let file = open(&path)?;
-        let found = file.metadata()?;
-        let len = found.len();
-        let mut last = [b'\n'];
-        if len > 0 {
-            file.read_exact_at(&mut last, len - 1)?;
-        }
-        let begun = times::first(&path).unwrap_or(at);
-        let begun = if len == 0 { at } else { begun };
-        let times = pen().open(places::times(&path)).ok();
-        let id = FileId { device: found.dev(), inode: found.ino() };
-        Ok(Self { file, times, path, id, len, ended: last == *b"\n", begun, looked: now })
-    }
-
-    fn add_time(&mut self, at: Timestamp) {
-        let stamp = Stamp { offset: self.len, at };
-        if let Some(times) = &mut self.times
-            && times::add(times, stamp).is_err()
-        {
-            // Half a pair would shift all that follow.
-            self.times = None;
-        }
-    }
-
-    /// Whether it is still the file of its name; looks now and then.
-    fn is_current(&mut self, now: Tick) -> bool {
-        if now.since(self.looked) < LOOK {
-            return true;
-        }
-        self.looked = now;
-        let same = |found: std::fs::Metadata| found.ino() == self.id.inode && found.dev() == self.id.device;
-        // Somebody may have cut it off (`copytruncate`): the next byte then goes to another offset.
-        std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.len() == self.len && same(found))
-    }
-}
-
-/// How a log and its times are opened. A link in a log folder must not lead root's pen elsewhere, and a FIFO must not stop
-/// the thread.
-fn pen() -> OpenOptions {
-    let mut options = File::options();
-    options
-        .create(true)
-        .read(true)
-        .append(true)
-        .mode(0o644)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    options
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let opened = match pen().open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-            pen().open(path)
-        }
-        opened => opened,
-    };
-    let file = opened?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    Ok(file)
 }
 
 /// Removes what is too much of the rotated files of a log.

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use defib_core::model::{LogLayout, Tick};
 use jiff::Timestamp;
 use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
@@ -91,18 +92,34 @@ pub(super) struct Stream {
     pub(super) ledgered: AtomicBool,
     /// What an earlier daemon had written, as the ledger says.
     pub(super) past: Entry,
+    /// The length of the spool at first: what is before that was captured by an earlier daemon.
+    pub(super) born: u64,
     /// The length of the spool. The reader's thread adds.
     filled: AtomicU64,
     /// How much of the spool is in files, or given up. The writer's thread adds.
     written: AtomicU64,
     /// Whether it waits for the writer.
     pub(super) queued: AtomicBool,
+    /// Guards who moves bytes out of the pipe, so that they are moved in order; held for as long as one splice(2) between
+    /// pipes takes.
+    loan: Mutex<Loan>,
+    /// Until then it is not lent, in ticks: its file would not take it.
+    refused: AtomicU64,
     /// Guards what comes at which position; held for moments by both threads.
     notes: Mutex<Notes>,
     /// Guards the last lines; held by the reader's thread as it adds, and by whoever copies them.
     ring: Mutex<Ring>,
     /// Guards a few numbers, held for moments.
     mark: Mutex<Option<Mark>>,
+}
+
+/// Who empties the pipe.
+#[derive(Debug, Default)]
+struct Loan {
+    /// The writer's thread, by its lane.
+    lent: bool,
+    /// Whether that has it among those to look into. It may find that it was taken back.
+    listed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -153,9 +170,12 @@ impl Stream {
             index,
             ledgered: AtomicBool::new(true),
             past,
+            born: filled,
             filled: AtomicU64::new(filled),
             written: AtomicU64::new(past.freed.min(filled)),
             queued: AtomicBool::new(false),
+            loan: Mutex::default(),
+            refused: AtomicU64::new(0),
             notes: Mutex::default(),
             ring: Mutex::default(),
             mark: Mutex::default(),
@@ -172,6 +192,47 @@ impl Stream {
 
     pub(super) fn set_written(&self, pos: u64) {
         self.written.store(pos, Ordering::Release);
+    }
+
+    /// Leaves the pipe to the writer's thread; whether that is to be told of it.
+    pub(super) fn lend(&self) -> bool {
+        let mut loan = lock(&self.loan);
+        loan.lent = true;
+        !std::mem::replace(&mut loan.listed, true)
+    }
+
+    /// Takes the pipe back: when this returns, the writer's thread moves nothing out of it any more.
+    pub(super) fn take_back(&self) {
+        lock(&self.loan).lent = false;
+    }
+
+    /// The writer's thread has done with it.
+    pub(super) fn give_back(&self) {
+        *lock(&self.loan) = Loan::default();
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        lock(&self.loan).lent
+    }
+
+    /// Does this while the pipe is the writer's thread's, if it is, and nothing that came before waits in the spool.
+    pub(super) fn while_lent<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let loan = lock(&self.loan);
+        (loan.lent && self.is_settled()).then(act)
+    }
+
+    /// Says until when it is not to be lent again.
+    pub(super) fn refuse_until(&self, tick: Tick) {
+        self.refused.store(tick.0, Ordering::Relaxed);
+    }
+
+    /// Whether the pipe may be left to the writer's thread: for a busy stream in one file, whose last lines nobody waits
+    /// for. Where each life has a file, the reader's thread must find its end.
+    pub(super) fn may_be_lent(&self, now: Tick) -> bool {
+        now.0 >= self.refused.load(Ordering::Relaxed)
+            && self.service.followers.load(Ordering::Relaxed) == 0
+            && self.ledgered.load(Ordering::Acquire)
+            && self.service.spec().layout == LogLayout::Single
     }
 
     /// What waits in the spool.

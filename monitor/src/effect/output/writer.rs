@@ -1,33 +1,31 @@
 //! The thread that writes files. A disk that stalls holds up this thread and nothing else: the reader's thread sees that
 //! it makes no progress.
 //!
-//! Streams take turns, so that one that writes a lot does not hold up the others. With nothing to do the thread sleeps;
-//! once after each time of work it wakes to give memory back.
+//! Streams take turns, so that one that writes a lot does not hold up the others. Quiet ones come by their spools. The pipe
+//! of a busy one is lent to this thread, which looks into it every few milliseconds and moves what is there by its lane,
+//! until there is nothing for a while: waking two threads for each write(2) of a service costs more than moving the
+//! bytes. With nothing to do the thread sleeps; once after each time of work it wakes to give memory back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use defib_core::model::{LogLayout, Tick};
+use defib_core::model::Tick;
 use tokio::sync::oneshot;
 
-use super::ledger::{FileId, Ledger};
-use super::places;
+use super::drain::{Drain, Pulled};
+use super::lane::{self, Lane};
+use super::ledger::Ledger;
 use super::service::Service;
-use super::sink::{Account, Place, Sink};
-use super::stream::{Mark, Note, Stream};
+use super::sink::Place;
+use super::stream::Stream;
 use super::usage::{self, Vacuum};
 use crate::effect::clock;
 
 /// What one stream may write until it is another's turn.
 const TURN: usize = 256 * 1024;
-
-/// So much of a spool is given back at once; less waits until there is nothing to do.
-const FREE: u64 = 256 * 1024;
 
 /// How long there must be nothing to do until memory is given back.
 const IDLE: Duration = Duration::from_secs(1);
@@ -38,11 +36,29 @@ const OPEN: usize = 512;
 /// How often rotated files are looked at whether they are too old, if any service asks for that.
 const AGES: Duration = Duration::from_secs(600);
 
+/// When a lent pipe that has been emptied is looked into again: sooner if there was much in it. Half a pipe of 1 MiB in
+/// 1 ms are 500 MB/s.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
+
+/// How much is much.
+const MUCH: usize = lane::SIZE / 8;
+
+/// A lent pipe in which there was nothing for so long is given back.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// How long a stream whose file cannot be opened goes by its spool.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// How long what an earlier daemon has left in the lane waits for its stream.
+const LEFT: Duration = Duration::from_secs(5);
+
 /// Work for the thread.
 #[derive(Debug)]
 pub(super) enum Job {
     /// A stream has bytes or notes.
     Stream(Arc<Stream>),
+    /// The pipe of a stream is lent.
+    Lent(Arc<Stream>),
     /// A stream is over.
     Close(u64),
     /// Files are to be removed; the answer is how many, and how many bytes.
@@ -51,7 +67,7 @@ pub(super) enum Job {
     Stop,
 }
 
-/// The work that waits. Bounded by what fills it: each stream waits at most once, and the API asks for one vacuum at a
+/// The work that waits. Bounded by what fills it: each stream waits at most once for each of its ways, and the API asks for one vacuum at a
 /// time.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -101,12 +117,19 @@ impl Desk {
         }
     }
 
+    /// Leaves the pipe of a stream to the writer's thread.
+    pub(super) fn lend(&self, stream: &Arc<Stream>) {
+        if stream.lend() {
+            self.put(Job::Lent(Arc::clone(stream)));
+        }
+    }
+
     /// When the writer's thread has last made progress.
     pub(super) fn beat(&self) -> Tick {
         Tick(self.beat.load(Ordering::Relaxed))
     }
 
-    fn make_progress(&self) {
+    pub(super) fn make_progress(&self) {
         self.beat.store(clock::now().0, Ordering::Relaxed);
     }
 
@@ -121,6 +144,7 @@ impl Desk {
             }
             None => self.come.wait_while(jobs, idle).unwrap_or_else(PoisonError::into_inner),
         };
+        jobs.idle = false;
         jobs.queue.pop_front()
     }
 }
@@ -133,45 +157,35 @@ pub(super) struct Writer {
     log_dir: PathBuf,
     /// Wakes the reader's thread.
     wake: Arc<std::os::fd::OwnedFd>,
-    sinks: BTreeMap<u64, Drain>,
+    drains: BTreeMap<u64, Drain>,
     buffer: Vec<u8>,
+    lane: Lane,
+    /// What an earlier daemon has left in the lane: of which stream, and until when it waits for that.
+    left: Option<(u64, Tick)>,
+    lent: Vec<Lent>,
 }
 
-/// A stream's end in the writer's thread.
+/// A stream whose pipe is lent.
 #[derive(Debug)]
-struct Drain {
+struct Lent {
     stream: Arc<Stream>,
-    sink: Sink,
-    settled: bool,
-    freed: u64,
-    /// Bytes that were dropped before they came to the spool.
-    gaps: u64,
-    used: Tick,
-}
-
-/// Where the bytes of a stream from a position on go.
-struct Entry<'a> {
-    ledger: &'a Ledger,
-    stream: &'a Stream,
-    pos: u64,
-}
-
-impl Account for Entry<'_> {
-    fn goes_to(&self, ahead: u64, file: FileId, offset: u64) {
-        if self.stream.ledgered.load(Ordering::Acquire) {
-            self.ledger.set(self.stream.index, self.pos + ahead, file, offset);
-        }
-    }
+    /// When to look into it.
+    due: Tick,
+    /// When there was something in it.
+    came: Tick,
 }
 
 impl Writer {
     pub(super) fn new(
         desk: Arc<Desk>,
         ledger: Arc<Ledger>,
+        lane: Lane,
         log_dir: PathBuf,
         wake: Arc<std::os::fd::OwnedFd>,
     ) -> Self {
-        Self { desk, ledger, log_dir, wake, sinks: BTreeMap::new(), buffer: Vec::new() }
+        let left = (lane.len() > 0).then(|| (ledger.lane(), clock::now() + LEFT));
+        let (drains, buffer, lent) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { desk, ledger, log_dir, wake, drains, buffer, lane, left, lent }
     }
 
     /// Runs until it is told to stop.
@@ -180,7 +194,11 @@ impl Writer {
         loop {
             let ages = self.desk.ages.load(Ordering::Relaxed).then_some(AGES);
             let patience = if rested { ages } else { Some(IDLE) };
-            let job = self.desk.take(patience);
+            let due = self.lent.iter().map(|lent| lent.due).min();
+            let job = match due {
+                Some(due) => self.desk.take(Some(due.since(clock::now()))),
+                None => self.desk.take(patience),
+            };
             // Having waited for work is not having waited for a disk.
             self.desk.make_progress();
             match job {
@@ -188,10 +206,15 @@ impl Writer {
                     rested = false;
                     self.serve(&stream);
                 }
+                Some(Job::Lent(stream)) => {
+                    rested = false;
+                    let now = clock::now();
+                    self.lent.push(Lent { stream, due: now, came: now });
+                }
                 // Its last bytes may want more than one turn.
-                Some(Job::Close(id)) => match self.sinks.get(&id) {
+                Some(Job::Close(id)) => match self.drains.get(&id) {
                     Some(drain) if !drain.stream.is_settled() => self.desk.put(Job::Close(id)),
-                    Some(_) | None => drop(self.sinks.remove(&id)),
+                    Some(_) | None => drop(self.drains.remove(&id)),
                 },
                 Some(Job::Vacuum(services, wanted, reply)) => {
                     let gone = usage::vacuum(services.iter().map(AsRef::as_ref), &self.log_dir, wanted);
@@ -199,12 +222,14 @@ impl Writer {
                     reply.send(gone).ok();
                 }
                 Some(Job::Stop) => return,
+                None if due.is_some() => {}
                 None if rested => self.look_at_ages(),
                 None => {
                     self.rest();
                     rested = true;
                 }
             }
+            self.look_into_a_pipe();
         }
     }
 
@@ -212,13 +237,17 @@ impl Writer {
     fn serve(&mut self, stream: &Arc<Stream>) {
         stream.queued.store(false, Ordering::Release);
         let now = clock::now();
-        let Self { ledger, log_dir, sinks, buffer, desk, .. } = self;
-        let drain = sinks.entry(stream.id).or_insert_with(|| Drain::new(stream));
+        let Self { ledger, log_dir, drains, buffer, desk, lane, left, .. } = self;
+        let drain = drains.entry(stream.id).or_insert_with(|| Drain::new(stream));
         let (base, spec) = stream.service.base(log_dir);
         let place = Place { base: &base, spec: &spec, kind: stream.kind };
         if !drain.settled {
             drain.settled = true;
             drain.settle(ledger, &place, desk);
+            if left.is_some_and(|(index, _)| index == stream.index) {
+                *left = None;
+                drain.take_over(lane, &place, desk);
+            }
         }
         drain.used = now;
         let mut room = TURN;
@@ -242,15 +271,80 @@ impl Writer {
             desk.put_stream(stream);
         }
         if self.desk.wanted.swap(false, Ordering::AcqRel) {
-            // A counter that is full wakes as well.
-            rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()).ok();
+            self.wake_reader();
         }
         self.close_some();
     }
 
+    fn wake_reader(&self) {
+        // A counter that is full wakes as well.
+        rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()).ok();
+    }
+
+    /// A turn of the lent pipe that has waited longest, if one is due.
+    fn look_into_a_pipe(&mut self) {
+        let now = clock::now();
+        let next = self.lent.iter().enumerate().filter(|(_, lent)| lent.due <= now);
+        let Some((index, _)) = next.min_by_key(|(_, lent)| lent.due) else { return };
+        let mut lent = self.lent.swap_remove(index);
+        let pulled = self.pull(&lent.stream, now);
+        let now = clock::now();
+        let wait = match pulled {
+            Pulled::Bytes(count) => {
+                lent.came = now;
+                Some(if count < MUCH { AGAIN.1 } else { AGAIN.0 })
+            }
+            Pulled::More => Some(Duration::ZERO),
+            Pulled::Nothing => Some(AGAIN.1).filter(|_| now.since(lent.came) < QUIET),
+            Pulled::Refused(until) => {
+                lent.stream.refuse_until(until);
+                None
+            }
+        };
+        match wait {
+            Some(wait) => self.lent.push(Lent { due: now + wait, ..lent }),
+            None => {
+                lent.stream.give_back();
+                self.wake_reader();
+            }
+        }
+    }
+
+    /// Moves what is in a lent pipe to its file.
+    fn pull(&mut self, stream: &Arc<Stream>, now: Tick) -> Pulled {
+        if let Some((_, until)) = self.left {
+            if now < until {
+                return Pulled::Refused(until);
+            }
+            let bytes = self.lane.len();
+            tracing::error!(bytes, "output of before the daemon's end is dropped: its service is gone");
+            self.lane.discard(bytes);
+            self.left = None;
+        }
+        if !stream.is_lent() {
+            return Pulled::Nothing;
+        }
+        if !stream.may_be_lent(now) {
+            return Pulled::Refused(now + REFUSED);
+        }
+        // What came before it was lent.
+        if !(stream.is_settled() && self.drains.contains_key(&stream.id)) {
+            self.serve(stream);
+        }
+        if !stream.is_settled() {
+            return Pulled::More;
+        }
+        let Self { ledger, log_dir, drains, desk, lane, .. } = self;
+        let Some(drain) = drains.get_mut(&stream.id) else { return Pulled::Nothing };
+        let (base, spec) = stream.service.base(log_dir);
+        let place = Place { base: &base, spec: &spec, kind: stream.kind };
+        drain.used = now;
+        drain.pull(lane, &place, ledger, desk, now + REFUSED)
+    }
+
     /// Gives back what is kept for speed only.
     fn rest(&mut self) {
-        for drain in self.sinks.values_mut() {
+        for drain in self.drains.values_mut() {
             drain.free(&self.ledger);
         }
         self.buffer = Vec::new();
@@ -258,10 +352,10 @@ impl Writer {
 
     /// Closes the files that were used least, if there are too many.
     fn close_some(&mut self) {
-        if self.sinks.len() <= OPEN {
+        if self.drains.len() <= OPEN {
             return;
         }
-        let mut open: Vec<_> = self.sinks.values_mut().filter(|drain| drain.sink.is_open()).collect();
+        let mut open: Vec<_> = self.drains.values_mut().filter(|drain| drain.sink.is_open()).collect();
         if open.len() > OPEN {
             open.sort_by_key(|drain| drain.used);
             open.iter_mut().take(OPEN / 4).for_each(|drain| drain.sink.close());
@@ -271,7 +365,7 @@ impl Writer {
     /// Removes files that have become too old while nothing was written.
     fn look_at_ages(&mut self) {
         let mut seen = Vec::new();
-        for drain in self.sinks.values() {
+        for drain in self.drains.values() {
             let service = &drain.stream.service;
             let (_, spec) = service.base(&self.log_dir);
             if let Some(older) = spec.max_age
@@ -281,85 +375,6 @@ impl Writer {
                 let wanted = Vacuum { older: Some(older), size: None };
                 usage::vacuum(std::iter::once(service.as_ref()), &self.log_dir, wanted);
             }
-        }
-    }
-}
-
-impl Drain {
-    fn new(stream: &Arc<Stream>) -> Self {
-        Self {
-            stream: Arc::clone(stream),
-            sink: Sink::default(),
-            settled: false,
-            freed: stream.past.freed,
-            gaps: 0,
-            used: Tick(0),
-        }
-    }
-
-    /// Finds out how much an earlier daemon has written of what is in the spool.
-    fn settle(&mut self, ledger: &Ledger, place: &Place<'_>, desk: &Desk) {
-        let stream = &self.stream;
-        let past = stream.past;
-        let currents = places::currents(place.base, place.spec.layout, stream.kind);
-        // Between a rotation and the first byte in the new file, the file is the first or second rotated one.
-        let candidates = currents.iter().take(3).flat_map(|path| (0..4).map(|n| places::rotated(path, n)));
-        let len = candidates.into_iter().find_map(|path| {
-            let found = fs::symlink_metadata(path).ok()?;
-            (found.dev() == past.file.device && found.ino() == past.file.inode).then_some(found.len())
-        });
-        let done = past.pos + len.map_or(0, |len| len.saturating_sub(past.offset));
-        let done = done.max(past.freed).min(stream.filled());
-        desk.backlog.fetch_sub(done - stream.written(), Ordering::AcqRel);
-        stream.set_written(done);
-        let left = stream.filled() - done;
-        if left > 0 {
-            tracing::info!(service = %stream.service.name, stream = %stream.kind, bytes = left, "output of before the daemon's end is written");
-        }
-        self.free(ledger);
-    }
-
-    fn take(&mut self, note: Note, layout: LogLayout) {
-        match note {
-            Note::At(at) => self.sink.set_time(at),
-            Note::Gap(bytes) => {
-                self.gaps += bytes;
-                self.sink.miss(bytes, "the disk did not keep up");
-            }
-            Note::Life(life) => self.sink.begin(life, layout),
-        }
-    }
-
-    /// Moves so many bytes from the spool to the file.
-    fn move_on(&mut self, count: usize, place: &Place<'_>, ledger: &Ledger, buffer: &mut Vec<u8>) {
-        let stream = &self.stream;
-        let pos = stream.written();
-        buffer.resize(buffer.len().max(count), 0);
-        let read = rustix::io::pread(&stream.inlet.spool, &mut buffer[..count], pos).unwrap_or(0);
-        let account = Entry { ledger, stream, pos };
-        let outcome = self.sink.write(&buffer[..read], place, &account, clock::now());
-        // A spool that cannot be read is memory that is gone.
-        let lost = (count - read) as u64;
-        if outcome.dropped + lost > 0 {
-            stream.counters.add(0, outcome.dropped + lost);
-        }
-        stream.set_written(pos + count as u64);
-        if let Some((file, offset)) = self.sink.mark() {
-            stream.set_mark(Mark { file, offset, captured: pos + count as u64 + self.gaps });
-        }
-        if stream.written() - self.freed >= FREE {
-            self.free(ledger);
-        }
-    }
-
-    fn free(&mut self, ledger: &Ledger) {
-        let written = self.stream.written();
-        if written > self.freed {
-            if self.stream.ledgered.load(Ordering::Acquire) {
-                ledger.set_freed(self.stream.index, written);
-            }
-            self.stream.free(written);
-            self.freed = written;
         }
     }
 }
