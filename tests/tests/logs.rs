@@ -119,13 +119,13 @@ fn rotation_loses_no_byte_and_doubles_none() {
 
 #[test]
 fn a_killed_daemon_loses_no_line_and_doubles_none() {
-    const LINES: u32 = 300_000;
+    const LINES: u32 = 1_000_000;
     let daemon = Daemon::start(&numbered(LINES, "max_size = '2M', max_files = 100"));
     let log = daemon.path("log/n.log");
     let written =
         || files(&log).iter().map(|file| fs::metadata(file).map_or(0, |found| found.len())).sum::<u64>();
     for round in 1..=5 {
-        patiently("some output", || (written() > round * 1_000_000).then_some(()));
+        patiently("some output", || (written() > round * 5_000_000).then_some(()));
         let old = daemon.daemon();
         signal(old, libc::SIGKILL);
         patiently("the next daemon", || Some(daemon.daemon()).filter(|pid| *pid != old));

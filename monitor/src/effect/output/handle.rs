@@ -261,3 +261,32 @@ impl Logs {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use defib_core::model::LogStreams;
+
+    use super::super::pipe::{self, Plumbing};
+    use super::*;
+
+    #[test]
+    fn what_a_killed_daemon_has_left_is_written_in_the_order_in_which_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Held { ledger: ledger().unwrap(), lane: lane().unwrap() };
+        let owner = rustix::process::geteuid().as_raw();
+        let mut pipes = pipe::make(Plumbing { streams: LogStreams::Joined, owner }, 0).unwrap();
+        let inlet = pipes.daemon.remove(0);
+        // The first stream of slot 3.
+        Ledger::new(held.ledger.try_clone().unwrap()).set_lane(6);
+        rustix::io::write(&held.lane, b"lane\n").unwrap();
+        rustix::io::write(&inlet.spool, b"spool\n").unwrap();
+        rustix::io::write(&pipes.service[0], b"pipe\n").unwrap();
+        let (logs, farewell) = Logs::start(folder.path().to_owned(), held).unwrap();
+        let name: ServiceName = "a".parse().unwrap();
+        logs.configure(&name, &LogSpec::default());
+        logs.connect(&name, 3, vec![inlet], false);
+        logs.stop();
+        farewell.wait();
+        assert_eq!(std::fs::read_to_string(folder.path().join("a.log")).unwrap(), "lane\nspool\npipe\n");
+    }
+}

@@ -2,21 +2,26 @@
 //!
 //! ```text
 //! service ─pipe→ reader's thread ─spool→ writer's thread ─→ files, and beside each the times of its bytes
-//!                      └→ the last lines in memory ─→ whoever follows or asks
+//!           │          └→ the last lines in memory ─→ whoever follows or asks
+//!           └ while it is busy ─lane→ writer's thread ─→ files
 //! ```
 //!
 //! - [`pipe`]: what the planner makes and the keeper holds: a pipe and a spool for each stream;
 //! - `reader`: the thread that moves bytes from pipes to spools, and sleeps while nobody writes;
 //! - `writer`: the thread that moves them on to files: the only one that a disk can hold up;
+//! - `drain`: the end of one stream in that thread;
+//! - `lane`: the pipe through which that thread moves what a busy service writes, without a copy in between;
 //! - `stream`, `service`: what both share of one stream, and of one service;
 //! - `ledger`: how much of a spool is in which file, for the next daemon;
-//! - `sink`, `rotate`, `times`, `places`: one file, the older ones, when which byte came, what they are called;
+//! - `sink`, `file`, `rotate`, `times`, `places`: where bytes end, one open file, the older ones, when which byte came, what
+//!   they are called;
 //! - `ring`: the last lines in memory;
 //! - `history`, `chain`, `lines`: reading back;
 //! - [`handle`]: what the daemon and the surfaces see.
 //!
-//! Invariants: a byte is moved from a pipe to a spool by splice(2), which no kill can interrupt half-way, and the keeper
-//! holds both: what a daemon that dies has not written to a file, the next one finds there, and writes once. The
+//! Invariants: a byte is moved from a pipe to a spool or the lane by splice(2), which no kill can interrupt half-way, and
+//! the keeper holds all three: what a daemon that dies has not written to a file, the next one finds there, and writes
+//! once. Of one stream, what is in the lane came before what is in the spool. The
 //! supervisor thread sends small messages and waits for neither thread. While files can be written, a service that is
 //! faster than the disk waits at its own full pipe; while they cannot, its output is dropped, counted, and told in the
 //! log when it goes on.

@@ -2,9 +2,8 @@
 //!
 //! A pipe is moved to its spool as far as there is room. Without room it is left alone while the writer's thread makes
 //! progress, so its service waits as it would for any slow reader; without progress what comes is dropped and counted.
-//!
-//! A busy pipe is lent to the writer's thread, which gives it back when it is quiet. A thread that stalls does not: then
-//! the pipe is taken back.
+
+mod lending;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -51,9 +50,6 @@ const SIZES: (usize, usize) = (1 << 20, 64 * 1024);
 
 /// A large pipe that was quiet for so long is made small again.
 const QUIET: Duration = Duration::from_secs(5);
-
-/// How often it is looked whether the writer's thread still makes progress, while it has pipes.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How long the first bytes of a life wait to be told which life it is.
 const BETWEEN: Duration = Duration::from_millis(200);
@@ -169,7 +165,7 @@ impl Reader {
             return Some(Duration::from_millis(50));
         }
         if !self.lent.is_empty() {
-            return Some(LOOK);
+            return Some(lending::LOOK);
         }
         self.taps.values().any(|tap| tap.large || tap.warm).then_some(QUIET)
     }
@@ -410,50 +406,6 @@ impl Reader {
             let data = epoll::EventData::new_u64(id);
             epoll::add(&self.epoll, tap.stream.fds().0, data, epoll::EventFlags::IN).ok();
             self.held.retain(|held| *held != id);
-        }
-    }
-
-    /// Leaves a busy pipe to the writer's thread. One that could not be made larger would be full before that thread looks
-    /// into it.
-    fn lend(&mut self, id: u64) -> bool {
-        let now = clock::now();
-        let Some(tap) = self.taps.get_mut(&id) else { return false };
-        let (pipe, _) = tap.stream.fds();
-        let busy = || rustix::io::ioctl_fionread(pipe).is_ok_and(|waiting| waiting >= BUSY as u64);
-        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
-        if !tap.large || stalled || !tap.stream.may_be_lent(now) || !busy() {
-            return false;
-        }
-        // As in `hold`.
-        epoll::delete(&self.epoll, pipe).ok();
-        tap.used = now;
-        self.lent.push(id);
-        self.shared.desk.lend(&tap.stream);
-        true
-    }
-
-    /// Moves the bytes of a stream itself from here on; `reclaim` looks at its pipe again.
-    fn take_back(&self, id: u64) {
-        if let Some(tap) = self.taps.get(&id) {
-            tap.stream.take_back();
-        }
-    }
-
-    /// Looks at pipes again that the writer's thread has given back, and takes them back while it is stalled.
-    fn reclaim(&mut self, now: Tick) {
-        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
-        for id in std::mem::take(&mut self.lent) {
-            let Some(tap) = self.taps.get_mut(&id) else { continue };
-            if stalled {
-                tap.stream.take_back();
-            }
-            if tap.stream.is_lent() {
-                self.lent.push(id);
-                continue;
-            }
-            tap.used = now;
-            let data = epoll::EventData::new_u64(id);
-            epoll::add(&self.epoll, tap.stream.fds().0, data, epoll::EventFlags::IN).ok();
         }
     }
 

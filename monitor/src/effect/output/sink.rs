@@ -394,6 +394,43 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_by_the_lane_is_rotated_at_lines_and_the_ledger_hears_of_what_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("a.log");
+        let spec = LogSpec { max_size: 10, ..LogSpec::default() };
+        let place = Place { base: &base, spec: &spec, kind: Kind::Joined };
+        let (mut sink, said) = (Sink::default(), Said::default());
+        sink.write(b"one\n", &place, &said, Tick(0));
+        let pipe = super::super::lane::make().unwrap();
+        rustix::io::write(&pipe, b"two\nthree\nfour\n").unwrap();
+        let mut lane = Lane::new(pipe);
+        assert!(sink.takes_lanes(&place, Tick(0)).unwrap());
+        sink.forget();
+        let outcome = sink.pour(&mut lane, 15, Timestamp::UNIX_EPOCH, &place, Tick(0));
+        assert_eq!((outcome, lane.len()), (Outcome { written: 15, dropped: 0 }, 0));
+        sink.write(b"5\n", &place, &said, Tick(0));
+        let text = |number| fs::read_to_string(places::rotated(&base, number)).unwrap();
+        assert_eq!([text(2), text(1), text(0)], ["one\ntwo\n", "three\n", "four\n5\n"]);
+        assert_eq!(said.0.into_inner(), [(0, 0), (0, 5)]);
+    }
+
+    #[test]
+    fn what_the_lane_holds_for_a_file_that_cannot_be_written_is_dropped_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("a.log");
+        let spec = LogSpec::default();
+        let place = Place { base: &base, spec: &spec, kind: Kind::Joined };
+        let mut sink = Sink::default();
+        let pipe = super::super::lane::make().unwrap();
+        rustix::io::write(&pipe, b"lost").unwrap();
+        let mut lane = Lane::new(pipe);
+        fs::create_dir(&base).unwrap();
+        let outcome = sink.pour(&mut lane, 4, Timestamp::UNIX_EPOCH, &place, Tick(0));
+        assert_eq!((outcome, lane.len()), (Outcome { written: 0, dropped: 4 }, 0));
+        assert!(sink.takes_lanes(&place, Tick(1)).is_err(), "not tried again so soon");
+    }
+
+    #[test]
     fn a_file_that_was_moved_away_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("a.log");
