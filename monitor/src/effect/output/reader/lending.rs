@@ -47,11 +47,12 @@ impl Reader {
             if stalled {
                 tap.stream.take_back();
             }
+            // A pipe that is lent is not quiet.
+            tap.used = now;
             if tap.stream.is_lent() {
                 self.lent.push(id);
                 continue;
             }
-            tap.used = now;
             let data = epoll::EventData::new_u64(id);
             epoll::add(&self.epoll, tap.stream.fds().0, data, epoll::EventFlags::IN).ok();
         }
