@@ -196,3 +196,29 @@ fn nothing_is_followed_once_defib_is_asked_to_end() {
     assert_eq!(daemon.exit_code(), 0, "{}", daemon.log());
     assert_eq!(lives_of(&daemon, 1).len(), 1);
 }
+
+/// What each life has written is in its own log, though nobody read it meanwhile.
+#[test]
+fn each_life_has_its_own_output() {
+    let daemon = Daemon::start(
+        "[service.it]\n\
+         command = [\"sh\", \"-c\", \"echo $DEFIB_INCARNATION begins; echo $$ >> {dir}/lives; exec sleep 1000\"]\n\
+         restart = { immediate = 100 }\nlog = { layout = \"per-start\", max_files = 20 }\n",
+    );
+    daemon.wait_state("it", "running");
+    let stopped = Stopped::new(&daemon);
+    for life in 1..=6 {
+        signal(lives_of(&daemon, life)[life - 1], libc::SIGKILL);
+    }
+    lives_of(&daemon, 7);
+    drop(stopped);
+    let logs = || {
+        let folders = fs::read_dir(daemon.path("log/it")).into_iter().flatten().flatten();
+        let texts = folders.map(|folder| fs::read_to_string(folder.path().join("output.log")));
+        let mut logs: Vec<_> = texts.map(Result::unwrap_or_default).collect();
+        logs.sort();
+        logs
+    };
+    patiently("the last line", || logs().concat().contains("7 begins\n").then_some(()));
+    assert_eq!(logs(), (1..=7).map(|life| format!("{life} begins\n")).collect::<Vec<_>>());
+}

@@ -13,9 +13,6 @@ use crate::effect::output::{Count, Kind, Logs};
 use crate::keeper::protocol::{LifeEnd, Order, SlotState};
 use crate::metrics::{OutputCounters, Stream};
 
-/// The name under which the keeper holds how much of the spools is in which file.
-pub(super) const LEDGER: &str = "log-ledger";
-
 /// The name under which the keeper holds the pipe through which busy services write into their files.
 pub(super) const LANE: &str = "log-lane";
 
@@ -108,9 +105,7 @@ impl Capture {
     pub(super) fn hear(&mut self, slot: u32, service: &ServiceName, state: &SlotState) {
         match *state {
             SlotState::Living { incarnation, started, .. } => {
-                if self.told.insert(slot, incarnation) != Some(incarnation) {
-                    self.logs.began(service, incarnation, clock::wall(Tick(started)));
-                }
+                self.begin(slot, service, incarnation, started);
             }
             // Told twice where something of the tree was left: what that wrote is the same life's.
             SlotState::Ended { .. } | SlotState::Empty { .. } => self.logs.ended(service),
@@ -118,8 +113,15 @@ impl Capture {
         }
     }
 
-    /// A life has ended, and the next one has begun.
-    pub(super) fn followed(&mut self, service: &ServiceName, _end: &LifeEnd) {
-        self.logs.ended(service);
+    /// A life has ended after so much of output, and the next one has begun. It may be the first that is heard of it.
+    pub(super) fn followed(&mut self, slot: u32, service: &ServiceName, end: &LifeEnd, output: [u64; 2]) {
+        self.begin(slot, service, end.incarnation, end.started);
+        self.logs.followed(service, output);
+    }
+
+    fn begin(&mut self, slot: u32, service: &ServiceName, incarnation: u64, started: u64) {
+        if self.told.insert(slot, incarnation) != Some(incarnation) {
+            self.logs.began(service, incarnation, clock::wall(Tick(started)));
+        }
     }
 }

@@ -345,7 +345,7 @@ fn start_logs(
             Ok::<_, DaemonError>(made)
         }
     };
-    let ledger = held(capture::LEDGER, output::handle::ledger)?;
+    let ledger = held(output::LEDGER, output::handle::ledger)?;
     let lane = held(capture::LANE, output::handle::lane)?;
     Logs::start(log_dir.to_owned(), Held { ledger, lane }).map_err(failed)
 }

@@ -126,7 +126,7 @@ impl Daemon {
     pub(super) fn hear(&mut self, report: Report) -> Result<(), LinkError> {
         match report {
             Report::Slot { slot, state } => self.hear_slot(slot, &state),
-            Report::Followed { slot, end } => self.hear_followed(slot, &end),
+            Report::Followed { slot, end, output } => self.hear_followed(slot, &end, output),
             Report::Withdrawn { slot, withdrawal } => {
                 let withdrawal = Withdrawal(withdrawal);
                 let service = self.slots.service(slot).cloned();
@@ -183,12 +183,12 @@ impl Daemon {
     }
 
     /// A life has ended, and the keeper has begun the next one by the standing order.
-    fn hear_followed(&mut self, slot: u32, end: &LifeEnd) -> Result<(), LinkError> {
+    fn hear_followed(&mut self, slot: u32, end: &LifeEnd, output: [u64; 2]) -> Result<(), LinkError> {
         let heard = clock::now();
         self.slots.occupy(slot, None);
         let mut batch = self.ask_source(Some(&ended_life(slot, end)));
         if let Some(service) = self.slots.service(slot) {
-            self.capture.followed(service, end);
+            self.capture.followed(slot, service, end, output);
         }
         let witness = self.witness(slot, end);
         let died = witness.as_ref().and_then(|witness| witness.at);

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::protocol::{self, Order, Received, Report};
-use super::slots::Slot;
+use super::slots::{Followed, Slot};
 
 /// What is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Link {
             }
             for report in &reports {
                 match report {
-                    Report::Followed { slot, end } => drop(self.told.insert(*slot, end.incarnation)),
+                    Report::Followed { slot, end, .. } => drop(self.told.insert(*slot, end.incarnation)),
                     Report::Withdrawn { slot, .. } => drop(self.withdrawn.remove(slot)),
                     _ => {}
                 }
@@ -170,7 +170,10 @@ impl Link {
     fn of_slot(&self, slot: u32, all: &Holdings<'_>) -> Vec<Report> {
         let Some(it) = all.slots.get(&slot) else { return Vec::new() };
         let told = self.told.get(&slot).copied().unwrap_or(0);
-        let ends = it.followed(told).take(ENDS + 1).map(|end| Report::Followed { slot, end: *end });
+        let ends = it.followed(told).take(ENDS + 1).map(|followed| {
+            let Followed { end, output } = *followed;
+            Report::Followed { slot, end, output }
+        });
         let mut reports: Vec<_> = ends.collect();
         if reports.len() > ENDS {
             reports.truncate(ENDS);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What the daemon has made for one service: for each stream the service's end, the daemon's end, and the spool into
-/// which the daemon moves what it has not written to a file yet. The keeper looks into none of them.
+/// which the daemon moves what it has not written to a file yet. The keeper reads none of them.
 #[derive(Debug)]
 pub(super) struct Pipes {
     services: Vec<OwnedFd>,
@@ -30,6 +30,25 @@ impl Pipes {
     pub(super) fn of_service(&self) -> [BorrowedFd<'_>; 2] {
         // There is at least one; a second one is standard error's.
         [0, self.services.len() - 1].map(|index| self.services[index].as_fd())
+    }
+
+    /// How much has been written into each stream so far: what is in its spool, which never becomes shorter, and what is
+    /// still in the pipe. Where a life is followed at once, this is where its output ends.
+    pub(super) fn written(&self) -> [u64; 2] {
+        let (pipes, spools) = self.daemons.split_at(self.services.len());
+        let length = |spool: &OwnedFd| rustix::fs::fstat(spool).map_or(0, |stat| stat.st_size.unsigned_abs());
+        let mut written = [0; 2];
+        for ((pipe, spool), written) in pipes.iter().zip(spools).zip(&mut written) {
+            // The daemon may be moving it: the kernel answers for a pipe when that is done.
+            for _ in 0..3 {
+                let before = length(spool);
+                *written = before + rustix::io::ioctl_fionread(pipe).unwrap_or(0);
+                if length(spool) == before {
+                    break;
+                }
+            }
+        }
+        written
     }
 
     /// What the next daemon gets.

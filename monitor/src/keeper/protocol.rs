@@ -191,6 +191,9 @@ pub enum Report {
         slot: u32,
         /// The end.
         end: LifeEnd,
+        /// How much had been written to each stream when the next life was begun: the length of its spool, and what was
+        /// in its pipe.
+        output: [u64; 2],
     },
     /// A standing order has been withdrawn.
     Withdrawn {

@@ -26,6 +26,7 @@ use super::say;
 use super::slots::{RawEnd, Slot, State};
 use super::spawn::{Answer, Nursery};
 use crate::effect::clock;
+use crate::effect::output::{self, LEDGER};
 
 /// The name under which the daemon hands over the map in which the eBPF programs look for the slot of the next child.
 pub const NEXT_SLOT: &str = "next_slot";
@@ -439,6 +440,9 @@ impl Keeper {
             && !self.ending
         {
             it.follow();
+            if let (Some(_), Some(ledger)) = (&it.pipes, self.held.get(LEDGER)) {
+                output::say_followed(ledger, slot, it.latest());
+            }
             self.unacknowledged += 1;
             self.queue.push_back(slot);
         }

@@ -35,7 +35,15 @@ pub(super) struct Slot {
     standing: Option<Standing>,
     /// The ends that were followed without asking and have not been acknowledged, oldest first. How many there may be is
     /// for the whole keeper to say.
-    followed: VecDeque<LifeEnd>,
+    followed: VecDeque<Followed>,
+}
+
+/// An end that was followed without asking.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Followed {
+    pub(super) end: LifeEnd,
+    /// As in [`Report::Followed`](super::protocol::Report::Followed).
+    pub(super) output: [u64; 2],
 }
 
 /// What a start needs.
@@ -240,18 +248,19 @@ impl Slot {
     /// Makes room for the next life after an end that is followed; the end is kept.
     pub(super) fn follow(&mut self) {
         let State::Ended { life, end, .. } = &self.state else { return };
-        self.followed.push_back(life.end(end));
+        let output = self.pipes.as_ref().map(Pipes::written).unwrap_or_default();
+        self.followed.push_back(Followed { end: life.end(end), output });
         self.state = State::Queued { incarnation: life.incarnation + 1 };
     }
 
     /// The ends of lives after `told` that were followed, oldest first.
-    pub(super) fn followed(&self, told: u64) -> impl Iterator<Item = &LifeEnd> {
-        self.followed.iter().filter(move |end| end.incarnation > told)
+    pub(super) fn followed(&self, told: u64) -> impl Iterator<Item = &Followed> {
+        self.followed.iter().filter(move |followed| followed.end.incarnation > told)
     }
 
     /// Takes the acknowledgement of an end that was followed. Returns whether there was one.
     pub(super) fn acknowledge_followed(&mut self, of: u64) -> bool {
-        let at = self.followed.iter().position(|end| end.incarnation == of);
+        let at = self.followed.iter().position(|followed| followed.end.incarnation == of);
         at.and_then(|at| self.followed.remove(at)).is_some()
     }
 

@@ -19,7 +19,7 @@ use super::lane::{self, Lane};
 use super::ledger::{self, Ledger};
 use super::pipe::Inlet;
 use super::places::Life;
-use super::reader::{Message, Reader};
+use super::reader::{Ends, Message, Reader};
 use super::service::Service;
 use super::usage::{self, Usage, Vacuum};
 use super::writer::{Desk, Job, Writer};
@@ -178,7 +178,12 @@ impl Logs {
     pub fn ended(&self, name: &ServiceName) {
         let streams = self.shared.known(name).map(|service| service.streams()).unwrap_or_default();
         let ends = streams.iter().map(|stream| (stream.id, stream.end())).collect();
-        self.tell(Message::Ended { name: name.clone(), ends });
+        self.tell(Message::Ended { name: name.clone(), ends: Ends::Captured(ends) });
+    }
+
+    /// A life has ended when so much had been written to the spool and the pipe of each stream, and the next one has begun.
+    pub fn followed(&self, name: &ServiceName, written: [u64; 2]) {
+        self.tell(Message::Ended { name: name.clone(), ends: Ends::Spooled(written) });
     }
 
     /// Reads and writes what is there, and ends both threads.

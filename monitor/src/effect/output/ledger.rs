@@ -4,6 +4,9 @@
 //! An entry says: the byte of the spool at `pos` is, or will be, the byte of that file at `offset`. It is written before
 //! the first byte that it is about, and the length of the file says the rest. What goes by the lane is in no entry: the
 //! ledger says only which stream it is of.
+//!
+//! The keeper writes one word of its own: which life of a slot it has begun by itself. So whoever reads a pipe knows that
+//! the daemon is about to be told where in it a life ends.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,6 +18,9 @@ const ENTRY: u64 = 64;
 
 /// Where an entry keeps how much of the spool has been given back to the kernel.
 const FREED: u64 = 32;
+
+/// Where the entry of a slot's first stream keeps the latest life that the keeper has begun by itself.
+const FOLLOWED: u64 = 40;
 
 /// Where it is written whose bytes are in the lane: behind all entries that a 32-bit slot can have. The memory between
 /// is never touched.
@@ -50,7 +56,24 @@ pub(super) fn make() -> io::Result<OwnedFd> {
     Ok(rustix::fs::memfd_create("defib-logs", MemfdFlags::CLOEXEC)?)
 }
 
+/// The name under which the keeper holds it.
+pub const HELD: &str = "log-ledger";
+
+/// Says that the keeper has begun a life by itself.
+pub fn say_followed(ledger: &OwnedFd, slot: u32, incarnation: u64) {
+    let at = u64::from(slot) * 2 * ENTRY + FOLLOWED;
+    // If it cannot be said, the first lines of that life may be taken for the last of the one before.
+    rustix::io::pwrite(ledger, &incarnation.to_ne_bytes(), at).ok();
+}
+
 impl Ledger {
+    /// The latest life that the keeper has begun by itself in the slot that a stream is of.
+    pub(super) fn followed(&self, index: u64) -> u64 {
+        let mut word = [0; 8];
+        rustix::io::pread(&self.0, &mut word, index / 2 * 2 * ENTRY + FOLLOWED).ok();
+        u64::from_ne_bytes(word)
+    }
+
     pub(super) fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }

@@ -70,11 +70,31 @@ pub(super) enum Message {
     /// A life has begun.
     Began { name: ServiceName, life: Life },
     /// A life has ended, with its whole tree: of each stream so many bytes are before its end.
-    Ended { name: ServiceName, ends: BTreeMap<u64, u64> },
+    Ended { name: ServiceName, ends: Ends },
     /// It is configured no longer.
     Removed { name: ServiceName },
     /// Read what is there, and end.
     Stop,
+}
+
+/// Where the output of a life ends.
+#[derive(Debug)]
+pub(super) enum Ends {
+    /// So many bytes were captured, or in the pipe, of each stream by its number, and no other life has begun since.
+    Captured(BTreeMap<u64, u64>),
+    /// At these places of the spools, of the first stream and the second. The next life has begun.
+    Spooled([u64; 2]),
+}
+
+impl Ends {
+    /// Where the spool of a stream ends with its life, if that is known.
+    fn spooled(&self, kind: Kind) -> Option<u64> {
+        match (self, kind) {
+            (Self::Captured(_), _) => None,
+            (Self::Spooled([first, _]), Kind::Joined | Kind::Stdout) => Some(*first),
+            (Self::Spooled([_, second]), Kind::Stderr) => Some(*second),
+        }
+    }
 }
 
 /// A stream as this thread sees it.
@@ -89,6 +109,12 @@ struct Tap {
     used: Tick,
     /// Since when it is between two lives that have logs of their own.
     between: Option<Tick>,
+    /// The latest life that this thread was told of.
+    begun: u64,
+    /// The latest life that the keeper is known to have begun by itself.
+    followed: u64,
+    /// Where in the spool the next life begins, if it has begun without waiting for this thread.
+    boundary: Option<u64>,
 }
 
 /// What the thread owns.
@@ -198,8 +224,9 @@ impl Reader {
             Message::Began { name, life } => {
                 for id in self.of(&name) {
                     let Some(tap) = self.taps.get_mut(&id) else { continue };
-                    tap.between = None;
-                    tap.stream.note(Note::Life(life));
+                    (tap.between, tap.begun) = (None, life.incarnation);
+                    let from = tap.boundary.take().unwrap_or_else(|| tap.stream.filled());
+                    tap.stream.note_at(from, Note::Life(life));
                     self.shared.desk.put_stream(&tap.stream);
                     self.release(id);
                 }
@@ -256,8 +283,17 @@ impl Reader {
         self.shared.desk.backlog.fetch_add(stream.backlog(), Ordering::AcqRel);
         self.shared.desk.put_stream(&stream);
         let now = clock::now();
-        let tap =
-            Tap { stream, held: false, large: false, warm: true, used: now, between: between.then_some(now) };
+        let tap = Tap {
+            stream,
+            held: false,
+            large: false,
+            warm: true,
+            used: now,
+            between: between.then_some(now),
+            begun: 0,
+            followed: 0,
+            boundary: None,
+        };
         self.taps.insert(id, tap);
         Ok(())
     }
@@ -273,7 +309,7 @@ impl Reader {
     }
 
     /// The last of a life that has a log of its own is read, and what comes then waits for the next one.
-    fn end_of_life(&mut self, name: &ServiceName, ends: &BTreeMap<u64, u64>) {
+    fn end_of_life(&mut self, name: &ServiceName, ends: &Ends) {
         for id in self.of(name) {
             let per_start =
                 self.taps.get(&id).is_some_and(|tap| tap.stream.service.spec().layout == LogLayout::PerStart);
@@ -281,6 +317,7 @@ impl Reader {
                 self.take_back(id);
                 if let Some(tap) = self.taps.get_mut(&id) {
                     tap.between = None;
+                    tap.boundary = ends.spooled(tap.stream.kind);
                 }
                 while let left @ 1.. = self.left_before(id, ends)
                     && self.gulp(id, left) == Gulp::More
@@ -293,9 +330,16 @@ impl Reader {
     }
 
     /// How many bytes of a life that has ended are still to be read.
-    fn left_before(&self, id: u64, ends: &BTreeMap<u64, u64>) -> usize {
-        let (Some(end), Some(tap)) = (ends.get(&id), self.taps.get(&id)) else { return 0 };
-        let left = end.saturating_sub(tap.stream.counters.captured.load(Ordering::Acquire));
+    fn left_before(&self, id: u64, ends: &Ends) -> usize {
+        let Some(Tap { stream, .. }) = self.taps.get(&id) else { return 0 };
+        let left = match ends {
+            Ends::Captured(ends) => ends
+                .get(&id)
+                .map_or(0, |end| end.saturating_sub(stream.counters.captured.load(Ordering::Acquire))),
+            Ends::Spooled(_) => {
+                ends.spooled(stream.kind).map_or(0, |end| end.saturating_sub(stream.filled()))
+            }
+        };
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
@@ -317,6 +361,13 @@ impl Reader {
         let now = clock::now();
         let stalled = now.since(self.shared.desk.beat()) >= STALLED;
         let Some(tap) = self.taps.get_mut(&id) else { return Gulp::Nothing };
+        if tap.stream.service.spec().layout == LogLayout::PerStart {
+            // The message that says where it ends is on its way.
+            let followed = self.shared.ledger.followed(tap.stream.index);
+            if followed > tap.begun && followed != tap.followed {
+                (tap.followed, tap.between) = (followed, Some(now));
+            }
+        }
         if tap.between.is_some_and(|since| now.since(since) < BETWEEN) {
             return Gulp::Full;
         }

@@ -255,6 +255,14 @@ impl Stream {
         self.filled.store(pos + bytes, Ordering::Release);
     }
 
+    /// The reader's thread tells of something at a place of the spool, which may have been read, or even written, already:
+    /// then it holds from where the writer is.
+    pub(super) fn note_at(&self, pos: u64, note: Note) {
+        let mut notes = lock(&self.notes);
+        let at = notes.waiting.iter().rposition(|(of, _)| *of <= pos).map_or(0, |before| before + 1);
+        notes.waiting.insert(at, (pos, note));
+    }
+
     /// The reader's thread tells of something at the end of the spool.
     pub(super) fn note(&self, note: Note) {
         let pos = self.filled();
