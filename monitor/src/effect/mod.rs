@@ -14,5 +14,6 @@ mod port_look;
 pub mod port_status;
 pub mod port_watch;
 mod proc_stat;
+mod queue;
 pub mod sockets;
 pub mod usage;

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::TrySendError;
 
 use defib_core::model::{
     Draft, Leftovers, ServiceName, ServiceSpec, StartFailure, StartFailureKind, TakenPort,
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use super::holders::{self, Household};
 use super::output::pipe::{self, Pipes, Plumbing};
 use super::sockets::{self, Namespace, Wanted};
-use super::{failure, identity, needs};
+use super::{failure, identity, needs, queue};
 use crate::config::env_file;
 use crate::keeper::plan::{Identity, Plan, SERVICE_VARIABLE};
 
@@ -77,7 +77,7 @@ pub struct Provision {
 /// The way to the planner's thread.
 #[derive(Debug)]
 pub struct Planner {
-    jobs: SyncSender<Job>,
+    jobs: queue::Sender<Job>,
     results: mpsc::Sender<Planned>,
 }
 
@@ -87,7 +87,7 @@ impl Planner {
     /// # Errors
     /// If no thread can be made.
     pub fn start(workshop: Workshop) -> io::Result<(Self, mpsc::Receiver<Planned>)> {
-        let (jobs, waiting) = sync_channel(QUEUE);
+        let (jobs, waiting) = queue::bounded(QUEUE);
         let (results, done) = mpsc::channel(QUEUE);
         let out = results.clone();
         std::thread::Builder::new()
@@ -131,7 +131,7 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    fn run(&self, jobs: &Receiver<Job>, results: &mpsc::Sender<Planned>) {
+    fn run(&self, jobs: &queue::Receiver<Job>, results: &mpsc::Sender<Planned>) {
         while let Ok(job) = jobs.recv() {
             let (spec, of, plumbing) = match job {
                 Job::Plan { spec, of, plumbing } => (spec, of, plumbing),

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use defib_core::model::{Incarnation, Listener, ServiceName, ServiceSpec, Tick};
@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::clock;
 use super::holders::Household;
 use super::port_look::{Family, Process, Round};
+use super::queue;
 
 /// How many looks may be asked for ahead of the thread. When it is full, a look is dropped, and [`Found::Missed`] says so.
 const QUEUE: usize = 8192;
@@ -104,7 +105,7 @@ pub enum Found {
 /// The way to the thread.
 #[derive(Debug)]
 pub struct PortWatch {
-    looks: SyncSender<(Subject, Look)>,
+    looks: queue::Sender<(Subject, Look)>,
     missed: Arc<AtomicBool>,
 }
 
@@ -114,7 +115,7 @@ impl PortWatch {
     /// # Errors
     /// If no thread can be made.
     pub fn start(household: Household) -> io::Result<(Self, mpsc::Receiver<Found>)> {
-        let (looks, asked) = sync_channel(QUEUE);
+        let (looks, asked) = queue::bounded(QUEUE);
         let (found, results) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicBool::new(false));
         let watcher = Watcher {
@@ -183,7 +184,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, asked: &Receiver<(Subject, Look)>) {
+    fn run(mut self, asked: &queue::Receiver<(Subject, Look)>) {
         loop {
             let due = self.tasks.values().map(|task| task.due).min();
             let first = match due {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::service::Service;
 use super::usage::{self, Usage, Vacuum};
 use super::writer::{Desk, Job, Writer};
 use super::{Count, Kind, Line, Query, QueryError};
+use crate::effect::queue;
 
 /// How many messages may wait for the reader's thread, which waits for nobody: four for each of 4096 services. One that
 /// finds it full is lost and told in the daemon's log: the output of a service would wait for the next daemon.
@@ -75,7 +76,7 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub struct Logs {
     shared: Arc<Shared>,
-    messages: SyncSender<Message>,
+    messages: queue::Sender<Message>,
 }
 
 /// The end of the writer's thread.
@@ -131,7 +132,7 @@ impl Logs {
         let writer =
             Writer::new(Arc::clone(&desk), Arc::clone(&ledger), lane, log_dir.clone(), Arc::clone(&wake));
         let shared = Arc::new(Shared { services: RwLock::default(), log_dir, desk, ledger, wake });
-        let (messages, waiting) = sync_channel(QUEUE);
+        let (messages, waiting) = queue::bounded(QUEUE);
         let reader = Reader::new(Arc::clone(&shared), waiting)?;
         let (alive, over) = sync_channel(1);
         std::thread::Builder::new().name("defib-logs".into()).spawn(move || reader.run())?;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use defib_core::model::{LogLayout, LogSpec, ServiceName, Tick};
@@ -24,7 +24,7 @@ use super::places::Life;
 use super::service::Service;
 use super::stream::{Kind, Note, Stream};
 use super::writer::Job;
-use crate::effect::clock;
+use crate::effect::{clock, queue};
 
 /// What one stream may have in its spool.
 const SPOOL: u64 = 2 << 20;
@@ -121,7 +121,7 @@ struct Tap {
 #[derive(Debug)]
 pub(super) struct Reader {
     shared: Arc<Shared>,
-    messages: Receiver<Message>,
+    messages: queue::Receiver<Message>,
     epoll: OwnedFd,
     taps: BTreeMap<u64, Tap>,
     /// Those that are held, the longest first.
@@ -134,7 +134,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, messages: Receiver<Message>) -> std::io::Result<Self> {
+    pub(super) fn new(shared: Arc<Shared>, messages: queue::Receiver<Message>) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         Ok(Self {
