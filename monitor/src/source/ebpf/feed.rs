@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::super::any::Batch;
 use super::decode::decode;
 use super::error::EbpfError;
-use super::maps::FeedMaps;
+use super::maps::{FeedMaps, RestingRing};
 
 /// Records that one turn reads at most, about a millisecond of work.
 const TURN: usize = 4096;
@@ -25,7 +25,9 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 /// The reader of the bulk ring. It ends with the source that it came with: nothing is heard after that.
 pub struct EbpfFeed {
-    ring: Ring,
+    ring: RestingRing,
+    /// The ring while it is read.
+    polled: Option<AsyncFd<RingBuf<MapData>>>,
     maps: FeedMaps,
     hears_signals: bool,
     /// When to look without having been woken.
@@ -48,15 +50,6 @@ pub(super) struct FeedCounts {
     pub(super) malformed: u64,
 }
 
-#[derive(Default)]
-enum Ring {
-    Quiet(RingBuf<MapData>),
-    Polled(AsyncFd<RingBuf<MapData>>),
-    /// While it changes hands.
-    #[default]
-    Gone,
-}
-
 impl fmt::Debug for EbpfFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EbpfFeed").field("counts", &self.counts).finish_non_exhaustive()
@@ -64,25 +57,18 @@ impl fmt::Debug for EbpfFeed {
 }
 
 impl EbpfFeed {
-    pub(super) fn new(ring: RingBuf<MapData>, maps: FeedMaps, hears_signals: bool) -> Self {
-        let ring = Ring::Quiet(ring);
-        Self { ring, maps, hears_signals, look: None, counts: FeedCounts::default(), told: 0 }
+    pub(super) fn new(ring: RestingRing, maps: FeedMaps, hears_signals: bool) -> Self {
+        Self { ring, polled: None, maps, hears_signals, look: None, counts: FeedCounts::default(), told: 0 }
     }
 
     pub(in crate::source) fn start(&mut self) -> Result<(), EbpfError> {
-        if let Ring::Quiet(mut ring) = std::mem::take(&mut self.ring) {
+        if self.polled.is_none() {
+            let mut ring = self.ring.map()?;
             // A probe that ran when the feed was stopped may have written one more.
             self.counts.discard(&mut ring);
             // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
             let polled = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-            self.ring = match polled {
-                Ok(polled) => Ring::Polled(polled),
-                Err(error) => {
-                    let (ring, cause) = error.into_parts();
-                    self.ring = Ring::Quiet(ring);
-                    return Err(EbpfError::Poll(cause));
-                }
-            };
+            self.polled = Some(polled.map_err(|error| EbpfError::Poll(error.into()))?);
         }
         // The first look needs no wake-up: the last one may have been spent on what was thrown away.
         self.look = Some(Instant::now() + AGAIN);
@@ -91,7 +77,7 @@ impl EbpfFeed {
 
     pub(in crate::source) async fn read(&mut self, batch: &mut Batch) {
         loop {
-            let Ring::Polled(ring) = &mut self.ring else { return std::future::pending().await };
+            let Some(ring) = &mut self.polled else { return std::future::pending().await };
             let woken = match self.look {
                 Some(when) => {
                     sleep_until(when).await;
@@ -128,14 +114,9 @@ impl EbpfFeed {
         if let Err(error) = self.maps.switch(false) {
             tracing::warn!(error = %error.chain(), "the feed cannot be switched off");
         }
-        self.ring = match std::mem::take(&mut self.ring) {
-            Ring::Polled(polled) => {
-                let mut ring = polled.into_inner();
-                self.counts.discard(&mut ring);
-                Ring::Quiet(ring)
-            }
-            other => other,
-        };
+        if let Some(polled) = self.polled.take() {
+            self.counts.discard(&mut polled.into_inner());
+        }
     }
 
     /// What has been counted so far.

@@ -18,7 +18,7 @@ use super::decode::{decode, witness};
 use super::error::EbpfError;
 use super::feed::EbpfFeed;
 use super::load::{Loaded, ON_GENERATE, ON_STATE, PROBES, lines, load};
-use super::maps::{FeedMaps, Maps, take_ring};
+use super::maps::{FeedMaps, Maps, RestingRing, take_ring};
 use super::misses::Misses;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
@@ -76,7 +76,7 @@ impl EbpfSource {
         let misses = Misses::of(that_matter.filter_map(|probe| probes.probe(probe.name)));
         let ring = take_ring(&mut probes.object, "URGENT")?;
         let maps = Maps::take(&mut probes.object)?;
-        let feed_ring = take_ring(&mut probes.object, "BULK")?;
+        let feed_ring = RestingRing::take(&mut probes.object, "BULK")?;
         let feed = EbpfFeed::new(feed_ring, FeedMaps::take(&mut probes.object)?, hears_signals);
         // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };

@@ -111,6 +111,29 @@ impl Maps {
     }
 }
 
+/// A ring that is not mapped while nobody reads it: a mapping takes as much memory as the ring is long.
+pub(super) struct RestingRing {
+    name: &'static str,
+    map: MapData,
+}
+
+impl RestingRing {
+    /// Takes the ring out of the object.
+    pub(super) fn take(object: &mut aya::Ebpf, name: &'static str) -> Result<Self, EbpfError> {
+        let Map::RingBuf(map) = take(object, name)? else {
+            return Err(EbpfError::Missing { what: "ring", name });
+        };
+        Ok(Self { name, map })
+    }
+
+    /// The ring to read from, from where its last reader stopped.
+    pub(super) fn map(&self) -> Result<RingBuf<MapData>, EbpfError> {
+        let fd = self.map.fd().as_fd().try_clone_to_owned();
+        let map = fd.map_err(MapError::from).and_then(MapData::from_fd);
+        map.and_then(|map| Map::RingBuf(map).try_into()).map_err(failed(self.name))
+    }
+}
+
 /// The maps of the feed, all but its ring.
 pub(super) struct FeedMaps {
     switch: Array<MapData, u64>,
