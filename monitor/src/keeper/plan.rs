@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,24 @@ impl Plan {
     /// # Errors
     /// If it can still change, or holds no plan.
     pub fn unseal(fd: OwnedFd) -> io::Result<Self> {
-        postcard::from_bytes(&unsealed(fd)?).map_err(io::Error::other)
+        PackedPlan::unseal(fd)?.unpack()
+    }
+}
+
+/// A plan as it came, in one piece: the keeper holds it for as long as there is the service.
+#[derive(Debug)]
+pub(super) struct PackedPlan(Box<[u8]>);
+
+impl PackedPlan {
+    /// Reads a plan from a memfd, if that is sealed.
+    pub(super) fn unseal(fd: OwnedFd) -> io::Result<Self> {
+        let packed = Self(unsealed(fd)?.into());
+        packed.unpack()?;
+        Ok(packed)
+    }
+
+    pub(super) fn unpack(&self) -> io::Result<Plan> {
+        postcard::from_bytes(&self.0).map_err(io::Error::other)
     }
 }
 
@@ -109,19 +127,19 @@ pub(super) struct ReadyPlan {
     pub(super) umask: u32,
     pub(super) end_leftovers: bool,
     /// By which the processes of the life are known.
-    pub(super) tag: Tag,
+    pub(super) tag: Rc<Tag>,
 }
 
 impl ReadyPlan {
     /// Prepares a plan for one life. Fails if a text holds a NUL byte.
     pub(super) fn new(plan: Plan, incarnation: u64) -> io::Result<Self> {
-        let tag = Tag::new(&plan.env, incarnation);
+        let tag = Rc::new(Tag::new(&plan.env, incarnation));
         let mut env = plan.env;
         env.push(format!("{INCARNATION_VARIABLE}={incarnation}").into_bytes());
         Ok(Self {
             program: CString::new(plan.program)?,
-            args: CStrings::new(plan.args)?,
-            env: CStrings::new(env)?,
+            args: CStrings::new(&plan.args)?,
+            env: CStrings::new(&env)?,
             cwd: CString::new(plan.cwd)?,
             identity: plan.identity,
             umask: plan.umask,
@@ -134,22 +152,36 @@ impl ReadyPlan {
 /// An array of C strings that ends with a null pointer.
 #[derive(Debug)]
 pub(super) struct CStrings {
-    /// Owns what `pointers` point to; never changed.
-    texts: Vec<CString>,
-    pointers: Vec<usize>,
+    /// What `pointers` point to, each text with its NUL byte; never changed. One piece: there are two such arrays for
+    /// each service, and an allocation for each text would take more than the texts do.
+    texts: Box<[u8]>,
+    pointers: Box<[usize]>,
 }
 
 impl CStrings {
-    fn new(texts: Vec<Vec<u8>>) -> io::Result<Self> {
-        let texts = texts.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
-        let mut pointers: Vec<_> = texts.iter().map(|text| text.as_ptr() as usize).collect();
+    fn new(texts: &[Vec<u8>]) -> io::Result<Self> {
+        let mut piece = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
+        for text in texts {
+            if text.contains(&0) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a text holds a NUL byte"));
+            }
+            piece.extend_from_slice(text);
+            piece.push(0);
+        }
+        let piece = piece.into_boxed_slice();
+        let mut next = piece.as_ptr() as usize;
+        let mut pointers = Vec::with_capacity(texts.len() + 1);
+        for text in texts {
+            pointers.push(next);
+            next += text.len() + 1;
+        }
         pointers.push(0);
-        Ok(Self { texts, pointers })
+        Ok(Self { texts: piece, pointers: pointers.into() })
     }
 
     /// The address of the array, as a system call takes it.
     pub(super) fn address(&self) -> usize {
-        debug_assert_eq!(self.texts.len() + 1, self.pointers.len());
+        debug_assert!(self.pointers[0] == 0 || self.pointers[0] == self.texts.as_ptr() as usize);
         self.pointers.as_ptr() as usize
     }
 }
@@ -181,6 +213,16 @@ mod tests {
         let fd = rustix::fs::memfd_create("open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .expect("a memfd");
         Plan::unseal(fd).expect_err("it is not sealed");
+    }
+
+    #[test]
+    fn the_texts_stand_one_behind_the_other() {
+        let texts = CStrings::new(&[b"one".to_vec(), Vec::new(), b"two".to_vec()]).expect("no NUL byte");
+        assert_eq!(*texts.texts, *b"one\0\0two\0");
+        let starts: Vec<_> =
+            [0, 4, 5].map(|at| texts.texts.as_ptr() as usize + at).into_iter().chain([0]).collect();
+        assert_eq!(*texts.pointers, *starts);
+        assert_eq!(*CStrings::new(&[]).expect("no NUL byte").pointers, [0]);
     }
 
     #[test]

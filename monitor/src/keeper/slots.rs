@@ -18,10 +18,10 @@ use std::time::Duration;
 use defib_core::model::{Standing, Usage, WaitStatus};
 
 use super::pipes::Pipes;
-use super::plan::{Plan, ReadyPlan};
+use super::plan::{PackedPlan, ReadyPlan};
 use super::protocol::{LifeEnd, SlotState, Step};
 use super::spawn::{Berth, Flight};
-use super::tree::{self, Leaf, Leaves};
+use super::tree::{self, Leaf, Leaves, Tag};
 
 /// One service.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Followed {
 /// What a start needs.
 #[derive(Debug)]
 struct Provision {
-    plan: Plan,
+    plan: PackedPlan,
     /// Whether the output goes into the pipes.
     capture: bool,
     leaves: Option<Leaves>,
@@ -110,7 +110,10 @@ pub(super) struct Life {
     pub(super) pid: i32,
     /// In ns of CLOCK_BOOTTIME.
     started: u64,
-    plan: Rc<ReadyPlan>,
+    /// By which its processes are known.
+    tag: Rc<Tag>,
+    /// Whether the rest of the tree is ended with the main process.
+    end_leftovers: bool,
     leaf: Option<Rc<Leaf>>,
 }
 
@@ -143,7 +146,7 @@ impl Slot {
         capture: bool,
         cgroup: Option<OwnedFd>,
     ) -> io::Result<()> {
-        let plan = Plan::unseal(plan)?;
+        let plan = PackedPlan::unseal(plan)?;
         let known = self.provision.take().and_then(|provision| provision.leaves);
         let leaves = known.or_else(|| cgroup.map(Leaves::new));
         self.provision = Some(Provision { plan, capture, leaves, ready: None });
@@ -194,7 +197,8 @@ impl Slot {
         let output = self.pipes.as_ref().filter(|_| provision.capture).map(Pipes::of_service);
         let berth = Berth { slot, output, cgroup: leaf.as_ref().map(|leaf| leaf.folder()) };
         let flight = make(&plan, &berth)?;
-        let life = Life { incarnation, pid: flight.pid, started: now, plan, leaf };
+        let (tag, end_leftovers) = (Rc::clone(&plan.tag), plan.end_leftovers);
+        let life = Life { incarnation, pid: flight.pid, started: now, tag, end_leftovers, leaf };
         Ok(State::Starting { life, flight, failed: None })
     }
 
@@ -316,7 +320,8 @@ impl Slot {
 
 impl Provision {
     fn make_ready(&mut self, incarnation: u64) -> Result<Ready, (Step, io::Error)> {
-        let plan = ReadyPlan::new(self.plan.clone(), incarnation).map_err(|error| (Step::Exec, error))?;
+        let plan = self.plan.unpack().and_then(|plan| ReadyPlan::new(plan, incarnation));
+        let plan = plan.map_err(|error| (Step::Exec, error))?;
         let leaf = self.leaves.as_mut().map(|leaves| leaves.of_life(incarnation)).transpose();
         Ok(Ready { plan: Rc::new(plan), leaf: leaf.map_err(|error| (Step::Cgroup, error))? })
     }
@@ -336,7 +341,7 @@ impl Life {
 
     /// Ends what is left of the tree, if that is wanted. Returns whether nothing is left, or nothing is to be done.
     pub(super) fn sweep(&self) -> bool {
-        if !self.plan.end_leftovers {
+        if !self.end_leftovers {
             return true;
         }
         match &self.leaf {
@@ -347,7 +352,7 @@ impl Life {
                 }
                 empty
             }
-            None => !tree::kill_by_tag(self.pid, &self.plan.tag),
+            None => !tree::kill_by_tag(self.pid, &self.tag),
         }
     }
 
@@ -356,14 +361,14 @@ impl Life {
         match &self.leaf {
             Some(leaf) => leaf.kill(),
             None => {
-                tree::kill_by_tag(self.pid, &self.plan.tag);
+                tree::kill_by_tag(self.pid, &self.tag);
             }
         }
     }
 
     /// Whether SIGKILL is for the main process alone.
     pub(super) fn keeps_leftovers(&self) -> bool {
-        !self.plan.end_leftovers
+        !self.end_leftovers
     }
 
     /// The leaf, if there is one.
