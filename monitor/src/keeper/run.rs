@@ -206,6 +206,7 @@ impl Keeper {
             Order::Ready => {
                 self.nurse.ready();
                 self.notify.ready(clock::now());
+                raw::give_back_memory();
                 if self.ending {
                     self.notify.stopping(clock::now());
                 }
