@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "clone3 and what runs between it and execve; a store to shared memory")]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -44,11 +45,12 @@ pub(super) struct Nursery {
 
 /// A stack, aligned as both architectures want it.
 #[derive(Debug)]
-struct Stack(Box<[u128]>);
+struct Stack(Box<[MaybeUninit<u128>]>);
 
 impl Stack {
     fn new() -> Self {
-        Self(vec![0; STACK / size_of::<u128>()].into_boxed_slice())
+        // Not written to: a child touches two pages of it, and the kernel gives no more.
+        Self(Box::new_uninit_slice(STACK / size_of::<u128>()))
     }
 }
 
