@@ -123,7 +123,7 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     messages: queue::Receiver<Message>,
     epoll: OwnedFd,
-    taps: BTreeMap<u64, Tap>,
+    taps: BTreeMap<u64, Box<Tap>>,
     /// Those that are held, the longest first.
     held: VecDeque<u64>,
     /// Those that are lent.
@@ -294,7 +294,7 @@ impl Reader {
             followed: 0,
             boundary: None,
         };
-        self.taps.insert(id, tap);
+        self.taps.insert(id, Box::new(tap));
         Ok(())
     }
 
@@ -331,7 +331,8 @@ impl Reader {
 
     /// How many bytes of a life that has ended are still to be read.
     fn left_before(&self, id: u64, ends: &Ends) -> usize {
-        let Some(Tap { stream, .. }) = self.taps.get(&id) else { return 0 };
+        let Some(tap) = self.taps.get(&id) else { return 0 };
+        let stream = &tap.stream;
         let left = match ends {
             Ends::Captured(ends) => ends
                 .get(&id)
