@@ -1,122 +1,153 @@
-//! What a hundred quiet services cost: context switches and memory of keeper and daemon.
+//! What a hundred quiet services cost: context switches of the processes that supervise them.
 //!
 //! Where nothing happens nothing should run. The switches of every thread, voluntary or not, are read from /proc before
 //! and after a window in which no service does anything, on a machine that may be busy otherwise: a thread that does
-//! not run is not switched. Reading /proc does not wake the process that is read about. The bench sleeps meanwhile.
-//!
-//! Memory is the proportional set size: private pages, and each process's share of those that are shared. It does not
-//! hold what the kernel keeps for them (page tables, eBPF maps, cgroups, pipes).
+//! not run is not switched. The bench sleeps meanwhile. All supervisors idle in the same window.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
 
-use super::clock;
-use super::programs::Programs;
+use super::peers::{self, defib};
+use super::section::{Row, Section, Table, mib};
 use super::subject::Subject;
+use super::svg::{Bar, Panel};
+use super::tree::{self, Switches};
+use super::{Bench, clock};
 
 const SERVICES: usize = 100;
 
 /// How long the start-up may have its after-effects: caches dropped, histories written, timers of a young service.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(3)];
 
-/// What was seen in the window.
+/// How long a supervisor may take to start all of them: monit, for one, takes its time with each.
+const START_LIMIT: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(60)];
+
+/// What was seen of one supervisor in the window.
 #[derive(Debug)]
-pub(super) struct Idle {
-    pub(super) services: usize,
-    pub(super) window: Duration,
-    /// Keeper and daemon.
-    pub(super) processes: Vec<Cost>,
-    /// From where defib hears of ends.
-    pub(super) source: String,
+struct Cost {
+    processes: Vec<Process>,
 }
 
-/// What one process cost.
 #[derive(Debug)]
-pub(super) struct Cost {
-    pub(super) name: &'static str,
-    pub(super) threads: usize,
-    pub(super) switches: u64,
-    pub(super) pss_kib: u64,
+struct Process {
+    threads: usize,
+    switches: u64,
+    pss_kib: u64,
 }
 
-pub(super) fn measure(programs: &Programs, window: Duration) -> Result<Idle> {
-    println!("\nidle: {SERVICES} services, {window:?} after {SETTLE:?}");
-    let mut defib = Subject::defib(programs, SERVICES)?;
-    defib.first_starts()?;
-    let source = defib.source(programs);
-    clock::sleep(SETTLE);
-    let (keeper, daemon) = (defib.pid(), daemon_of(defib.pid())?);
-    let before = [switches(keeper)?, switches(daemon)?];
-    clock::sleep(window);
-    let after = [switches(keeper)?, switches(daemon)?];
-    defib.expect_no_start()?;
-    ensure!(daemon_of(keeper)? == daemon, "the daemon was started again meanwhile");
-    let cost = |name, pid, index: usize| -> Result<Cost> {
-        let (before, after) = (&before[index], &after[index]);
-        Ok(Cost { name, threads: after.len(), switches: difference(before, after), pss_kib: pss(pid)? })
-    };
-    let processes = vec![cost("keeper", keeper, 0)?, cost("daemon", daemon, 1)?];
-    Ok(Idle { services: SERVICES, window, processes, source })
-}
-
-/// The context switches of each thread of a process, by thread id.
-type Switches = BTreeMap<u32, u64>;
-
-fn switches(pid: u32) -> Result<Switches> {
-    let mut threads = Switches::new();
-    for thread in tasks(pid)? {
-        // A thread may end while it is looked at.
-        if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")) {
-            let kinds = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
-            let counts = kinds.map(|kind| field(&status, kind));
-            let sum: Option<u64> = counts.into_iter().sum();
-            threads.insert(thread, sum.with_context(|| format!("thread {thread} has no count of switches"))?);
-        }
+pub(super) fn measure(bench: &Bench) -> Result<Section> {
+    let window = bench.options.window;
+    let mut subjects: Vec<(&str, Result<Subject, String>)> = Vec::new();
+    let ours = [peers::LOOP, peers::DEFIB].map(|peer| (peer, Ok(String::new())));
+    for (peer, version) in ours.into_iter().chain(bench.peers.iter().cloned()) {
+        let started = version.and_then(|_version| {
+            let victims = [bench.programs.victim.as_path() as &Path; SERVICES];
+            let subject = peer.launch(&bench.arena, &bench.programs, &victims);
+            let limit = START_LIMIT[usize::from(bench.options.quick)];
+            let subject = subject.and_then(|subject| all_started(subject, limit));
+            subject.map_err(|error| format!("{error:#}"))
+        });
+        subjects.push((peer.name, started));
     }
-    Ok(threads)
+    clock::sleep(SETTLE[usize::from(bench.options.quick)]);
+    let counts = |subject: &Subject| -> Vec<(u32, Switches)> {
+        let pids = subject.supervising().into_iter();
+        // One that ends while it is looked at is told by its absence.
+        pids.filter_map(|pid| Some((pid, tree::switches(pid).ok()?))).collect()
+    };
+    let before: Vec<_> = subjects.iter().map(|(_, it)| it.as_ref().ok().map(counts)).collect();
+    clock::sleep(window);
+    let after: Vec<_> = subjects.iter().map(|(_, it)| it.as_ref().ok().map(counts)).collect();
+    let mut source = String::new();
+    let mut costs = Vec::new();
+    for ((name, subject), (before, after)) in subjects.into_iter().zip(before.into_iter().zip(after)) {
+        let cost = subject.and_then(|mut subject| {
+            if name == peers::DEFIB.name {
+                source = defib::source(&subject, &bench.programs);
+            }
+            subject.expect_no_start().map_err(|error| format!("{error:#}"))?;
+            Ok(cost(&before.unwrap_or_default(), &after.unwrap_or_default()))
+        });
+        costs.push((name, cost));
+    }
+    Ok(section(&costs, window, &source))
 }
 
-/// The switches in between. A thread that came brings its own; one that ended took its count along, but ran at least
-/// once to end.
-fn difference(before: &Switches, after: &Switches) -> u64 {
-    let ended = before.keys().filter(|thread| !after.contains_key(thread)).count() as u64;
-    let counted = after.iter().map(|(thread, count)| count - before.get(thread).copied().unwrap_or_default());
-    counted.sum::<u64>() + ended
+fn all_started(mut subject: Subject, limit: Duration) -> Result<Subject> {
+    let started = subject.starts_until(limit)?.len();
+    if started < SERVICES {
+        bail!("has started {started} of {SERVICES} services in {limit:?}");
+    }
+    Ok(subject)
 }
 
-/// The keeper's child that is the daemon; the others are services.
-pub(super) fn daemon_of(keeper: u32) -> Result<u32> {
-    for thread in tasks(keeper)? {
-        let children = fs::read_to_string(format!("/proc/{keeper}/task/{thread}/children"))?;
-        for child in children.split_whitespace() {
-            let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-            if arguments.split(|byte| *byte == 0).any(|argument| argument == b"--under-keeper") {
-                return Ok(child.parse()?);
+/// What each process did in between. One that came or went did all that it has on its count.
+fn cost(before: &[(u32, Switches)], after: &[(u32, Switches)]) -> Cost {
+    let find =
+        |list: &[(u32, Switches)], pid| list.iter().find(|(it, _)| *it == pid).map(|(_, it)| it.clone());
+    let lasting = after.iter().map(|(pid, switches)| Process {
+        threads: switches.len(),
+        switches: tree::difference(&find(before, *pid).unwrap_or_default(), switches),
+        pss_kib: tree::pss(*pid).unwrap_or_default(),
+    });
+    let ended = before.iter().filter(|(pid, _)| find(after, *pid).is_none());
+    let ended =
+        ended.map(|(_, switches)| Process { threads: 0, switches: switches.len() as u64, pss_kib: 0 });
+    Cost { processes: lasting.chain(ended).collect() }
+}
+
+fn section(costs: &[(&'static str, Result<Cost, String>)], window: Duration, source: &str) -> Section {
+    let seconds = window.as_secs_f64();
+    let (mut rows, mut bars, mut json_rows) = (Vec::new(), Vec::new(), Vec::<Value>::new());
+    for (name, cost) in costs {
+        let bar =
+            |value| Bar { label: (*name).to_owned(), value, tail: None, ours: *name == peers::DEFIB.name };
+        match cost {
+            Ok(cost) => {
+                let sum = |of: fn(&Process) -> u64| cost.processes.iter().map(of).sum::<u64>();
+                let (switches, pss) = (sum(|it| it.switches), sum(|it| it.pss_kib));
+                let threads = sum(|it| it.threads as u64);
+                let rate = switches as f64 / seconds;
+                let cells = [
+                    cost.processes.len().to_string(),
+                    threads.to_string(),
+                    switches.to_string(),
+                    format!("{rate:.1}"),
+                    mib(pss),
+                ];
+                rows.push(Row::new(*name, cells.into()));
+                bars.push(bar(Some(rate)));
+                json_rows.push(json!({
+                    "name": name, "processes": cost.processes.len(), "threads": threads,
+                    "context_switches": switches, "pss_kib": pss,
+                }));
+            }
+            Err(reason) => {
+                rows.push(Row::absent(*name, reason));
+                bars.push(bar(None));
+                json_rows.push(json!({ "name": name, "reason": reason }));
             }
         }
     }
-    anyhow::bail!("process {keeper} has no daemon among its children")
-}
-
-fn tasks(pid: u32) -> Result<Vec<u32>> {
-    let folder = format!("/proc/{pid}/task");
-    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().parse()?)).collect()
-}
-
-pub(super) fn pss(pid: u32) -> Result<u64> {
-    let file = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-    field(&text, "Pss").with_context(|| format!("{file} has no Pss"))
-}
-
-/// The number of a line such as `Pss:    512 kB`.
-pub(super) fn field(text: &str, name: &str) -> Option<u64> {
-    let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    values.flat_map(str::split_whitespace).next()?.parse().ok()
+    Section {
+        key: "idle",
+        title: format!("{SERVICES} quiet services for {seconds} s"),
+        notes: vec![format!("defib's source: {source}")],
+        tables: vec![Table {
+            caption: String::new(),
+            columns: vec!["processes", "threads", "context switches", "a second", "PSS MiB"],
+            rows,
+        }],
+        panels: vec![Panel {
+            title: format!("context switches a second, {SERVICES} quiet services"),
+            unit: "",
+            bars,
+        }],
+        json: json!({ "services": SERVICES, "seconds": seconds, "source": source, "subjects": json_rows }),
+    }
 }
 
 #[cfg(test)]
@@ -124,25 +155,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_found_by_its_whole_name() {
-        let text =
-            "Pss_Dirty:  7 kB\nPss:\t512 kB\nnonvoluntary_ctxt_switches:\t3\nvoluntary_ctxt_switches:\t2";
-        assert_eq!(field(text, "Pss"), Some(512));
-        assert_eq!(field(text, "voluntary_ctxt_switches"), Some(2));
-        assert_eq!(field(text, "Rss"), None);
+    fn processes_that_come_and_go_count() {
+        let before = [(1, Switches::from([(1, 10)])), (2, Switches::from([(2, 4)]))];
+        let after = [(1, Switches::from([(1, 13)])), (3, Switches::from([(3, 5)]))];
+        let switches: Vec<u64> = cost(&before, &after).processes.iter().map(|it| it.switches).collect();
+        assert_eq!(switches, [3, 5, 1]);
     }
 
     #[test]
-    fn threads_that_come_or_end_count() {
-        let before = Switches::from([(1, 10), (2, 5)]);
-        assert_eq!(difference(&before, &before), 0);
-        assert_eq!(difference(&before, &Switches::from([(1, 13), (3, 4)])), 3 + 4 + 1);
-    }
-
-    #[test]
-    fn a_process_that_sleeps_is_not_switched() {
-        let own = std::process::id();
-        let counted = switches(own).unwrap();
-        assert!(!counted.is_empty() && pss(own).unwrap() > 0);
+    fn a_quiet_supervisor_has_a_row_and_a_missing_one_a_reason() {
+        let quiet = Cost { processes: vec![Process { threads: 7, switches: 0, pss_kib: 2048 }] };
+        let costs = [("defib", Ok(quiet)), ("s6", Err("no apt-get".to_owned()))];
+        let section = section(&costs, Duration::from_secs(60), "ebpf");
+        let rows = &section.tables[0].rows;
+        assert_eq!(rows[0].cells, Ok(["1", "7", "0", "0.0", "2.0"].map(str::to_owned).into()));
+        assert_eq!(rows[1].cells, Err("no apt-get".to_owned()));
     }
 }

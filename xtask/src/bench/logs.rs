@@ -8,17 +8,17 @@
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use serde_json::{Value, json};
 
-use super::clock;
-use super::programs::Programs;
+use super::peers::defib;
+use super::section::{Row, Section, Table};
+use super::{Bench, clock};
 
-const TIME: Duration = Duration::from_secs(10);
+/// For how long they write, and in a quick look.
+const TIME: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(2)];
 
 /// How long the last bytes may take to come into a file.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,64 +26,50 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The length of a line, and of its number.
 const LINE: (usize, usize) = (64, 16);
 
-/// What was measured.
-#[derive(Debug)]
-pub(super) struct Logs {
-    pub(super) loads: Vec<Load>,
-}
-
 /// One load.
 #[derive(Debug)]
-pub(super) struct Load {
-    pub(super) services: usize,
+struct Load {
+    services: usize,
     /// What each was to write in a second; 0: all that it could.
-    pub(super) rate: u64,
+    rate: u64,
     /// All of them together.
-    pub(super) bytes: u64,
-    pub(super) nanoseconds: u64,
+    bytes: u64,
+    nanoseconds: u64,
     /// The least that one of them has written.
-    pub(super) least: u64,
+    least: u64,
 }
 
-impl Load {
-    /// Megabytes a second.
-    pub(super) fn speed(&self) -> f64 {
-        self.bytes as f64 * 1000.0 / self.nanoseconds as f64
-    }
-}
-
-pub(super) fn measure(programs: &Programs) -> Result<Logs> {
+pub(super) fn measure(bench: &Bench) -> Result<Section> {
     let loads = [(1, 0), (20, 20_000_000)];
-    Ok(Logs {
-        loads: loads
-            .iter()
-            .map(|(services, rate)| load(programs, *services, *rate))
-            .collect::<Result<_>>()?,
-    })
+    let loads: Result<Vec<Load>> =
+        loads.iter().map(|(services, rate)| load(bench, *services, *rate)).collect();
+    Ok(section(&loads?))
 }
 
-fn load(programs: &Programs, services: usize, rate: u64) -> Result<Load> {
-    let folder = TempDir::with_prefix("defib-bench-").context("cannot make a folder")?;
-    let path = |name: &str| folder.path().join(name);
-    fs::write(path("defib.toml"), settings(programs, folder.path(), services, rate))?;
-    let begun = clock::now();
-    let mut daemon = Daemon::start(programs, folder.path())?;
-    let limit = TIME + PATIENCE;
+fn load(bench: &Bench, services: usize, rate: u64) -> Result<Load> {
+    let time = TIME[usize::from(bench.options.quick)];
+    let more = vec![rate.to_string(), time.as_millis().to_string()];
+    let victims = vec![(bench.programs.chatter.as_path(), more); services];
+    let options = defib::Options { service: "log = { max_size = 0 }\n", ..defib::Options::PLAIN };
+    let defib = defib::launch(bench, "defib", &victims, options)?;
+    let path = |name: String| defib.folder().join(name);
     let mut written = Vec::new();
     for number in 0..services {
-        let report = clock::wait(limit, || Ok(fs::read_to_string(path(&format!("report-{number}"))).ok()))?;
+        let report = clock::wait(time + PATIENCE, || {
+            let text = fs::read_to_string(path(format!("starts-{number}")))?;
+            Ok((!text.is_empty()).then_some(text))
+        })?;
         let report = report.with_context(|| format!("service {number} does not come to an end"))?;
         let (bytes, _) = report.split_once(' ').context("a report without a time")?;
         written.push(bytes.parse::<u64>()?);
     }
-    let logs: Vec<PathBuf> = (0..services).map(|number| path(&format!("log/chatter-{number}.log"))).collect();
+    let logs: Vec<PathBuf> = (0..services).map(|number| path(format!("log/victim-{number}.log"))).collect();
     let whole = clock::wait(PATIENCE, || {
         let lens = logs.iter().map(|log| fs::metadata(log).map_or(0, |found| found.len()));
         Ok(lens.eq(written.iter().copied()).then_some(()))
     })?;
-    ensure!(whole.is_some(), "not every byte came into a file: {}", fs::read_to_string(path("output"))?);
-    let nanoseconds = clock::now() - begun;
-    daemon.stop()?;
+    ensure!(whole.is_some(), "not every byte came into a file");
+    let nanoseconds = clock::now() - defib.begun();
     for (log, bytes) in logs.iter().zip(&written) {
         check(log, *bytes)?;
     }
@@ -103,47 +89,43 @@ fn check(log: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn settings(programs: &Programs, folder: &Path, services: usize, rate: u64) -> String {
-    let service = |number: usize| {
-        format!(
-            "[service.chatter-{number}]\ncommand = ['{}', '{rate}', '{}', '{}']\nlog = {{ max_size = 0 }}\n",
-            programs.chatter.display(),
-            TIME.as_millis(),
-            folder.join(format!("report-{number}")).display(),
-        )
+fn section(loads: &[Load]) -> Section {
+    let row = |load: &Load| {
+        let wanted = if load.rate == 0 { "any".to_owned() } else { (load.rate / 1_000_000).to_string() };
+        let speed = load.bytes as f64 * 1000.0 / load.nanoseconds as f64;
+        let cells = vec![wanted, format!("{speed:.0}"), (load.least / 1_000_000).to_string()];
+        let plural = if load.services == 1 { "" } else { "s" };
+        Row::new(format!("{} service{plural}", load.services), cells)
     };
-    (0..services).map(service).collect()
-}
-
-/// A daemon that ends with this.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(programs: &Programs, folder: &Path) -> Result<Self> {
-        let mut command = Command::new(&programs.defib);
-        command.args(["daemon", "--config"]).arg(folder.join("defib.toml")).args(["--listen-metrics", ""]);
-        for (option, name) in [("--runtime-dir", "run"), ("--state-dir", "state"), ("--log-dir", "log")] {
-            command.arg(option).arg(folder.join(name));
-        }
-        let output = File::create(folder.join("output"))?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        command.spawn().map(Self).context("cannot start defib")
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).context("no pid")?;
-        if self.0.try_wait()?.is_none() {
-            kill_process(pid, Signal::TERM)?;
-            self.0.wait()?;
-        }
-        Ok(())
+    let json_row = |load: &Load| -> Value {
+        json!({
+            "services": load.services, "rate": load.rate, "bytes": load.bytes,
+            "nanoseconds": load.nanoseconds, "least_bytes": load.least,
+        })
+    };
+    Section {
+        key: "logs",
+        title: "from services into files, every line checked".to_owned(),
+        notes: Vec::new(),
+        tables: vec![Table {
+            caption: String::new(),
+            columns: vec!["MB/s each", "MB/s in all", "least in MB"],
+            rows: loads.iter().map(row).collect(),
+        }],
+        panels: Vec::new(),
+        json: loads.iter().map(json_row).collect(),
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop() {
-            println!("cannot clean up: {error:#}");
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_speed_is_of_all_of_them() {
+        let load =
+            Load { services: 20, rate: 20_000_000, bytes: 600_000_000, nanoseconds: 2_000_000_000, least: 1 };
+        let cells = section(&[load]).tables[0].rows[0].cells.clone();
+        assert_eq!(cells, Ok(["20", "300", "0"].map(str::to_owned).into()));
     }
 }

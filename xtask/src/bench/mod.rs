@@ -1,6 +1,10 @@
 //! Benchmarks: `cargo xtask bench [WHAT…]`.
 //!
-//! - [`restart`]: how long after a crash the replacement runs, against a bare C loop in the same minute.
+//! - [`restart`]: how long after a crash the replacement runs: defib and its peers, against a bare C loop in the same
+//!   minute.
+//! - [`loaded`]: the same for defib alone, under load of several kinds.
+//! - [`connections`]: what clients of a server notice when it is crashed.
+//! - [`crash_loop`]: what is left of very many crashes.
 //! - [`idle`]: what supervising a hundred quiet services costs. Each context switch is one too many.
 //! - [`footprint`]: memory, and the time to start, with 1, 100 and 1000 services.
 //! - [`strangers`]: what hearing of processes costs those that are none of defib's, by source.
@@ -13,33 +17,58 @@
 //! that was crashed in turn with it, never with a figure of another day. How far the ratio of the control (the same
 //! loop once more) is from 1 says how small a difference this machine can show at all.
 
+mod arena;
+mod cage;
 mod clock;
+mod connections;
+mod crash_loop;
 mod footprint;
+mod hammer;
 mod handling;
 mod host;
+mod http;
 mod idle;
+mod loaded;
 mod logs;
 mod options;
-mod patient;
+mod outcome;
+mod peers;
 mod programs;
-mod report;
 mod restart;
 mod scrape;
+mod section;
+mod stage;
 mod starts;
 mod stats;
 mod strangers;
 mod subject;
+mod svg;
+mod tree;
+mod victims;
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use arena::Arena;
 use host::Host;
 use options::{Options, Parsed, What};
+use peers::Prepared;
 use programs::Programs;
+use section::Section;
 
-/// Runs the benchmarks that `args` ask for, prints their tables and writes the figures as JSON.
+/// What every bench has at hand.
+#[derive(Debug)]
+struct Bench {
+    options: Options,
+    programs: Programs,
+    peers: Vec<Prepared>,
+    arena: Arena,
+}
+
+/// Runs the benchmarks that `args` ask for, prints their tables and writes the figures.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = match Options::parse(args)? {
         Parsed::Run(options) => options,
@@ -49,47 +78,56 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
     };
     let programs = Programs::build(options.defib.as_deref())?;
+    let compares = |what| matches!(what, What::Restart | What::Idle | What::Footprint);
+    let peers = if options.chosen().any(compares) {
+        peers::prepare(&programs, options.peers.as_deref())
+    } else {
+        Vec::new()
+    };
+    let bench = Bench { arena: Arena::open()?, options, programs, peers };
     let host = Host::look()?;
     println!("{host}");
-    let mut document = json!({ "host": host.json() });
-    if options.what.includes(What::Restart) {
-        let restarts = restart::measure(&programs, options.runs, options.crashes)?;
-        println!("\n{}", report::restart_table(&restarts));
-        document["restart"] = report::restart_json(&restarts);
+    let mut document = json!({ "host": host.json(), "quick": bench.options.quick });
+    let mut sections = Vec::new();
+    for what in bench.options.chosen() {
+        println!("\n{} …", what.word());
+        let section = measure(what, &bench).with_context(|| format!("the bench `{}`", what.word()))?;
+        println!("\n{}", section.plain());
+        document[section.key] = section.json.clone();
+        sections.push(section);
     }
-    if options.what.includes(What::Idle) {
-        let idle = idle::measure(&programs, options.window)?;
-        println!("\n{}", report::idle_table(&idle));
-        document["idle"] = report::idle_json(&idle);
+    let json = bench.options.json.clone();
+    let json = json.unwrap_or_else(|| bench.programs.folder().join(bench.options.file_name()));
+    println!();
+    write(&json, &format!("{document:#}\n"))?;
+    if let Some(file) = &bench.options.markdown {
+        let pages: Vec<String> = sections.iter().map(Section::markdown).collect();
+        write(file, &format!("{host}.\n\n{}", pages.join("\n")))?;
     }
-    if options.what.includes(What::Footprint) {
-        let footprints = footprint::measure(&programs)?;
-        println!("\n{}", footprint::table(&footprints));
-        document["footprint"] = footprint::json(&footprints);
+    if let Some(file) = &bench.options.svg {
+        let panels: Vec<_> = sections.into_iter().flat_map(|section| section.panels).collect();
+        write(file, &svg::draw(&panels))?;
     }
-    if options.what.includes(What::Strangers) {
-        let strangers = strangers::measure(&programs, options.runs)?;
-        println!("\n{}", report::strangers_table(&strangers));
-        document["strangers"] = report::strangers_json(&strangers);
+    Ok(())
+}
+
+fn measure(what: What, bench: &Bench) -> Result<Section> {
+    match what {
+        What::Restart => Ok(restart::measure(bench)?.section()),
+        What::Loaded => loaded::measure(bench),
+        What::Connections => connections::measure(bench),
+        What::CrashLoop => crash_loop::measure(bench),
+        What::Idle => idle::measure(bench),
+        What::Footprint => footprint::measure(bench),
+        What::Strangers => strangers::measure(bench),
+        What::Handling => handling::measure(bench),
+        What::Scrape => scrape::measure(bench),
+        What::Logs => logs::measure(bench),
     }
-    if options.what.includes(What::Handling) {
-        let handlings = handling::measure(&programs, options.runs, options.crashes)?;
-        println!("\n{}", report::handling_table(&handlings));
-        document["handling"] = report::handling_json(&handlings);
-    }
-    if options.what.includes(What::Scrape) {
-        let scraping = scrape::measure(&programs, options.crashes)?;
-        println!("\n{}", report::scrape_table(&scraping));
-        document["scrape"] = report::scrape_json(&scraping);
-    }
-    if options.what.includes(What::Logs) {
-        let logs = logs::measure(&programs)?;
-        println!("\n{}", report::logs_table(&logs));
-        document["logs"] = report::logs_json(&logs);
-    }
-    let file = options.json.unwrap_or_else(|| programs.folder().join(options.what.file_name()));
-    fs::write(&file, format!("{document:#}\n"))
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    println!("\nwritten to {}", file.display());
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("written to {}", file.display());
     Ok(())
 }

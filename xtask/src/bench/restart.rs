@@ -1,75 +1,204 @@
-//! From a crash to the first instruction of the replacement.
+//! From a crash to the first instruction of the replacement, for defib and its peers.
 //!
-//! A tiny static program is killed by SIGKILL. The time runs from just before the signal is sent to the first thing
-//! that the replacement does, which is to read the same clock. So it holds the end of the old process in the kernel,
-//! the news of it, the supervisor's decision, and the start of the new process up to its entry point.
+//! A victim is ended by SIGKILL, or by SIGSEGV as its own fault would. The time runs from just before the signal is
+//! sent to the first thing that the replacement does, which is to read the same clock. So it holds the end of the old
+//! process in the kernel, the news of it, the supervisor's decision, and the start of the new process up to its entry
+//! point; for the linked victim also what the dynamic loader does before main().
 //!
-//! It is a ratio that counts, to a bare C loop of `waitpid` and `posix_spawn`. The subjects run at the same time and
-//! are crashed one by one, in turn, in every order: a change of the machine meets all of them, and none always comes
-//! after the same other one. The loop takes part twice: the ratio of the second to the first is what chance makes of two
-//! equals. Each run starts all subjects anew, since where their memory lies is chance as well.
+//! It is a ratio that counts, to a bare C loop of `waitpid` and `posix_spawn`. All subjects run at the same time and
+//! are crashed one by one, in turn, in an order that changes from round to round: a change of the machine meets all of
+//! them, and none always comes after the same other one. The loop takes part twice: the ratio of the second to the
+//! first is what chance makes of two equals. Each run starts all subjects anew, since where their memory lies is
+//! chance as well.
 //!
-//! What the figures do not say: how a program with a libc, a dynamic loader or a slow start of its own fares (their
-//! time is the same for every supervisor and would hide the difference); what a large process costs, whose memory the
-//! kernel frees first; what happens under load. The loop writes no log, keeps no history and puts nothing in a
-//! cgroup: it is a bound, not a rival.
+//! Steady means that a victim has run for more than a second, as most peers want it before they restart at once; in a
+//! crash loop it is crashed as soon as it runs. Whoever takes longer than 250 ms is crashed less often, and at random
+//! moments, so that its own ticks are met at every phase.
+//!
+//! What the figures do not say: what a large process costs, whose memory the kernel frees first. The loop writes no
+//! log, keeps no history and puts nothing in a cgroup: it is a bound, not a rival.
 
-use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use std::time::Duration;
 
-use super::clock;
-use super::patient::{Patient, WARM_UP};
-use super::programs::Programs;
+use anyhow::{Result, bail};
+
+use super::Bench;
+use super::outcome::{CELLS, Mode, Outcome, Program};
+use super::peers::{self, Peer};
 use super::stats::Summary;
-use super::subject::Subject;
+use super::victims::Patient;
+use super::{clock, peers::defib};
 
-/// The outcome of all runs.
-#[derive(Debug)]
-pub(super) struct Restarts {
-    pub(super) subjects: Vec<&'static str>,
-    /// For each run, a summary for each subject.
-    pub(super) runs: Vec<Vec<Summary>>,
-    /// From where defib heard of the ends.
-    pub(super) source: String,
+/// For how long a victim has run before a steady crash.
+const STEADY: Duration = Duration::from_millis(1100);
+
+/// The quiet before each crash.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// Crashes in a row that count, in a crash loop.
+const BURST: usize = 10;
+
+/// Whoever takes longer is slow.
+const SLOW: u64 = 250_000_000;
+
+/// Rounds of a run in which a slow one takes part after its first, when steady, and in crash loops.
+const SLOW_ROUNDS: [usize; 2] = [9, 3];
+
+/// Without these there is nothing to compare.
+const NEEDED: [&str; 3] = [peers::LOOP.name, peers::CONTROL.name, peers::DEFIB.name];
+
+/// How a part of a run goes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    mode: Mode,
+    rounds: usize,
+    /// Rounds in which slow ones take part.
+    slow: usize,
+    /// Crashes of a victim in a round, if it is quick.
+    burst: usize,
 }
 
-pub(super) fn measure(programs: &Programs, runs: usize, crashes: usize) -> Result<Restarts> {
-    let mut outcome = Restarts { subjects: Vec::new(), runs: Vec::new(), source: String::new() };
-    for run in 1..=runs {
-        let mut patients = [
-            Patient::new(Subject::bare("loop", programs)?)?,
-            Patient::new(Subject::bare("control", programs)?)?,
-            Patient::new(Subject::defib(programs, 1)?)?,
-        ];
-        crash_in_turn(&mut patients, WARM_UP)?;
-        let latencies = crash_in_turn(&mut patients, crashes)?;
-        let summaries: Option<Vec<Summary>> = latencies.into_iter().map(Summary::of).collect();
-        let summaries = summaries.context("nothing was crashed")?;
-        let [.., defib] = &patients;
-        outcome.source = defib.subject.source(programs);
-        outcome.subjects = patients.iter().map(|patient| patient.subject.name()).collect();
-        let medians: Vec<u64> = summaries.iter().map(|summary| summary.p50 / 1000).collect();
-        println!("run {run} of {runs}: p50 of {} {medians:?} µs", outcome.subjects.join(", "));
-        outcome.runs.push(summaries);
+/// One subject of a run.
+struct Participant {
+    name: &'static str,
+    /// It, or why it does not take part any more.
+    patient: Result<Patient, String>,
+    slow: bool,
+    latencies: Vec<Vec<u64>>,
+}
+
+/// Both modes, all runs.
+pub(super) fn measure(bench: &Bench) -> Result<Outcome> {
+    let mut outcome = Outcome::new(&bench.peers, &bench.programs.libraries);
+    let runs = bench.options.runs;
+    for mode in [Mode::Steady, Mode::Loop] {
+        for run in 1..=runs {
+            println!("{} run {run} of {runs}", mode.word());
+            let mut participants = assemble(bench)?;
+            let mut dice = Dice(run as u64);
+            crash_all(&mut participants, Pace { mode, rounds: 1, slow: 1, burst: 1 }, &mut dice)?;
+            participants.iter_mut().for_each(Participant::judge);
+            crash_all(&mut participants, Pace { mode, rounds: 1, slow: 0, burst: 1 }, &mut dice)?;
+            participants.iter_mut().for_each(Participant::begin);
+            let burst = if mode == Mode::Steady { 1 } else { BURST };
+            let slow = if bench.options.quick { 0 } else { SLOW_ROUNDS[mode as usize] };
+            let rounds = bench.options.crashes.div_ceil(burst);
+            crash_all(&mut participants, Pace { mode, rounds, slow, burst }, &mut dice)?;
+            if let Some(Ok(patient)) =
+                participants.iter().find(|it| it.name == peers::DEFIB.name).map(|it| &it.patient)
+            {
+                outcome.source = defib::source(&patient.subject, &bench.programs);
+            }
+            outcome.add(mode, participants.into_iter().map(Participant::finish).collect());
+        }
     }
     Ok(outcome)
 }
 
-/// Kills the victim and returns after how many nanoseconds its replacement ran.
-fn crash(patient: &mut Patient) -> Result<u64> {
-    let (killed, next) = patient.crash(clock::now)?;
-    ensure!(next.stamp > killed, "{}: a start before the crash", patient.subject.name());
-    Ok(next.stamp - killed)
+/// Starts everybody; who cannot be started stays with the reason.
+fn assemble(bench: &Bench) -> Result<Vec<Participant>> {
+    let peers = [peers::LOOP, peers::CONTROL, peers::DEFIB].map(|peer| (peer, Ok(String::new())));
+    peers
+        .into_iter()
+        .chain(bench.peers.iter().cloned())
+        .map(|(peer, version)| Participant::new(bench, peer, version))
+        .collect()
 }
 
-/// Crashes every patient `crashes` times and returns the latencies of each.
-fn crash_in_turn(patients: &mut [Patient], crashes: usize) -> Result<Vec<Vec<u64>>> {
-    let mut latencies = vec![Vec::with_capacity(crashes); patients.len()];
-    for round in 0..crashes {
-        for index in order(patients.len(), round) {
-            latencies[index].push(crash(&mut patients[index])?);
+impl Participant {
+    fn new(bench: &Bench, peer: Peer, version: Result<String, String>) -> Result<Self> {
+        let programs: Vec<&Path> = CELLS
+            .iter()
+            .map(|cell| match cell.program {
+                Program::Static => bench.programs.victim.as_path(),
+                Program::Linked => bench.programs.linked.as_path(),
+            })
+            .collect();
+        let patient = version.and_then(|_version| {
+            let subject = peer.launch(&bench.arena, &bench.programs, &programs).and_then(Patient::new);
+            subject.map_err(|error| format!("{error:#}"))
+        });
+        match patient {
+            Err(reason) if NEEDED.contains(&peer.name) => bail!(reason),
+            patient => {
+                Ok(Self { name: peer.name, patient, slow: false, latencies: vec![Vec::new(); CELLS.len()] })
+            }
         }
     }
-    Ok(latencies)
+
+    /// After the first round: whether it is slow.
+    fn judge(&mut self) {
+        self.slow = self.latencies.iter().flatten().min().is_some_and(|best| *best > SLOW);
+    }
+
+    /// What came before does not count: it has filled caches. With a slow one that makes no difference.
+    fn begin(&mut self) {
+        if !self.slow {
+            self.latencies.iter_mut().for_each(Vec::clear);
+        }
+    }
+
+    /// Crashes every victim.
+    fn crash(&mut self, pace: Pace, round: usize, dice: &mut Dice) -> Result<()> {
+        let outcome = self.crash_each(pace, round, dice);
+        match outcome {
+            Err(error) if !NEEDED.contains(&self.name) => {
+                println!("{}: left out from here on: {error:#}", self.name);
+                self.patient = Err(format!("{error:#}"));
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn crash_each(&mut self, pace: Pace, round: usize, dice: &mut Dice) -> Result<()> {
+        let Ok(patient) = &mut self.patient else { return Ok(()) };
+        let burst = if self.slow { 1 } else { pace.burst };
+        for step in 0..CELLS.len() {
+            let cell = (step + round) % CELLS.len();
+            if pace.mode == Mode::Loop {
+                // The life that this ends was long.
+                clock::sleep(QUIET);
+                patient.end(cell, CELLS[cell].signal, clock::now)?;
+            }
+            for _ in 0..burst {
+                clock::sleep(QUIET);
+                if pace.mode == Mode::Steady && self.slow {
+                    clock::sleep(dice.throw());
+                }
+                let crash = patient.end(cell, CELLS[cell].signal, clock::now)?;
+                self.latencies[cell].push(crash.latency()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The youngest of its victims' ages.
+    fn age(&self) -> Duration {
+        let Ok(patient) = &self.patient else { return STEADY };
+        (0..CELLS.len()).map(|victim| patient.age(victim)).min().unwrap_or_default()
+    }
+
+    fn finish(self) -> Result<Vec<Option<Summary>>, String> {
+        self.patient.map(|_| self.latencies.into_iter().map(Summary::of).collect())
+    }
+}
+
+fn crash_all(participants: &mut [Participant], pace: Pace, dice: &mut Dice) -> Result<()> {
+    for round in 0..pace.rounds {
+        for index in order(participants.len(), round) {
+            let participant = &mut participants[index];
+            if participant.slow && !is_due(round, pace.rounds, pace.slow) {
+                continue;
+            }
+            if pace.mode == Mode::Steady {
+                clock::sleep(STEADY.saturating_sub(participant.age()));
+            }
+            participant.crash(pace, round, dice)?;
+        }
+    }
+    Ok(())
 }
 
 /// Every rotation, forwards and backwards: of three subjects these are all six orders.
@@ -80,6 +209,24 @@ fn order(count: usize, round: usize) -> Vec<usize> {
         order.reverse();
     }
     order
+}
+
+/// Whether a round is one of `wanted` that are spread evenly over `rounds`.
+fn is_due(round: usize, rounds: usize, wanted: usize) -> bool {
+    wanted >= rounds || round * wanted / rounds != (round + 1) * wanted / rounds
+}
+
+/// Moments within a second: xorshift, the same in each run of that number.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_millis((mixed ^ (mixed >> 31)) % 1000)
+    }
 }
 
 #[cfg(test)]
@@ -94,5 +241,22 @@ mod tests {
         assert_eq!(orders.len(), 6);
         assert_eq!(order(3, 0), [0, 1, 2]);
         assert_eq!(order(3, 1), [2, 1, 0]);
+    }
+
+    #[test]
+    fn slow_ones_take_part_in_as_many_rounds_as_wanted() {
+        for (rounds, wanted) in [(400, 10), (40, 4), (20, 1), (3, 3)] {
+            assert_eq!((0..rounds).filter(|round| is_due(*round, rounds, wanted)).count(), wanted);
+        }
+        assert!((0..2).all(|round| is_due(round, 2, 10)));
+        assert!(!is_due(0, 1, 0));
+    }
+
+    #[test]
+    fn dice_show_all_of_a_second() {
+        let mut dice = Dice(1);
+        let throws: Vec<Duration> = (0..200).map(|_| dice.throw()).collect();
+        assert!(throws.iter().any(|it| it.as_millis() < 100) && throws.iter().any(|it| it.as_millis() > 900));
+        assert!(throws.iter().all(|it| it.as_millis() < 1000));
     }
 }

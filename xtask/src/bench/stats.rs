@@ -1,5 +1,7 @@
 //! Percentiles within a run, and the spread over the runs.
 
+use serde_json::{Value, json};
+
 /// What one run says of one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
@@ -16,6 +18,16 @@ impl Summary {
         samples.sort_unstable();
         let max = *samples.last()?;
         Some(Self { count: samples.len(), p50: rank(&samples, 50), p99: rank(&samples, 99), max })
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let micros = |nanoseconds: u64| nanoseconds as f64 / 1000.0;
+        json!({
+            "crashes": self.count,
+            "p50_us": micros(self.p50),
+            "p99_us": micros(self.p99),
+            "max_us": micros(self.max),
+        })
     }
 }
 
@@ -42,6 +54,10 @@ impl Spread {
         let middle = [(figures.len() - 1) / 2, figures.len() / 2];
         let median = middle.map(|index| figures[index]).iter().sum::<f64>() / 2.0;
         Some(Self { median, min, max })
+    }
+
+    pub(super) fn json(self) -> Value {
+        json!({ "median": self.median, "min": self.min, "max": self.max })
     }
 }
 

@@ -1,9 +1,9 @@
 //! What hearing of processes costs those that are none of defib's.
 //!
-//! A static program forks, executes itself and reaps, 20,000 times in a row on one CPU: without defib, beside a defib with one
-//! quiet service for each source, and while somebody also follows the events of all processes. The conditions take
-//! turns within a round, each round begins with another one, and the figure is the ratio to the round's own bare pass. A
-//! second bare pass in each round is the control: what it differs from 1 is chance.
+//! A static program forks, executes itself and reaps, 20,000 times in a row on one CPU: without defib, beside a defib
+//! with one quiet service for each source, and while somebody also follows the events of all processes. The conditions
+//! take turns within a round, each round begins with another one, and the figure is the ratio to the round's own bare
+//! pass. A second bare pass in each round is the control: what it differs from 1 is chance.
 //!
 //! With the feed the follower counts what arrives, and what it is told was lost: 20,000 processes are 60,000 events.
 
@@ -15,22 +15,24 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::clock;
+use super::peers::defib;
 use super::programs::Programs;
-use super::subject::Subject;
+use super::section::{Row, Section, Table, show};
+use super::stats::Spread;
+use super::{Bench, clock};
 
-/// Processes of one pass.
-pub(super) const PROCESSES: u64 = 20_000;
+/// Processes of one pass, and of one in a quick look.
+const PROCESSES: [u64; 2] = [20_000, 2000];
 
 /// How long a daemon may have after-effects of its start, and a follower take to be heard.
 const SETTLE: Duration = Duration::from_millis(700);
 
 /// What surrounds a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Condition {
-    pub(super) name: &'static str,
+struct Condition {
+    name: &'static str,
     source: Option<&'static str>,
     feed: bool,
 }
@@ -47,57 +49,53 @@ const CONDITIONS: [Condition; 7] = [
 
 /// What one pass gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pass {
+struct Pass {
     /// For all of the processes.
-    pub(super) nanoseconds: u64,
+    nanoseconds: u64,
     /// Forks, execs and exits of the strangers that arrived at the follower.
-    pub(super) heard: u64,
+    heard: u64,
     /// Events that it was told were lost.
-    pub(super) lost: u64,
+    lost: u64,
 }
 
-/// The outcome: for each round a pass for each condition.
-#[derive(Debug)]
-pub(super) struct Strangers {
-    pub(super) conditions: Vec<&'static str>,
-    pub(super) rounds: Vec<Vec<Pass>>,
-}
-
-pub(super) fn measure(programs: &Programs, rounds: usize) -> Result<Strangers> {
-    println!("\nstrangers: {PROCESSES} processes in a pass, {rounds} rounds of {} passes", CONDITIONS.len());
-    let mut outcome =
-        Strangers { conditions: CONDITIONS.iter().map(|it| it.name).collect(), rounds: Vec::new() };
-    churn(programs)?;
-    for round in 0..rounds {
+pub(super) fn measure(bench: &Bench) -> Result<Section> {
+    let (wanted, processes) = (bench.options.runs, PROCESSES[usize::from(bench.options.quick)]);
+    println!("{processes} processes in a pass, {wanted} rounds of {} passes", CONDITIONS.len());
+    let mut rounds = Vec::new();
+    churn(&bench.programs, processes)?;
+    for round in 0..wanted {
         let mut passes = vec![Pass::default(); CONDITIONS.len()];
         for step in 0..CONDITIONS.len() {
             let index = (step + round) % CONDITIONS.len();
-            passes[index] = pass(programs, CONDITIONS[index])?;
+            passes[index] = pass(bench, CONDITIONS[index], processes)?;
         }
-        let micros: Vec<u64> = passes.iter().map(|pass| pass.nanoseconds / PROCESSES / 1000).collect();
-        println!("round {} of {rounds}: {micros:?} µs a process", round + 1);
-        outcome.rounds.push(passes);
+        let micros: Vec<u64> = passes.iter().map(|pass| pass.nanoseconds / processes / 1000).collect();
+        println!("round {} of {wanted}: {micros:?} µs a process", round + 1);
+        rounds.push(passes);
     }
-    Ok(outcome)
+    Ok(section(&rounds, processes))
 }
 
-fn pass(programs: &Programs, condition: Condition) -> Result<Pass> {
+fn pass(bench: &Bench, condition: Condition, processes: u64) -> Result<Pass> {
     let Some(source) = condition.source else {
         clock::sleep(SETTLE);
-        return Ok(Pass { nanoseconds: churn(programs)?, ..Pass::default() });
+        return Ok(Pass { nanoseconds: churn(&bench.programs, processes)?, ..Pass::default() });
     };
-    let mut defib = Subject::defib_with(programs, 1, source)?;
+    let options = defib::Options { source, ..defib::Options::PLAIN };
+    let victims = [(bench.programs.victim.as_path(), Vec::new())];
+    let mut defib = defib::launch(bench, "defib", &victims, options)?;
     defib.first_starts()?;
-    let follower = condition.feed.then(|| Follower::start(defib.all_events(programs))).transpose()?;
+    let events = || Follower::start(defib::all_events(&defib, &bench.programs));
+    let follower = condition.feed.then(events).transpose()?;
     clock::sleep(SETTLE);
-    let nanoseconds = churn(programs)?;
+    let nanoseconds = churn(&bench.programs, processes)?;
     let (heard, lost) = follower.map_or(Ok((0, 0)), Follower::finish)?;
     Ok(Pass { nanoseconds, heard, lost })
 }
 
 /// How many nanoseconds the processes took.
-fn churn(programs: &Programs) -> Result<u64> {
-    let output = Command::new(&programs.churn).arg(PROCESSES.to_string()).output().context("cannot churn")?;
+fn churn(programs: &Programs, processes: u64) -> Result<u64> {
+    let output = Command::new(&programs.churn).arg(processes.to_string()).output().context("cannot churn")?;
     ensure!(output.status.success(), "the churning ended with {}", output.status);
     String::from_utf8_lossy(&output.stdout).trim().parse().context("the churning tells no time")
 }
@@ -105,7 +103,7 @@ fn churn(programs: &Programs) -> Result<u64> {
 /// Somebody who follows the events of all processes.
 struct Follower {
     client: Child,
-    /// Lines that have come so far.
+    /// Lines of churning processes that have come so far: on a busy machine those of others never end.
     lines: Arc<AtomicU64>,
     counter: JoinHandle<(u64, u64)>,
 }
@@ -136,9 +134,9 @@ impl Follower {
 fn count(output: impl BufRead, lines: &AtomicU64) -> (u64, u64) {
     let (mut heard, mut lost) = (0, 0);
     for line in output.lines().map_while(Result::ok) {
-        lines.fetch_add(1, Ordering::Relaxed);
         // To take each line apart would cost the core on which the daemon works; what the bench starts has this name.
         if line.contains("churn") {
+            lines.fetch_add(1, Ordering::Relaxed);
             heard += 1;
         } else if line.contains(r#""kind":"lost""#)
             && let Ok(event) = serde_json::from_str::<Value>(&line)
@@ -147,6 +145,37 @@ fn count(output: impl BufRead, lines: &AtomicU64) -> (u64, u64) {
         }
     }
     (heard, lost)
+}
+
+fn section(rounds: &[Vec<Pass>], processes: u64) -> Section {
+    let time = |pass: &Pass| pass.nanoseconds as f64;
+    let (mut rows, mut json_rows) = (Vec::new(), Vec::<Value>::new());
+    for (index, condition) in CONDITIONS.iter().enumerate() {
+        let micros = rounds.iter().map(|round| time(&round[index]) / processes as f64 / 1000.0);
+        let ratio = rounds.iter().map(|round| time(&round[index]) / time(&round[0]));
+        let (Some(micros), Some(ratio)) = (Spread::of(micros), Spread::of(ratio)) else { continue };
+        let sum = |of: fn(&Pass) -> u64| rounds.iter().map(|round| of(&round[index])).sum::<u64>();
+        let (heard, lost) = (sum(|pass| pass.heard), sum(|pass| pass.lost));
+        rows.push(Row::new(
+            condition.name,
+            vec![show(micros, 1), show(ratio, 3), heard.to_string(), lost.to_string()],
+        ));
+        json_rows.push(json!({
+            "name": condition.name, "us": micros.json(), "ratio": ratio.json(), "heard": heard, "lost": lost,
+        }));
+    }
+    Section {
+        key: "strangers",
+        title: "fork + exec + exit of processes that are none of defib's".to_owned(),
+        notes: vec![format!("{processes} in a pass, median of {} rounds (lowest–highest)", rounds.len())],
+        tables: vec![Table {
+            caption: String::new(),
+            columns: vec!["µs a process", "to bare", "heard", "lost"],
+            rows,
+        }],
+        panels: Vec::new(),
+        json: json!({ "processes": processes, "rounds": rounds.len(), "conditions": json_rows }),
+    }
 }
 
 #[cfg(test)]
@@ -158,5 +187,14 @@ mod tests {
         let lines = "{\"kind\":\"exec\",\"name\":\"churn\"}\n{\"kind\":\"lost\",\"count\":7}\n{\"kind\":\"fork\"}\n\
                      {\"kind\":\"exit\",\"name\":\"churn\"}\n{\"kind\":\"lost\",\"count\":null}\n";
         assert_eq!(count(lines.as_bytes(), &AtomicU64::new(0)), (2, 7));
+    }
+
+    #[test]
+    fn a_ratio_is_to_the_bare_pass_of_the_round() {
+        let pass = |nanoseconds| Pass { nanoseconds, heard: 1, lost: 0 };
+        let rounds = [vec![pass(1000); CONDITIONS.len()], vec![pass(4000); CONDITIONS.len()]];
+        let section = section(&rounds, 10);
+        assert_eq!(section.json["conditions"][3]["ratio"]["median"], 1.0);
+        assert_eq!(section.json["conditions"][3]["heard"], 2);
     }
 }

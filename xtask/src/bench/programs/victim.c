@@ -1,9 +1,9 @@
 /*
- * The process that is crashed. Its first act is to read the clock; it appends {time, pid} to the file that its
- * argument names, and waits for its end.
+ * The process that is crashed. Its first act is to read the clock; it appends {time, pid} to the file that its first
+ * argument names, and waits for its end. Further arguments are what a `#!` line and some supervisors add.
  *
  * No libc and nothing to relocate, so that what is measured is the supervisor and the kernel, not a start-up of its
- * own.
+ * own. It says that it is ready by a newline on descriptor 3, as s6 wants it; others have nothing there.
  */
 typedef unsigned long word;
 
@@ -42,9 +42,11 @@ void life(const word *stack) {
     sys(SYS_clock_gettime, CLOCK_MONOTONIC, (word)&now, 0, 0, 0);
 
     const word record[2] = {now.seconds * 1000000000 + now.nanoseconds, sys(SYS_getpid, 0, 0, 0, 0, 0)};
-    word file = sys(SYS_openat, AT_FDCWD, stack[0] == 2 ? stack[2] : 0, O_WRONLY | O_APPEND, 0, 0);
+    word file = sys(SYS_openat, AT_FDCWD, stack[0] >= 2 ? stack[2] : 0, O_WRONLY | O_APPEND, 0, 0);
     if (sys(SYS_write, file, (word)record, sizeof record, 0, 0) != sizeof record)
         sys(SYS_exit_group, 1, 0, 0, 0, 0);
+    if (file != 3)
+        sys(SYS_write, 3, (word)"\n", 1, 0, 0);
     for (;;)
         sys(SYS_ppoll, 0, 0, 0, 0, 0);
 }

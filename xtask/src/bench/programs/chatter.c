@@ -1,7 +1,7 @@
 /* Writes numbered lines of 64 bytes to standard output for so many milliseconds, at so many bytes a second (0: as fast as
  * it can), then tells in a file how many bytes there were and how long it took, and stays.
  *
- * usage: chatter RATE MILLISECONDS REPORT */
+ * usage: chatter REPORT RATE MILLISECONDS */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +20,8 @@ static long long now(void) {
 int main(int argc, char **argv) {
     static char block[LINE * LINES];
     if (argc != 4) return 64;
-    double rate = atof(argv[1]);
-    long long begun = now(), time = atoll(argv[2]) * 1000000LL, took;
+    double rate = atof(argv[2]);
+    long long begun = now(), time = atoll(argv[3]) * 1000000LL, took;
     unsigned long long number = 0, bytes = 0;
     memset(block, 'x', sizeof block);
     while ((took = now() - begun) < time) {
@@ -42,8 +42,8 @@ int main(int argc, char **argv) {
         bytes += sizeof block;
     }
     char name[4096];
-    snprintf(name, sizeof name, "%s.new", argv[3]);
+    snprintf(name, sizeof name, "%s.new", argv[1]);
     FILE *report = fopen(name, "w");
-    if (!report || fprintf(report, "%llu %lld", bytes, took) < 0 || fclose(report) || rename(name, argv[3])) return 1;
+    if (!report || fprintf(report, "%llu %lld", bytes, took) < 0 || fclose(report) || rename(name, argv[1])) return 1;
     for (;;) pause();
 }
