@@ -10,7 +10,7 @@ use crate::source::tells_ends;
 const GROUP: Group = Group::Sources;
 
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    vec![pidfd(facts), exit_info(), start(facts)]
+    vec![pidfd(facts), exit_info(), start(facts), start_cost(facts)]
 }
 
 /// Without it there is no supervision at all.
@@ -48,5 +48,19 @@ fn start(facts: &Facts) -> Row {
                 facts.of_kernel((5, 7), "let the seccomp filter and the limits allow clone3"),
             )
             .fatal(),
+    }
+}
+
+/// A table of descriptors that is not copied: `close_range` with CLOSE_RANGE_UNSHARE (Linux 5.9).
+fn start_cost(facts: &Facts) -> Row {
+    let name = "start-cost";
+    if keeper::shares_tables() {
+        GROUP.ok(name, "a start costs the same with thousands of open files")
+    } else {
+        GROUP.limited(
+            name,
+            "each start copies all descriptors of the keeper (0.1 ms for each thousand)",
+            facts.of_kernel((5, 9), "let the seccomp filter allow close_range"),
+        )
     }
 }

@@ -185,6 +185,7 @@ impl Workshop {
             identity: account.identity,
             umask: launch.umask,
             end_leftovers: spec.leftovers == Leftovers::Kill,
+            sockets: 0,
         };
         let plan = plan.seal().map_err(|error| {
             let remedy = "defib is out of memory or file descriptors".to_owned();

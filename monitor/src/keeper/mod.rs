@@ -6,6 +6,7 @@
 //!
 //! - [`protocol`]: what daemon and keeper say to each other, and how;
 //! - [`plan`]: everything that a start needs, made ready before the start;
+//! - `window`: the low descriptor numbers, where a child finds what it needs;
 //! - `spawn` and `raw`: clone3 and the child's few system calls, the only unsafe code;
 //! - `slots`: what it holds for a service, one life at a time;
 //! - `pipes`: what carries the output of a service, for its next life and for the next daemon;
@@ -36,10 +37,11 @@ mod spawn;
 mod tree;
 mod trial;
 mod voice;
+mod window;
 
 pub(crate) use raw::give_back_memory;
 pub use run::{NEXT_SLOT, run};
-pub use trial::{TrialError, trial};
+pub use trial::{TrialError, shares_tables, trial};
 pub use voice::stderr_is_journal;
 
 use voice::say;

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,10 @@ use super::tree::Tag;
 /// The variable that tells a process, and whoever looks at it, of which life it is a part. The keeper writes the
 /// number at each start.
 pub const INCARNATION_VARIABLE: &str = "DEFIB_INCARNATION";
+
+/// The variable by which a process knows that the sockets are meant for it: sd_listen_fds(3). The process that is being
+/// made writes its own pid there.
+pub const PID_VARIABLE: &str = "LISTEN_PID";
 
 /// The variable that holds the name of the service.
 pub const SERVICE_VARIABLE: &str = "DEFIB_SERVICE";
@@ -38,6 +43,8 @@ pub struct Plan {
     pub umask: u32,
     /// Whether the rest of the tree is ended with the main process.
     pub end_leftovers: bool,
+    /// How many sockets are passed to it. The environment says the same, but for [`PID_VARIABLE`].
+    pub sockets: u32,
 }
 
 /// A user in the kernel's terms.
@@ -126,6 +133,10 @@ pub(super) struct ReadyPlan {
     pub(super) identity: Option<Identity>,
     pub(super) umask: u32,
     pub(super) end_leftovers: bool,
+    /// How many sockets are passed.
+    pub(super) sockets: usize,
+    /// The text of the variable that holds the pid, if sockets are passed.
+    pub(super) pid_text: Option<Box<PidText>>,
     /// By which the processes of the life are known.
     pub(super) tag: Rc<Tag>,
 }
@@ -136,16 +147,48 @@ impl ReadyPlan {
         let tag = Rc::new(Tag::new(&plan.env, incarnation));
         let mut env = plan.env;
         env.push(format!("{INCARNATION_VARIABLE}={incarnation}").into_bytes());
+        let pid_text = (plan.sockets > 0).then(|| Box::new(PidText::new()));
         Ok(Self {
             program: CString::new(plan.program)?,
-            args: CStrings::new(&plan.args)?,
-            env: CStrings::new(&env)?,
+            args: CStrings::new(&plan.args, None)?,
+            env: CStrings::new(&env, pid_text.as_ref().map(|text| text.address()))?,
             cwd: CString::new(plan.cwd)?,
             identity: plan.identity,
             umask: plan.umask,
             end_leftovers: plan.end_leftovers,
+            sockets: plan.sockets as usize,
+            pid_text,
             tag,
         })
+    }
+}
+
+/// `LISTEN_PID=…`, of which the new process writes the digits: it is the first to know them, and shares this memory.
+#[derive(Debug)]
+pub(super) struct PidText([AtomicU8; PID_VARIABLE.len() + 1 + Self::DIGITS + 1]);
+
+impl PidText {
+    /// As many as the largest pid has, and then some.
+    pub(super) const DIGITS: usize = 10;
+
+    fn new() -> Self {
+        let text = Self(std::array::from_fn(|_| AtomicU8::new(0)));
+        for (place, byte) in text.0.iter().zip(PID_VARIABLE.bytes().chain([b'='])) {
+            place.store(byte, Ordering::Relaxed);
+        }
+        text
+    }
+
+    /// Writes the digits, of which there are at most [`Self::DIGITS`]. Neither allocates nor locks.
+    pub(super) fn set(&self, digits: impl Iterator<Item = u8>) {
+        for (place, digit) in self.0[PID_VARIABLE.len() + 1..].iter().zip(digits) {
+            place.store(digit, Ordering::Relaxed);
+        }
+    }
+
+    /// Where it is: in memory as at execve(2).
+    pub(super) fn address(&self) -> usize {
+        self.0.as_ptr() as usize
     }
 }
 
@@ -159,7 +202,8 @@ pub(super) struct CStrings {
 }
 
 impl CStrings {
-    fn new(texts: &[Vec<u8>]) -> io::Result<Self> {
+    /// `last` is the address of one more text, which somebody else owns for as long.
+    fn new(texts: &[Vec<u8>], last: Option<usize>) -> io::Result<Self> {
         let mut piece = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
         for text in texts {
             if text.contains(&0) {
@@ -170,18 +214,19 @@ impl CStrings {
         }
         let piece = piece.into_boxed_slice();
         let mut next = piece.as_ptr() as usize;
-        let mut pointers = Vec::with_capacity(texts.len() + 1);
+        let mut pointers = Vec::with_capacity(texts.len() + 2);
         for text in texts {
             pointers.push(next);
             next += text.len() + 1;
         }
+        pointers.extend(last);
         pointers.push(0);
         Ok(Self { texts: piece, pointers: pointers.into() })
     }
 
     /// The address of the array, as a system call takes it.
     pub(super) fn address(&self) -> usize {
-        debug_assert!(self.pointers[0] == 0 || self.pointers[0] == self.texts.as_ptr() as usize);
+        debug_assert!(self.texts.is_empty() || self.pointers[0] == self.texts.as_ptr() as usize);
         self.pointers.as_ptr() as usize
     }
 }
@@ -199,6 +244,7 @@ mod tests {
             identity: Some(Identity { uid: 7, gid: 8, groups: vec![9] }),
             umask: 0o22,
             end_leftovers: true,
+            sockets: 2,
         }
     }
 
@@ -217,12 +263,24 @@ mod tests {
 
     #[test]
     fn the_texts_stand_one_behind_the_other() {
-        let texts = CStrings::new(&[b"one".to_vec(), Vec::new(), b"two".to_vec()]).expect("no NUL byte");
+        let texts =
+            CStrings::new(&[b"one".to_vec(), Vec::new(), b"two".to_vec()], None).expect("no NUL byte");
         assert_eq!(*texts.texts, *b"one\0\0two\0");
         let starts: Vec<_> =
             [0, 4, 5].map(|at| texts.texts.as_ptr() as usize + at).into_iter().chain([0]).collect();
         assert_eq!(*texts.pointers, *starts);
-        assert_eq!(*CStrings::new(&[]).expect("no NUL byte").pointers, [0]);
+        assert_eq!(*CStrings::new(&[], None).expect("no NUL byte").pointers, [0]);
+    }
+
+    #[test]
+    fn the_pid_becomes_part_of_the_environment() {
+        let ready = ReadyPlan::new(plan(), 1).expect("a plan");
+        let text = ready.pid_text.as_ref().expect("sockets");
+        text.set(b"1234".iter().copied());
+        let read: Vec<u8> = text.0.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        assert!(read.starts_with(b"LISTEN_PID=1234\0") && read.ends_with(&[0]));
+        assert_eq!(ready.env.pointers.iter().rev().nth(1), Some(&text.address()));
+        assert!(ReadyPlan::new(Plan { sockets: 0, ..plan() }, 1).expect("a plan").pid_text.is_none());
     }
 
     #[test]

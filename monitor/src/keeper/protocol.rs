@@ -302,10 +302,14 @@ pub enum Step {
     Cgroup,
     /// clone3.
     Clone,
+    /// close_range, for a descriptor table of its own.
+    Table,
     /// setsid.
     Session,
     /// dup3 to the standard streams.
     Streams,
+    /// dup3 of the sockets that are passed.
+    Sockets,
     /// prlimit64 of RLIMIT_NOFILE.
     Limit,
     /// setgroups.
@@ -324,13 +328,15 @@ pub enum Step {
 
 impl Step {
     /// Every step, by the number that the child writes into the status pipe.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Refused,
         Self::Pipe,
         Self::Cgroup,
         Self::Clone,
+        Self::Table,
         Self::Session,
         Self::Streams,
+        Self::Sockets,
         Self::Limit,
         Self::Groups,
         Self::Group,

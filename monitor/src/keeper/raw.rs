@@ -6,7 +6,8 @@
 
 use std::arch::asm;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use defib_core::model::Usage;
 
@@ -197,6 +198,63 @@ pub(super) fn close_inherited_on_exec() {
         // SAFETY: as above; the descriptor of the folder itself may be closed by now, which is an error.
         unsafe { syscall(libc::SYS_fcntl, args) };
     }
+}
+
+/// dup3(2) to a number that belongs to nobody else: a reserved one. Closes at execve.
+pub(super) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    let args = [fd.as_raw_fd() as usize, number as usize, libc::O_CLOEXEC as usize, 0, 0, 0];
+    // SAFETY: no memory is involved; whose the number is, is the caller's business (`window`).
+    match unsafe { syscall(libc::SYS_dup3, args) } {
+        0.. => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error as i32)),
+    }
+}
+
+/// Keeps what has this number open under another one, from `least` on, for as long as this process lives. Nothing, if
+/// nothing has it.
+pub(super) fn keep_above(number: RawFd, least: RawFd) -> io::Result<()> {
+    let args = [number as usize, libc::F_DUPFD_CLOEXEC as usize, least as usize, 0, 0, 0];
+    // SAFETY: no memory is involved; the new descriptor is meant to stay.
+    match unsafe { syscall(libc::SYS_fcntl, args) } {
+        error if error < 0 && -error as i32 != libc::EBADF => {
+            Err(io::Error::from_raw_os_error(-error as i32))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a child can begin with this process's descriptor table and take a copy of a part of it: close_range(2) with
+/// CLOSE_RANGE_UNSHARE, since Linux 5.9, and not where a seccomp filter refuses it. A child tries it, on no descriptor
+/// at all, while this process waits.
+pub(super) fn can_unshare_table() -> bool {
+    extern "C" fn attempt(answer: usize) -> ! {
+        let nothing = [u32::MAX as usize, u32::MAX as usize, libc::CLOSE_RANGE_UNSHARE as usize, 0, 0, 0];
+        // SAFETY: the parent waits (CLONE_VFORK), so the integer on its stack is there; the rest are plain calls.
+        unsafe {
+            let result = syscall(libc::SYS_close_range, nothing);
+            (*(answer as *const AtomicI32)).store(result as i32, Ordering::SeqCst);
+            loop {
+                syscall(libc::SYS_exit_group, [0; 6]);
+            }
+        }
+    }
+    let answer = AtomicI32::new(-1);
+    let mut stack = vec![0_u128; 1024];
+    let args = CloneArgs {
+        flags: (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.as_mut_ptr() as u64,
+        stack_size: size_of_val(stack.as_slice()) as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: with CLONE_VFORK the child has ended when this returns, and with it all use of the stack and of `answer`.
+    let pid = unsafe { clone3(&args, attempt, std::ptr::from_ref(&answer) as usize) };
+    if pid < 0 {
+        return false;
+    }
+    // SAFETY: no status is asked for. It waits for a child that has ended already.
+    unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
+    answer.load(Ordering::SeqCst) == 0
 }
 
 /// pidfd_send_signal(2) for any number: the safe wrapper takes only signals that have a name.

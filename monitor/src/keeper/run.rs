@@ -25,6 +25,7 @@ use super::raw;
 use super::say;
 use super::slots::{RawEnd, Slot, State};
 use super::spawn::{Answer, Nursery};
+use super::window::Window;
 use crate::effect::clock;
 use crate::effect::output::{self, LEDGER};
 
@@ -78,6 +79,15 @@ impl Keeper {
         raw::give_back_memory();
         raw::default_dispositions();
         raw::close_inherited_on_exec();
+        let nofile = raise_nofile()?;
+        // Before anything else is opened, so that it gets a number behind the window.
+        let window = Window::reserve()
+            .inspect_err(|error| {
+                say(&format!(
+                    "low descriptor numbers cannot be kept free, so starts take longer and sockets cannot be passed: {error}"
+                ));
+            })
+            .ok();
         // All of them: a child is born with them blocked, so none can end it before its exec.
         SigSet::all().thread_block()?;
         let mut heard = SigSet::empty();
@@ -95,7 +105,7 @@ impl Keeper {
         Ok(Self {
             epoll,
             signals,
-            nursery: Nursery::new(raise_nofile()?)?,
+            nursery: Nursery::new(nofile, window)?,
             nurse: Nurse::new(daemon),
             notify: Notify::from_env(clock::now()),
             link: Link::default(),
@@ -360,6 +370,10 @@ impl Keeper {
         let State::Starting { flight, failed, .. } = &mut it.state else { return };
         match flight.answer() {
             Answer::Pending => {}
+            Answer::OwnTable => {
+                self.nursery.leave_window(flight);
+                self.launch_queued();
+            }
             // It is about to end: the slot is told of as failed when it has been reaped.
             Answer::Failed(step, errno) => {
                 unwatch(&self.epoll, flight.status.as_fd());
@@ -397,10 +411,7 @@ impl Keeper {
         let (life, failed) = match it.take_state() {
             State::Starting { life, flight, failed } => {
                 unwatch(&self.epoll, flight.status.as_fd());
-                let failed = failed.or_else(|| match flight.answer() {
-                    Answer::Failed(step, errno) => Some((step, errno)),
-                    Answer::Executed | Answer::Pending => None,
-                });
+                let failed = failed.or_else(|| flight.failure());
                 self.nursery.landed(flight);
                 (life, failed)
             }

@@ -195,7 +195,8 @@ impl Slot {
             Some(_) | None => provision.make_ready(incarnation)?,
         };
         let output = self.pipes.as_ref().filter(|_| provision.capture).map(Pipes::of_service);
-        let berth = Berth { slot, output, cgroup: leaf.as_ref().map(|leaf| leaf.folder()) };
+        let cgroup = leaf.as_ref().map(|leaf| leaf.folder());
+        let berth = Berth { slot, output, sockets: &[], cgroup };
         let flight = make(&plan, &berth)?;
         let (tag, end_leftovers) = (Rc::clone(&plan.tag), plan.end_leftovers);
         let life = Life { incarnation, pid: flight.pid, started: now, tag, end_leftovers, leaf };

@@ -1,10 +1,14 @@
 //! Making a process: clone3, and the few system calls of the child.
 //!
-//! The child shares the keeper's memory (CLONE_VM: no page table is copied, however large the keeper is) and runs
-//! beside it: the keeper does not wait for the exec, because a program on a hung file system would hang it too.
+//! The child shares the keeper's memory (CLONE_VM: no page table is copied, however large the keeper is) and begins with
+//! its descriptor table (CLONE_FILES: none is copied and closed again, however many the keeper holds; see `window`). It
+//! runs beside the keeper, which does not wait for the exec, because a program on a hung file system would hang it too.
 //! The price: the child has a stack of its own, and nothing that it uses may be changed or freed before it has
-//! executed. [`Flight`] owns all of that. Its status pipe tells how it went: it is closed by a successful execve, or
-//! holds the step that failed and the error number.
+//! executed. [`Flight`] owns all of that. Its status pipe tells how it went: that the child has a table of its own, so
+//! that its part of the window can be emptied, and then the step that failed and the error number, or nothing, and a
+//! successful execve closes it.
+//!
+//! What a start needs of that is made ahead, while there is time: [`Seat`].
 #![expect(unsafe_code, reason = "clone3 and what runs between it and execve; a store to shared memory")]
 
 use std::io;
@@ -17,12 +21,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pipe::PipeFlags;
 
-use super::plan::ReadyPlan;
+use super::plan::{PidText, ReadyPlan};
 use super::protocol::Step;
 use super::raw::{self, CloneArgs};
+use super::window::{FIRST_PASSED, Numbers, Part, Window};
 
 /// The stack of a child until it executes its program. An unoptimised build needs about 2 KiB of it.
-const STACK: usize = 32 * 1024;
+const STACK: usize = 16 * 1024;
 
 /// clone3 flags that libc does not have as 64-bit values.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
@@ -35,9 +40,15 @@ pub(super) struct Nursery {
     null: OwnedFd,
     /// RLIMIT_NOFILE as the keeper was started with it: the keeper raises its own.
     nofile: libc::rlimit64,
+    /// The low descriptor numbers. Without them children get a copy of the whole table, and no sockets.
+    window: Option<Window>,
+    /// Whether children begin with the keeper's own descriptor table.
+    shares: bool,
     /// Stacks that no child uses.
     stacks: Vec<Stack>,
-    /// How many children there may be between clone3 and execve; the rest queues.
+    /// What the next start needs, made ahead.
+    ahead: Option<Seat>,
+    /// How many children there are between clone3 and execve.
     flights: usize,
     /// Tells the eBPF programs to which slot the next child belongs.
     next_slot: Option<NextSlot>,
@@ -54,6 +65,25 @@ impl Stack {
     }
 }
 
+/// What every start needs, whichever it is.
+#[derive(Debug)]
+struct Seat {
+    stack: Stack,
+    launch: Box<Launch>,
+    /// The keeper's end of the status pipe.
+    status: OwnedFd,
+    way: Way,
+}
+
+/// How a child comes to its descriptors.
+#[derive(Debug)]
+enum Way {
+    /// In a part of the window, where the writing end of the status pipe is already.
+    Part(Part),
+    /// In a copy of the whole table: here is that end.
+    Copy(OwnedFd),
+}
+
 /// A child between clone3 and the answer of its status pipe.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -64,6 +94,8 @@ pub(super) struct Flight {
     /// Hung up when it has executed its program.
     pub(super) status: OwnedFd,
     stack: Stack,
+    /// Its part of the window, until it has a table of its own.
+    part: Option<Part>,
     /// The child reads these: they stay until it has executed or ended.
     _plan: Rc<ReadyPlan>,
     _launch: Box<Launch>,
@@ -74,6 +106,8 @@ pub(super) struct Flight {
 pub(super) enum Answer {
     /// Nothing yet.
     Pending,
+    /// It has a descriptor table of its own; more follows.
+    OwnTable,
     /// The program has been executed, or a signal ended the child before.
     Executed,
     /// A step failed.
@@ -83,6 +117,13 @@ pub(super) enum Answer {
 /// What the child is told. Plain numbers and addresses: it may not allocate, free, or lock.
 #[derive(Debug)]
 struct Launch {
+    /// Whether the child begins with the keeper's table and has to take a copy of its low end.
+    shares: bool,
+    numbers: Numbers,
+    /// How many sockets are passed.
+    sockets: usize,
+    /// Where the text of its pid goes; 0: nowhere.
+    pid_text: usize,
     program: usize,
     args: usize,
     env: usize,
@@ -94,9 +135,29 @@ struct Launch {
     group_count: usize,
     umask: u32,
     nofile: libc::rlimit64,
-    null: RawFd,
-    output: [RawFd; 2],
-    status: RawFd,
+}
+
+impl Launch {
+    /// That of nobody yet.
+    fn empty(numbers: Numbers, nofile: libc::rlimit64) -> Self {
+        Self {
+            shares: false,
+            numbers,
+            sockets: 0,
+            pid_text: 0,
+            program: 0,
+            args: 0,
+            env: 0,
+            cwd: 0,
+            identity: false,
+            uid: 0,
+            gid: 0,
+            groups: 0,
+            group_count: 0,
+            umask: 0,
+            nofile,
+        }
+    }
 }
 
 /// Where the next child is to go.
@@ -106,19 +167,31 @@ pub(super) struct Berth<'a> {
     pub(super) slot: u32,
     /// Standard output and error; `None`: /dev/null.
     pub(super) output: Option<[BorrowedFd<'a>; 2]>,
+    /// The sockets that are passed.
+    pub(super) sockets: &'a [OwnedFd],
     /// The cgroup, if there are cgroups.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
 }
 
 impl Nursery {
-    /// At most this many children are between clone3 and execve: one stack each.
-    pub(super) const FLIGHTS: usize = 16;
+    /// At most so many children are between clone3 and execve, hung file systems or not: one stack each.
+    const FLIGHTS: usize = 256;
 
     /// `nofile` is the limit that the keeper was started with.
-    pub(super) fn new(nofile: (u64, u64)) -> io::Result<Self> {
+    pub(super) fn new(nofile: (u64, u64), window: Option<Window>) -> io::Result<Self> {
         let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-        let nofile = libc::rlimit64 { rlim_cur: nofile.0, rlim_max: nofile.1 };
-        Ok(Self { null: null.into(), nofile, stacks: Vec::new(), flights: 0, next_slot: None })
+        let mut nursery = Self {
+            null: null.into(),
+            nofile: libc::rlimit64 { rlim_cur: nofile.0, rlim_max: nofile.1 },
+            shares: window.is_some() && raw::can_unshare_table(),
+            window,
+            stacks: Vec::new(),
+            ahead: None,
+            flights: 0,
+            next_slot: None,
+        };
+        nursery.ahead = Some(nursery.seat()?);
+        Ok(nursery)
     }
 
     /// Takes over the map in which the eBPF programs look for the slot of the keeper's next child.
@@ -127,9 +200,10 @@ impl Nursery {
         Ok(())
     }
 
-    /// Whether another child may be made before one of the present ones has executed.
+    /// Whether another child may be made before one of the present ones has executed, or has a table of its own.
     pub(super) fn has_room(&self) -> bool {
         self.flights < Self::FLIGHTS
+            && (self.ahead.is_some() || self.window.as_ref().is_none_or(Window::has_room))
     }
 
     /// Makes a process. It is a child of the keeper from here on, whatever becomes of its program.
@@ -138,55 +212,108 @@ impl Nursery {
         plan: &Rc<ReadyPlan>,
         berth: &Berth<'_>,
     ) -> Result<Flight, (Step, io::Error)> {
-        let (status, answer) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| (Step::Pipe, errno.into()))?;
-        let launch = Box::new(self.launch(plan, berth, answer.as_fd()));
-        let mut stack = self.stacks.pop().unwrap_or_else(Stack::new);
-        let mut pidfd: RawFd = -1;
-        let args = CloneArgs {
-            flags: libc::CLONE_VM as u64
-                | libc::CLONE_PIDFD as u64
-                | CLONE_CLEAR_SIGHAND
-                | if berth.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
-            pidfd: &raw mut pidfd as u64,
-            exit_signal: libc::SIGCHLD as u64,
-            stack: stack.0.as_mut_ptr() as u64,
-            stack_size: STACK as u64,
-            cgroup: berth.cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
-            ..CloneArgs::default()
+        let mut seat = match self.ahead.take() {
+            Some(seat) => seat,
+            None => self.seat().map_err(|error| (Step::Pipe, error))?,
         };
-        let argument = std::ptr::from_ref(launch.as_ref()) as usize;
-        self.announce(Some(berth.slot));
-        // SAFETY: `Flight` keeps the stack, the launch and the plan until the child has executed or ended, and
-        // `child` does nothing but system calls. If there is no child, nothing uses them.
-        let pid = unsafe { raw::clone3(&args, child, argument) };
-        self.announce(None);
-        if pid < 0 {
-            self.stacks.push(stack);
-            return Err((Step::Clone, io::Error::from_raw_os_error(-pid as i32)));
-        }
+        let made = self.board(&mut seat, plan, berth).and_then(|()| self.clone(&mut seat, berth));
+        let (pid, pidfd) = match made {
+            Ok(made) => made,
+            Err(failed) => {
+                // As good as new for the next start.
+                if let (Way::Part(part), Some(window)) = (&mut seat.way, &self.window) {
+                    window.unload(part);
+                }
+                self.ahead = Some(seat);
+                return Err(failed);
+            }
+        };
         self.flights += 1;
-        // SAFETY: clone3 has just made this descriptor for us.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Flight { pid: pid as i32, pidfd, status, stack, _plan: Rc::clone(plan), _launch: launch })
+        let Seat { stack, launch, status, way } = seat;
+        let part = match way {
+            Way::Part(part) => Some(part),
+            Way::Copy(_) => None,
+        };
+        let mut flight = Flight { pid, pidfd, status, stack, part, _plan: Rc::clone(plan), _launch: launch };
+        if !self.shares {
+            // It has got its copy with the clone.
+            self.leave_window(&mut flight);
+        }
+        Ok(flight)
+    }
+
+    /// A child has a table of its own: its part of the window is for others.
+    pub(super) fn leave_window(&mut self, flight: &mut Flight) {
+        if let (Some(part), Some(window)) = (flight.part.take(), &mut self.window) {
+            window.give_back(part);
+        }
+        self.prepare();
     }
 
     /// Takes back the stack of a child that has executed or ended.
-    pub(super) fn landed(&mut self, flight: Flight) -> OwnedFd {
+    pub(super) fn landed(&mut self, mut flight: Flight) -> OwnedFd {
         self.flights -= 1;
+        self.leave_window(&mut flight);
         self.stacks.push(flight.stack);
         flight.pidfd
     }
 
-    fn announce(&self, slot: Option<u32>) {
-        if let Some(next) = &self.next_slot {
-            next.store(slot);
+    /// Makes ready what the next start will need.
+    fn prepare(&mut self) {
+        if self.ahead.is_none() {
+            // What fails now fails again, and is told, when it is wanted.
+            self.ahead = self.seat().ok();
         }
     }
 
-    fn launch(&self, plan: &ReadyPlan, berth: &Berth<'_>, status: BorrowedFd<'_>) -> Launch {
+    fn seat(&mut self) -> io::Result<Seat> {
+        let (status, answer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let way = match &mut self.window {
+            Some(window) => {
+                let mut part = window.take().ok_or(io::Error::from_raw_os_error(libc::EAGAIN))?;
+                match part.set_status(answer.as_fd()) {
+                    Ok(()) => Way::Part(part),
+                    Err(error) => {
+                        window.give_back(part);
+                        return Err(error);
+                    }
+                }
+            }
+            None => Way::Copy(answer),
+        };
+        let stack = self.stacks.pop().unwrap_or_else(Stack::new);
+        let numbers = match &way {
+            Way::Part(part) => part.numbers(),
+            Way::Copy(answer) => Numbers::of(self.null.as_fd(), [self.null.as_fd(); 2], answer.as_fd()),
+        };
+        Ok(Seat { stack, launch: Box::new(Launch::empty(numbers, self.nofile)), status, way })
+    }
+
+    /// Puts everything where the child looks for it.
+    fn board(&self, seat: &mut Seat, plan: &ReadyPlan, berth: &Berth<'_>) -> Result<(), (Step, io::Error)> {
+        if berth.sockets.len() != plan.sockets {
+            // The daemon has let them be closed, and has not given others.
+            return Err((Step::Sockets, io::Error::from_raw_os_error(libc::EBADF)));
+        }
+        let numbers = match &mut seat.way {
+            Way::Part(part) => {
+                part.load(berth.output, berth.sockets).map_err(|error| (Step::Streams, error))?;
+                part.numbers()
+            }
+            Way::Copy(_) if plan.sockets > 0 => {
+                return Err((Step::Sockets, io::Error::from_raw_os_error(libc::EMFILE)));
+            }
+            Way::Copy(answer) => {
+                let null = self.null.as_fd();
+                Numbers::of(null, berth.output.unwrap_or([null; 2]), answer.as_fd())
+            }
+        };
         let identity = plan.identity.as_ref();
-        Launch {
+        *seat.launch = Launch {
+            shares: self.shares,
+            numbers,
+            sockets: plan.sockets,
+            pid_text: plan.pid_text.as_ref().map_or(0, |text| text.address()),
             program: plan.program.as_ptr() as usize,
             args: plan.args.address(),
             env: plan.env.address(),
@@ -198,14 +325,58 @@ impl Nursery {
             group_count: identity.map_or(0, |identity| identity.groups.len()),
             umask: plan.umask,
             nofile: self.nofile,
-            null: self.null.as_raw_fd(),
-            output: berth.output.map_or([self.null.as_raw_fd(); 2], |fds| fds.map(|fd| fd.as_raw_fd())),
-            status: status.as_raw_fd(),
+        };
+        Ok(())
+    }
+
+    fn clone(&self, seat: &mut Seat, berth: &Berth<'_>) -> Result<(i32, OwnedFd), (Step, io::Error)> {
+        let mut pidfd: RawFd = -1;
+        let args = CloneArgs {
+            flags: libc::CLONE_VM as u64
+                | libc::CLONE_PIDFD as u64
+                | CLONE_CLEAR_SIGHAND
+                | if self.shares { libc::CLONE_FILES as u64 } else { 0 }
+                | if berth.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
+            pidfd: &raw mut pidfd as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: seat.stack.0.as_mut_ptr() as u64,
+            stack_size: STACK as u64,
+            cgroup: berth.cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+            ..CloneArgs::default()
+        };
+        let argument = std::ptr::from_ref(seat.launch.as_ref()) as usize;
+        self.announce(Some(berth.slot));
+        // SAFETY: `Flight` keeps the stack, the launch, the plan and the part of the window until the child has executed
+        // or ended, and `child` does nothing but system calls. If there is no child, nothing uses them.
+        let pid = unsafe { raw::clone3(&args, child, argument) };
+        self.announce(None);
+        if pid < 0 {
+            return Err((Step::Clone, io::Error::from_raw_os_error(-pid as i32)));
+        }
+        // SAFETY: clone3 has just made this descriptor for us.
+        Ok((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    }
+
+    fn announce(&self, slot: Option<u32>) {
+        if let Some(next) = &self.next_slot {
+            next.store(slot);
         }
     }
 }
 
 impl Flight {
+    /// The step that failed, of a child that has ended.
+    pub(super) fn failure(&self) -> Option<(Step, i32)> {
+        loop {
+            match self.answer() {
+                Answer::OwnTable => {}
+                Answer::Failed(step, errno) => return Some((step, errno)),
+                // The keeper's own writing end may be open still: there is nothing in the pipe.
+                Answer::Executed | Answer::Pending => return None,
+            }
+        }
+    }
+
     /// Asks the status pipe, without waiting.
     pub(super) fn answer(&self) -> Answer {
         // The write is one of 8 bytes, so the read gets all of it or nothing. rustix has no non-blocking pipe
@@ -221,7 +392,10 @@ impl Flight {
                 let [a, b, c, d, e, f, g, h] = bytes;
                 let step = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok();
                 let step = step.and_then(|index| Step::ALL.get(index)).copied().unwrap_or(Step::Exec);
-                Answer::Failed(step, i32::from_ne_bytes([e, f, g, h]))
+                match (step, i32::from_ne_bytes([e, f, g, h])) {
+                    (Step::Table, 0) => Answer::OwnTable,
+                    (step, errno) => Answer::Failed(step, errno),
+                }
             }
             Ok(_) | Err(_) => Answer::Executed,
         }
@@ -234,14 +408,19 @@ extern "C" fn child(launch: usize) -> ! {
     // SAFETY: the keeper's `Flight` keeps the `Launch` until this child has executed or ended.
     let launch = unsafe { &*(launch as *const Launch) };
     let (step, errno) = become_program(launch);
-    let bytes = [step as u32, errno as u32];
-    // SAFETY: `bytes` is readable; exit_group ends this process only, and never returns.
-    unsafe {
-        raw::syscall(libc::SYS_write, [launch.status as usize, bytes.as_ptr() as usize, 8, 0, 0, 0]);
-        loop {
-            raw::syscall(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]);
-        }
+    tell(launch, step, errno);
+    loop {
+        // SAFETY: exit_group ends this process only, and never returns.
+        unsafe { raw::syscall(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]) };
     }
+}
+
+/// Writes into the status pipe.
+fn tell(launch: &Launch, step: Step, errno: i32) {
+    let bytes = [step as u32, errno as u32];
+    let args = [launch.numbers.status as usize, bytes.as_ptr() as usize, 8, 0, 0, 0];
+    // SAFETY: `bytes` is readable.
+    unsafe { raw::syscall(libc::SYS_write, args) };
 }
 
 /// Makes the child what the plan says. Returns only if a step fails.
@@ -252,11 +431,24 @@ fn become_program(launch: &Launch) -> (Step, i32) {
         if result < 0 { Err((step, -result as i32)) } else { Ok(()) }
     };
     let all = || -> Result<(), (Step, i32)> {
+        let numbers = &launch.numbers;
+        if launch.shares {
+            own_table(launch, &run)?;
+        }
         run(Step::Session, libc::SYS_setsid, [0; 6])?;
-        // Without O_CLOEXEC: these three stay open over execve, all others close.
-        run(Step::Streams, libc::SYS_dup3, [launch.null as usize, 0, 0, 0, 0, 0])?;
-        run(Step::Streams, libc::SYS_dup3, [launch.output[0] as usize, 1, 0, 0, 0, 0])?;
-        run(Step::Streams, libc::SYS_dup3, [launch.output[1] as usize, 2, 0, 0, 0, 0])?;
+        // Without O_CLOEXEC: these stay open over execve, all others close.
+        let stay = |step, from: RawFd, to: RawFd| {
+            run(step, libc::SYS_dup3, [from as usize, to as usize, 0, 0, 0, 0])
+        };
+        stay(Step::Streams, numbers.null, 0)?;
+        stay(Step::Streams, numbers.output[0], 1)?;
+        stay(Step::Streams, numbers.output[1], 2)?;
+        for index in 0..launch.sockets as RawFd {
+            stay(Step::Sockets, numbers.sockets + index, FIRST_PASSED + index)?;
+        }
+        if launch.pid_text != 0 {
+            write_pid(launch);
+        }
         let nofile = (&raw const launch.nofile) as usize;
         run(Step::Limit, libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, nofile, 0, 0, 0])?;
         run(Step::Session, libc::SYS_umask, [launch.umask as usize, 0, 0, 0, 0, 0])?;
@@ -274,6 +466,42 @@ fn become_program(launch: &Launch) -> (Step, i32) {
         run(Step::Exec, libc::SYS_execve, [launch.program, launch.args, launch.env, 0, 0, 0])
     };
     all().err().unwrap_or((Step::Exec, 0))
+}
+
+/// From the keeper's descriptor table to one of its own. Until the first call has returned, nothing here may change a
+/// descriptor: it would be the keeper's.
+fn own_table(
+    launch: &Launch,
+    run: &impl Fn(Step, i64, [usize; 6]) -> Result<(), (Step, i32)>,
+) -> Result<(), (Step, i32)> {
+    let Numbers { part: (first, behind), end, .. } = launch.numbers;
+    let close = |from: RawFd, to: usize, flags: u32| {
+        run(Step::Table, libc::SYS_close_range, [from as usize, to, flags as usize, 0, 0, 0])
+    };
+    close(end, u32::MAX as usize, libc::CLOSE_RANGE_UNSHARE)?;
+    // Of other starts: should this program's file system hang, their status pipes must not stay open here.
+    close(FIRST_PASSED, first as usize - 1, 0)?;
+    if behind < end {
+        close(behind, end as usize - 1, 0)?;
+    }
+    tell(launch, Step::Table, 0);
+    Ok(())
+}
+
+/// Writes this process's pid into its environment: LISTEN_PID.
+fn write_pid(launch: &Launch) {
+    // SAFETY: no memory is involved.
+    let mut pid = unsafe { raw::syscall(libc::SYS_getpid, [0; 6]) };
+    let mut digits = [0_u8; PidText::DIGITS];
+    let mut count = 0;
+    while count < digits.len() && (pid > 0 || count == 0) {
+        digits[count] = b'0' + (pid % 10) as u8;
+        pid /= 10;
+        count += 1;
+    }
+    // SAFETY: the plan, which the keeper's `Flight` holds, owns this text of atomics.
+    let text = unsafe { &*(launch.pid_text as *const PidText) };
+    text.set(digits[..count].iter().rev().copied());
 }
 
 /// The one-element array map in which the keeper announces the slot of its next child: slot + 1, or 0.
@@ -318,10 +546,11 @@ mod tests {
             identity: None,
             umask: 0o22,
             end_leftovers: true,
+            sockets: 0,
         };
         let plan = Rc::new(ReadyPlan::new(plan, 1).expect("a plan"));
-        let mut nursery = Nursery::new((256, 256)).expect("/dev/null");
-        let berth = Berth { slot: 0, output: None, cgroup: None };
+        let mut nursery = Nursery::new((256, 256), None).expect("/dev/null");
+        let berth = Berth { slot: 0, output: None, sockets: &[], cgroup: None };
         let flight = nursery.spawn(&plan, &berth).expect("a child");
         let answer = loop {
             match flight.answer() {

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use super::plan::{Plan, ReadyPlan};
 use super::protocol::Step;
 use super::raw;
-use super::spawn::{Answer, Berth, Nursery};
+use super::spawn::{Berth, Nursery};
 
 /// How long the child may take, which does nothing but fail.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -33,7 +33,8 @@ impl TrialError {
             Step::Refused | Step::Cgroup | Step::Pipe => "pipe2",
             Step::Clone => "clone3",
             Step::Session => "setsid",
-            Step::Streams => "dup3",
+            Step::Table => "close_range",
+            Step::Streams | Step::Sockets => "dup3",
             Step::Limit => "prlimit64",
             Step::Groups => "setgroups",
             Step::Group => "setresgid",
@@ -60,12 +61,13 @@ pub fn trial(cgroup: Option<BorrowedFd<'_>>) -> Result<(), TrialError> {
         identity: None,
         umask: 0o22,
         end_leftovers: true,
+        sockets: 0,
     };
     let plan = Rc::new(ReadyPlan::new(plan, 1).map_err(prepare)?);
     let limit = getrlimit(Resource::Nofile);
     let limit = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
-    let mut nursery = Nursery::new(limit).map_err(prepare)?;
-    let berth = Berth { slot: 0, output: None, cgroup };
+    let mut nursery = Nursery::new(limit, None).map_err(prepare)?;
+    let berth = Berth { slot: 0, output: None, sockets: &[], cgroup };
 
     let flight = nursery.spawn(&plan, &berth).map_err(|(step, cause)| TrialError { step, cause })?;
     rustix::event::poll(&mut [PollFd::new(&flight.pidfd, PollFlags::IN)], Some(&PATIENCE)).ok();
@@ -75,12 +77,17 @@ pub fn trial(cgroup: Option<BorrowedFd<'_>>) -> Result<(), TrialError> {
         std::mem::forget(flight);
         return Err(TrialError { step: Step::Exec, cause: io::ErrorKind::TimedOut.into() });
     }
-    let answer = flight.answer();
+    let failure = flight.failure();
     nursery.landed(flight);
-    match answer {
-        Answer::Failed(Step::Exec, _) | Answer::Executed | Answer::Pending => Ok(()),
-        Answer::Failed(step, errno) => Err(TrialError { step, cause: io::Error::from_raw_os_error(errno) }),
+    match failure {
+        Some((Step::Exec, _)) | None => Ok(()),
+        Some((step, errno)) => Err(TrialError { step, cause: io::Error::from_raw_os_error(errno) }),
     }
+}
+
+/// Whether a start costs the same however many descriptors the keeper holds.
+pub fn shares_tables() -> bool {
+    raw::can_unshare_table()
 }
 
 #[cfg(test)]
