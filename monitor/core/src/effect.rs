@@ -71,6 +71,11 @@ pub enum Effect {
         /// What to keep.
         memo: Box<Memo>,
     },
+    /// Close the sockets that are held for the service: nobody will serve those who connect.
+    CloseSockets {
+        /// The service.
+        service: ServiceName,
+    },
     /// The service has been removed and nothing is left of it.
     Forget {
         /// The service.
@@ -134,6 +139,7 @@ impl Effects {
             | Effect::KillTree { .. }
             | Effect::Acknowledge { .. }
             | Effect::Remember { .. }
+            | Effect::CloseSockets { .. }
             | Effect::Forget { .. }
             | Effect::Record(_)
             | Effect::Publish { .. } => &mut self.first,

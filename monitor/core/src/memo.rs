@@ -32,6 +32,8 @@ pub struct Memo {
     pub(crate) listening: BTreeSet<u16>,
     /// The ports that were taken when the present life was prepared.
     pub(crate) taken: Vec<TakenPort>,
+    /// Whether the keeper holds its sockets.
+    pub(crate) holds: bool,
     /// Restarts by itself are paused.
     pub(crate) paused: Option<Pause>,
 }
@@ -51,6 +53,7 @@ impl Memo {
             last_exit: None,
             listening: BTreeSet::new(),
             taken: Vec::new(),
+            holds: false,
             paused: None,
         }
     }

@@ -80,7 +80,12 @@ impl Supervisor {
             Input::Reload(specs) => self.reload(now, specs, fx),
             Input::Request { id, service, verb } => self.request(now, id, &service, verb, fx),
             Input::Prepared { service, draft, failure, taken } => {
-                self.with(now, &service, fx, |it, turn| it.prepared(turn, draft, failure, taken));
+                self.with(now, &service, fx, |it, turn| {
+                    if failure.is_none() {
+                        it.sockets_came();
+                    }
+                    it.prepared(turn, draft, failure, taken)
+                });
             }
             Input::Spawned { service, incarnation, pid, at } => {
                 let life = Life { pid, started: at };
@@ -213,9 +218,11 @@ impl Supervisor {
             self.stale += 1;
             return;
         };
-        if take(it, &mut Turn { now, fx, dice: &mut self.dice }) == Report::Stale {
+        let mut turn = Turn { now, fx, dice: &mut self.dice };
+        if take(it, &mut turn) == Report::Stale {
             self.stale += 1;
         }
+        it.settle_sockets(&mut turn);
         self.settle(now, service, fx);
     }
 

@@ -46,6 +46,7 @@ pub(super) fn service(view: &ServiceView, usage: Option<Use>, ports: Vec<Port>, 
         cpu_seconds: usage.map(|usage| seconds(usage.cpu)),
         memory_bytes: usage.map(|usage| usage.memory),
         ports,
+        sockets: view.sockets.clone(),
         description: view.description.clone(),
         why: view.why.clone(),
     }

@@ -53,6 +53,7 @@ pub(super) fn view(name: &str) -> ServiceView {
         started: None,
         restarts: 0,
         ports: Vec::new(),
+        sockets: Vec::new(),
         last_exit: None,
         next_start: None,
     }

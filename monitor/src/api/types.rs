@@ -9,7 +9,8 @@ pub use crate::daemon::handle::inspect::{
 use std::collections::BTreeMap;
 
 use defib_core::model::{
-    By, Cause, Holder, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State, Unknown,
+    By, Cause, HeldSocket, Holder, Incarnation, Reason, ServiceName, SourceName, StartFailureKind, State,
+    Unknown,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,8 @@ pub struct Service {
     pub memory_bytes: Option<u64>,
     /// Its ports.
     pub ports: Vec<Port>,
+    /// The sockets that are passed to it.
+    pub sockets: Vec<HeldSocket>,
     /// One line for people; may be empty.
     pub description: String,
     /// Why it is in that state; empty where the state says it all.

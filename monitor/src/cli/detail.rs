@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use defib_core::model::{By, Cause, State, Unknown};
+use defib_core::model::{By, Cause, HeldSocket, State, Unknown};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -44,6 +44,9 @@ fn rows(service: &Service, now: Timestamp) -> Vec<(&'static str, String)> {
     for (at, one) in service.ports.iter().enumerate() {
         row(if at == 0 { "ports" } else { "" }, Some(port(one)));
     }
+    for (at, one) in service.sockets.iter().enumerate() {
+        row(if at == 0 { "sockets" } else { "" }, Some(socket(one)));
+    }
     row("CPU time", service.cpu_seconds.map(span));
     row("memory", service.memory_bytes.map(size));
     rows
@@ -78,6 +81,11 @@ fn port(Port { port, listening, connections }: &Port) -> String {
         (Some(false), _) => format!("{port}! does not listen"),
         (None, _) => format!("{port}? cannot be known"),
     }
+}
+
+fn socket(HeldSocket { listen, name, held }: &HeldSocket) -> String {
+    let name = if name.is_empty() { String::new() } else { format!(" ({})", escape(name)) };
+    format!("{}{name} {}", escape(listen), if *held { "is held" } else { "is closed" })
 }
 
 /// How a life ended: `SIGKILL from pid 812 (deploy, user 0)`.

@@ -177,6 +177,7 @@ mod tests {
             cpu_seconds: None,
             memory_bytes: None,
             ports: Vec::new(),
+            sockets: Vec::new(),
             description: String::new(),
             why: String::new(),
         }

@@ -28,6 +28,7 @@ mod schema;
 mod service;
 mod settings;
 mod shown;
+mod sockets;
 mod trust;
 mod values;
 

@@ -32,18 +32,15 @@ pub(super) const SERVICE: &[&str] = &[
     "early_start",
     "health",
     "health_listen",
-    "hold_for",
     "hold_ports",
     "instances",
     "limits",
     "max_runtime",
     "propagate",
     "sandbox",
-    "sockets",
     "stage",
     "stage_max_age",
     "stage_watch",
-    "when_down",
 ];
 
 /// `[service.NAME.stop]`.

@@ -3,10 +3,10 @@
 //! Words, bounds and defaults come from the reader and the model; the sets of keys are compared with the reader's by a
 //! test. A schema cannot know what spans keys or files: `defib check` has the last word.
 
-use defib_core::model::{Backoff, LogSpec, RestartSpec, ServiceSpec, StopSpec};
+use defib_core::model::{Backoff, LogSpec, RestartSpec, ServiceSpec, SocketAddress, SocketSpec, StopSpec};
 use serde_json::{Map, Value, json};
 
-use super::{daemon, log, own_log, profile, restart};
+use super::{daemon, log, own_log, profile, restart, sockets as of_sockets};
 use crate::{duration, size};
 
 /// The schema.
@@ -147,8 +147,60 @@ fn own_keys() -> Vec<Key> {
                 "maxItems": ServiceSpec::MAX_PORTS,
             }),
         ),
+        ("sockets", sockets()),
         ("pid_file", path("A file that holds the number of its main process while it runs", None)),
     ]
+}
+
+fn sockets() -> Value {
+    const ADDRESS: &str = "^((tcp|udp):.+:[0-9]{1,5}|unix(-dgram)?:/.{0,106})$";
+    let plain = SocketSpec::new(SocketAddress::Unix("/".into()));
+    let listen = json!({
+        "description": "tcp:ADDRESS:PORT, udp:ADDRESS:PORT, unix:PATH or unix-dgram:PATH",
+        "type": "string", "pattern": ADDRESS,
+    });
+    let keys = vec![
+        ("listen", listen.clone()),
+        (
+            "name",
+            json!({
+                "description": "Its name in LISTEN_FDNAMES; unless given, that of the service",
+                "type": "string", "pattern": "^[!-9;-~]{1,255}$",
+            }),
+        ),
+        (
+            "backlog",
+            json!({
+                "description": "How many connections may wait to be accepted",
+                "type": "integer", "minimum": 1, "maximum": i32::MAX, "default": plain.backlog,
+            }),
+        ),
+        ("mode", octal("The permissions of a unix socket", plain.mode)),
+        ("owner", account("To whom a unix socket belongs; unless given, to whoever runs defib")),
+        ("group", account("Its group, likewise")),
+        (
+            "v6only",
+            json!({
+                "description": "Whether [::] leaves IPv4 alone", "type": "boolean", "default": plain.v6only,
+            }),
+        ),
+    ];
+    json!({
+        "description": "Sockets that defib opens, holds between two lives, and passes to each by LISTEN_FDS",
+        "type": "array", "maxItems": SocketSpec::MAX,
+        "items": { "anyOf": [listen, requiring("listen", table("A socket", keys))] },
+    })
+}
+
+fn octal(description: &str, default: u32) -> Value {
+    json!({
+        "description": description,
+        "anyOf": [
+            { "type": "string", "pattern": "^0*[0-7]{1,3}$" },
+            { "type": "integer", "minimum": 0, "maximum": 0o777 },
+        ],
+        "default": format!("{default:04o}"),
+    })
 }
 
 fn shared() -> Map<String, Value> {
@@ -219,6 +271,18 @@ fn shared() -> Map<String, Value> {
                 "description": "What happens to the rest of its processes when its main process ends",
                 "enum": ["kill", "keep"], "default": "kill",
             }),
+        ),
+        (
+            "hold_for",
+            span("Its sockets are held while it waits so long for its restart", ServiceSpec::HOLD_FOR),
+        ),
+        (
+            "when_down",
+            words(
+                "What becomes of its sockets while it is down, or waits longer",
+                &of_sockets::WHEN_DOWN,
+                "refuse",
+            ),
         ),
     ])
 }

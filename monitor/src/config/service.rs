@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use defib_core::model::{Command, Launch, Leftovers, LogSpec, ReadySpec, ServiceName, ServiceSpec, StopSpec};
-
-use toml::de::DeValue;
+use defib_core::model::{
+    Command, Launch, Leftovers, LogSpec, ReadySpec, ServiceName, ServiceSpec, StopSpec, WhenDown,
+};
 
 use super::command::command;
 use super::document::{Node, Table};
 use super::error::{Place, quoted};
 use super::restart::Restart;
-use super::{log, planned, ports, profile, values};
+use super::{log, planned, ports, profile, sockets, values};
 
 /// The keys that services share, as layers of tables have set them so far: a nearer layer overwrites a farther one
 /// key by key, also inside `env`, `restart` and `stop`.
@@ -33,6 +34,8 @@ pub(super) struct Keys {
     restart: Restart,
     stop: StopSpec,
     leftovers: Leftovers,
+    hold_for: Duration,
+    when_down: WhenDown,
 }
 
 impl Default for Keys {
@@ -54,6 +57,8 @@ impl Default for Keys {
             restart: Restart::default(),
             stop: StopSpec::default(),
             leftovers: Leftovers::default(),
+            hold_for: ServiceSpec::HOLD_FOR,
+            when_down: WhenDown::default(),
         }
     }
 }
@@ -87,6 +92,8 @@ impl Keys {
         table.set(&mut self.leftovers, "leftovers", |node| {
             values::word(node, &[("kill", Leftovers::Kill), ("keep", Leftovers::Keep)])
         });
+        table.set(&mut self.hold_for, "hold_for", values::duration);
+        table.set(&mut self.when_down, "when_down", |node| values::word(node, &sockets::WHEN_DOWN));
     }
 }
 
@@ -96,7 +103,7 @@ pub(super) fn defaults(node: Node<'_>) -> Option<Keys> {
     let mut keys = table.get("profile", profile::profile).unwrap_or_default();
     keys.read(&mut table);
     table.finish(|key| match key {
-        "command" | "description" | "pid_file" | "ports" => {
+        "command" | "description" | "pid_file" | "ports" | "sockets" => {
             Some("belongs to one service; move it to its [service.NAME]")
         }
         _ => planned::refusal(planned::SERVICE, key),
@@ -121,11 +128,13 @@ pub(super) fn service(name: &str, node: Node<'_>, mut keys: Keys) -> Option<(Ser
         );
     }
     let ports = table.get("ports", ports::ports).unwrap_or_default();
+    let sockets = table.get("sockets", sockets::sockets).unwrap_or_default();
     let pid_file = table.get("pid_file", values::path);
     keys.read(&mut table);
     table.finish(|key| planned::refusal(planned::SERVICE, key));
     let (place, command) = command?;
-    let spec = ServiceSpec { description, ports, pid_file, ..finish(name.ok()?, command, keys) };
+    let mut spec = ServiceSpec { description, ports, pid_file, ..finish(name.ok()?, command, keys) };
+    spec.launch.sockets = sockets;
     Some((spec, place))
 }
 
@@ -141,6 +150,7 @@ fn finish(name: ServiceName, command: Command, keys: Keys) -> ServiceSpec {
         inherit_env: keys.inherit_env,
         umask: keys.umask,
         needs_files: keys.needs_files,
+        sockets: Vec::new(),
     };
     ServiceSpec {
         name,
@@ -155,6 +165,8 @@ fn finish(name: ServiceName, command: Command, keys: Keys) -> ServiceSpec {
         log: keys.log,
         service_group: keys.service_group,
         pid_file: None,
+        hold_for: keys.hold_for,
+        when_down: keys.when_down,
     }
 }
 
@@ -168,15 +180,7 @@ fn variable(node: Node<'_>) -> Option<String> {
 
 /// As chmod(1) takes it: octal, in quotes or with 0o.
 fn umask(node: Node<'_>) -> Option<u32> {
-    let wanted = "an octal mask such as \"027\" or 0o027, at most 777";
-    let mask = match node.value {
-        DeValue::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
-            u32::from_str_radix(text, 8).ok()
-        }
-        DeValue::Integer(number) if number.radix() == 8 => u32::from_str_radix(number.as_str(), 8).ok(),
-        _ => None,
-    };
-    mask.filter(|mask| *mask <= 0o777).or_else(|| node.refuse(wanted))
+    values::octal(node, "an octal mask such as \"027\" or 0o027, at most 777")
 }
 
 fn service_group(node: Node<'_>) -> Option<ServiceName> {

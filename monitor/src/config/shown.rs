@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use defib_core::model::{
     Delays, GiveUp, Launch, Leftovers, LogLayout, LogSpec, LogStreams, Policy, ReadySpec, RestartSpec,
-    ServiceSpec,
+    ServiceSpec, SocketSpec,
 };
 
 use super::own_log::{LogFormat, LogTarget};
 use super::settings::Settings;
+use super::sockets;
 use crate::{duration, size};
 
 /// Keys with their values.
@@ -38,7 +39,7 @@ pub(super) fn table(spec: &ServiceSpec) -> String {
 
 /// Whether a key of a service is one that makes its process: those of [`Launch`], and what becomes of its tree.
 pub(super) fn of_process(key: &str) -> bool {
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 12] = [
         "command",
         "cwd",
         "env",
@@ -48,6 +49,7 @@ pub(super) fn of_process(key: &str) -> bool {
         "inherit_env",
         "leftovers",
         "needs_files",
+        "sockets",
         "umask",
         "user",
     ];
@@ -96,6 +98,8 @@ pub(super) fn service(spec: &ServiceSpec) -> Keys {
         log,
         service_group,
         pid_file,
+        hold_for,
+        when_down,
     } = spec;
     let mut list = List::new(table(spec));
     list.text("description", description);
@@ -119,7 +123,27 @@ pub(super) fn service(spec: &ServiceSpec) -> Keys {
         list.text("service_group", group.as_str());
     }
     list.path("pid_file", pid_file.as_ref());
+    list.duration("hold_for", Some(*hold_for));
+    let when_down = sockets::WHEN_DOWN.iter().find(|(_, known)| known == when_down);
+    list.text("when_down", when_down.map_or("", |(word, _)| word));
     list.keys
+}
+
+/// A socket, with what is not as it would be by itself.
+fn socket(socket: &SocketSpec) -> String {
+    let SocketSpec { listen, name, backlog, mode, owner, group, v6only } = socket;
+    let plain = SocketSpec::new(listen.clone());
+    let mut keys = vec![format!("listen = {:?}", listen.to_string())];
+    let mut text = |key: &str, text: &Option<String>| {
+        keys.extend(text.as_ref().map(|text| format!("{key} = {text:?}")));
+    };
+    text("name", name);
+    text("owner", owner);
+    text("group", group);
+    keys.extend((*backlog != plain.backlog).then(|| format!("backlog = {backlog}")));
+    keys.extend((*mode != plain.mode).then(|| format!("mode = \"{mode:04o}\"")));
+    keys.extend(v6only.then(|| "v6only = true".to_owned()));
+    if *socket == plain { format!("{:?}", listen.to_string()) } else { format!("{{ {} }}", keys.join(", ")) }
 }
 
 /// Whether a variable of this name is likely to hold what others should not read.
@@ -169,8 +193,19 @@ impl List {
     }
 
     fn launch(&mut self, launch: &Launch) {
-        let Launch { command, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files } =
-            launch;
+        let Launch {
+            command,
+            cwd,
+            env,
+            env_file,
+            user,
+            group,
+            groups,
+            inherit_env,
+            umask,
+            needs_files,
+            sockets,
+        } = launch;
         self.set("command", command);
         self.path("cwd", Some(cwd));
         for (name, value) in env {
@@ -190,6 +225,8 @@ impl List {
         self.text("umask", &format!("{umask:03o}"));
         let files: Vec<String> = needs_files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
         self.set("needs_files", &files);
+        let sockets: Vec<String> = sockets.iter().map(socket).collect();
+        self.raw("sockets", format!("[{}]", sockets.join(", ")));
     }
 
     fn restart(&mut self, restart: &RestartSpec) {

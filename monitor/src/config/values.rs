@@ -127,6 +127,18 @@ pub(super) fn number(node: Node<'_>, range: RangeInclusive<f64>, wanted: &str) -
     }
 }
 
+/// A number of at most three octal digits, in quotes or with 0o, which `wanted` names.
+pub(super) fn octal(node: Node<'_>, wanted: &str) -> Option<u32> {
+    let number = match node.value {
+        DeValue::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+            u32::from_str_radix(text, 8).ok()
+        }
+        DeValue::Integer(number) if number.radix() == 8 => u32::from_str_radix(number.as_str(), 8).ok(),
+        _ => None,
+    };
+    number.filter(|number| *number <= 0o777).or_else(|| node.refuse(wanted))
+}
+
 /// A set of exit codes.
 pub(super) fn codes(node: Node<'_>) -> Option<BTreeSet<u8>> {
     let code = |item| whole(item, 0..=255, "an exit code from 0 to 255").map(|code| code as u8);

@@ -37,6 +37,7 @@ use super::ports::Ports;
 use super::reload::Reloads;
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
+use super::sockets::HeldSockets;
 use super::surfaces::{Serve, Surfaces};
 use crate::config::{self, Overrides, OwnLog, Settings};
 use crate::effect::cgroup::CgroupTree;
@@ -54,6 +55,9 @@ use crate::source::{self, Life, SourceChoice};
 
 /// How long processes that an earlier keeper left may take to end.
 const STRAYS: Duration = Duration::from_secs(5);
+
+/// How long the planner may take for what is still to be removed.
+const LAST_JOBS: Duration = Duration::from_secs(2);
 
 /// Why a daemon could not start, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +203,8 @@ async fn supervise(
     let mut capture = Capture::new(logs.clone());
     settings.services.iter().for_each(|spec| capture.configure(spec));
     capture.adopt(&slots, std::mem::take(&mut past.pipes));
+    let mut sockets = HeldSockets::default();
+    sockets.adopt(std::mem::take(&mut past.sockets));
 
     let mut supervisor = Daemon {
         core: Supervisor::new(clock::seed()),
@@ -214,6 +220,7 @@ async fn supervise(
         settings: settings.clone(),
         pid_files: PidFiles::new(daemon.pid_dir.clone(), Uid::effective().as_raw()),
         capture,
+        sockets,
         asks: waiting,
         views,
         journal,
@@ -235,11 +242,15 @@ async fn supervise(
 
     supervisor.run().await?;
 
+    supervisor.remove_paths(supervisor.sockets.paths());
     logs.stop();
     last_output.wait();
     surfaces.stop(supervisor.journal);
     fs::remove_file(&socket).ok();
     drop(supervisor.planner);
+    // It ends when it has done what was asked of it, or hangs, and is left alone then.
+    let rest = async { while supervisor.planned.recv().await.is_some() {} };
+    tokio::time::timeout(LAST_JOBS, rest).await.ok();
     supervisor.pid_files.finish();
     if let Ok(tree) = cgroups
         && let Err(error) = tree.remove(keeper_pid)
@@ -261,6 +272,8 @@ struct Past {
     states: Vec<Report>,
     /// For each slot the ends of its pipes, then the spools.
     pipes: Vec<(u32, Vec<OwnedFd>)>,
+    /// For each slot its sockets, and what they are.
+    sockets: Vec<(u32, Vec<u8>, Vec<OwnedFd>)>,
     signals: Vec<i32>,
 }
 
@@ -293,6 +306,7 @@ async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
                     }
                 },
                 Report::Pipes { slot, .. } => past.pipes.push((slot, fds)),
+                Report::Sockets { slot, label, .. } => past.sockets.push((slot, label, fds)),
                 report @ (Report::Slot { .. } | Report::Followed { .. }) => past.states.push(report),
                 // Whoever waited for that has gone with the daemon before.
                 Report::Withdrawn { .. } => {}

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use defib_core::model::SocketSpec;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -17,8 +18,8 @@ const QUEUE: usize = 16 * 1024;
 /// still fit behind.
 const FULL: usize = MAX_PACKET / 2;
 
-/// The most descriptors of the orders for one slot: three for each of two pipes, a plan and a cgroup.
-const SLOT_FDS: usize = 8;
+/// The most descriptors of the orders for one slot: three for each of two pipes, a plan, a cgroup, and its sockets.
+const SLOT_FDS: usize = 8 + SocketSpec::MAX;
 
 /// A packet that could not be sent yet.
 #[derive(Debug)]
@@ -160,6 +161,7 @@ fn slot_of(order: &Order) -> Option<u32> {
     match order {
         Order::Plan { slot, .. }
         | Order::Pipes { slot, .. }
+        | Order::Sockets { slot, .. }
         | Order::Spawn { slot, .. }
         | Order::Stand { slot, .. }
         | Order::Withdraw { slot, .. }
@@ -183,6 +185,7 @@ fn weight(order: &Order) -> usize {
     let text = match order {
         Order::Remember { memo, .. } => memo.len(),
         Order::Hold { name } => name.len(),
+        Order::Sockets { label, .. } => label.len(),
         Order::Hello { .. }
         | Order::Ready
         | Order::Plan { .. }

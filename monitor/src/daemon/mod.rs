@@ -33,6 +33,7 @@ mod ports;
 mod reload;
 mod run;
 mod slots;
+mod sockets;
 mod surfaces;
 
 pub use lifecycle::run;

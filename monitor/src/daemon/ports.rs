@@ -111,7 +111,8 @@ impl Daemon {
         }
         let hears = self.source.hears_ports();
         // What is left of an earlier life may listen already, and nobody would hear of that.
-        let inherits = subject.spec.leftovers == Leftovers::Keep;
+        // And a socket that is passed has listened before.
+        let inherits = subject.spec.leftovers == Leftovers::Keep || !subject.spec.launch.sockets.is_empty();
         if view.state == State::Running && !view.ports.is_empty() && (!hears || inherits) {
             self.ports.watch.ask(subject, Look::Ports { all: false, wait: !hears });
         }

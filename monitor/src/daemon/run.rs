@@ -2,6 +2,7 @@
 //! core wants. Everything but the waiting is plain functions.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::own_log::Log;
 use super::ports::{self, Ports};
 use super::reload::{ReadAgain, ReloadAsk, Reloads};
 use super::slots::{Kept, Slots};
+use super::sockets::HeldSockets;
 use crate::config::Settings;
 use crate::effect::clock;
 use crate::effect::pid_files::PidFiles;
@@ -51,6 +53,7 @@ pub(super) struct Daemon {
     pub(super) tenants: watch::Sender<Tenants>,
     pub(super) pid_files: PidFiles,
     pub(super) capture: Capture,
+    pub(super) sockets: HeldSockets,
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
@@ -147,7 +150,11 @@ impl Daemon {
                 self.link.order(Order::Pong, Vec::new())?;
                 self.link.send_turn()
             }
-            Report::Held { .. } | Report::Memo { .. } | Report::Pipes { .. } | Report::Synced => Ok(()),
+            Report::Held { .. }
+            | Report::Memo { .. }
+            | Report::Pipes { .. }
+            | Report::Sockets { .. }
+            | Report::Synced => Ok(()),
         }
     }
 
@@ -264,6 +271,8 @@ impl Daemon {
                 if let Some(pipes) = provision.pipes {
                     self.capture.connect(slot, &service, pipes, &mut self.link)?;
                 }
+                let deserted = self.sockets.give(slot, provision.sockets, &mut self.link)?;
+                self.remove_paths(deserted);
                 let (cgroup, capture) = (provision.cgroup.is_some(), provision.capture);
                 let fds = std::iter::once(provision.plan).chain(provision.cgroup).collect();
                 self.link.order(Order::Plan { slot, cgroup, capture }, fds)?;
@@ -272,6 +281,13 @@ impl Daemon {
             Err(failure) => Some(failure),
         };
         self.turn([Input::Prepared { service, draft, failure, taken }])
+    }
+
+    /// The sockets at these paths have been closed.
+    pub(super) fn remove_paths(&self, paths: Vec<PathBuf>) {
+        if !paths.is_empty() {
+            self.planner.ask(Job::Remove(paths));
+        }
     }
 
     fn take_ask(&mut self, ask: Ask) -> Result<(), LinkError> {
@@ -357,7 +373,16 @@ impl Daemon {
                 Effect::Prepare { service, draft } => {
                     if let (Some(slot), Some(spec)) = (slot_of(&service), self.slots.spec(&service)) {
                         let plumbing = self.capture.plumbing(Some(slot));
-                        self.planner.ask(Job::Plan { spec: Arc::clone(spec), of: (slot, draft), plumbing });
+                        let held = self.sockets.of(slot);
+                        let (spec, of) = (Arc::clone(spec), (slot, draft));
+                        self.planner.ask(Job::Plan { spec, of, plumbing, held });
+                    }
+                    return Ok(None);
+                }
+                Effect::CloseSockets { service } => {
+                    if let Some(slot) = slot_of(&service) {
+                        let deserted = self.sockets.close(slot, &mut self.link)?;
+                        self.remove_paths(deserted);
                     }
                     return Ok(None);
                 }
@@ -431,6 +456,7 @@ impl Daemon {
             | Effect::Signal { .. }
             | Effect::KillTree { .. }
             | Effect::Acknowledge { .. }
+            | Effect::CloseSockets { .. }
             | Effect::Remember { .. } => {}
         }
     }

@@ -21,7 +21,7 @@ pub fn of_step(step: Step, errno: i32, launch: &Launch) -> StartFailure {
         Step::Session => (Kind::Fork, "setsid".to_owned()),
         Step::Table => (Kind::Fork, "close_range".to_owned()),
         Step::Streams => (Kind::Output, "dup3".to_owned()),
-        Step::Sockets => (Kind::Fork, "pass the sockets".to_owned()),
+        Step::Sockets => (Kind::Socket, "pass the sockets".to_owned()),
         Step::Limit => (Kind::Limit, "prlimit RLIMIT_NOFILE".to_owned()),
         Step::Groups => (Kind::User, format!("setgroups for {user}")),
         Step::Group => (Kind::User, format!("setresgid for {user}")),
@@ -81,6 +81,7 @@ fn remedy(step: Step, errno: Errno, launch: &Launch) -> String {
         (Step::Cgroup, _) => {
             "defib's part of the cgroup tree must be writable for it (Delegate=yes)".to_owned()
         }
+        (Step::Sockets, _) => "its sockets were closed meanwhile: start it again".to_owned(),
         (Step::Pipe, _) => "too many open files: raise the RLIMIT_NOFILE of defib".to_owned(),
         (Step::Groups | Step::Group | Step::User, _) => "run defib as root to become another user".to_owned(),
         _ => "see the manual page of the call".to_owned(),

@@ -59,6 +59,22 @@ pub fn resolve(launch: &Launch) -> Result<Account, StartFailure> {
     Ok(Account { identity, name: user.name, home: user.dir, shell: user.shell })
 }
 
+/// The number of a user, given by name or number.
+///
+/// # Errors
+/// If there is no such user.
+pub fn uid_of(text: &str) -> Result<Uid, StartFailure> {
+    text.parse().map(Uid::from_raw).or_else(|_| user(text).map(|user| user.uid))
+}
+
+/// The number of a group, given by name or number.
+///
+/// # Errors
+/// If there is no such group.
+pub fn gid_of(text: &str) -> Result<Gid, StartFailure> {
+    group(text)
+}
+
 fn user(text: &str) -> Result<User, StartFailure> {
     let found = match text.parse() {
         Ok(number) => return Ok(account_of(Uid::from_raw(number))),

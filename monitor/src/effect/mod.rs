@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod failure;
+pub mod held;
 pub mod holders;
 pub mod identity;
 pub mod inspect;

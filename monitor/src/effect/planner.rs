@@ -18,6 +18,7 @@ use defib_core::model::{
 };
 use tokio::sync::mpsc;
 
+use super::held::{self, Held, Opened};
 use super::holders::{self, Household};
 use super::output::pipe::{self, Pipes, Plumbing};
 use super::sockets::{self, Namespace, Wanted};
@@ -42,7 +43,11 @@ pub enum Job {
         of: (u32, Draft),
         /// The pipes that there are for its output.
         plumbing: Option<Plumbing>,
+        /// The sockets that are open for it.
+        held: Vec<Held>,
     },
+    /// Nobody is at these paths any more: the sockets there have been closed.
+    Remove(Vec<PathBuf>),
     /// The service is gone: so is what was made for it.
     Forget(ServiceName),
 }
@@ -72,6 +77,8 @@ pub struct Provision {
     pub pipes: Option<Pipes>,
     /// The cgroup of the service, where there are cgroups.
     pub cgroup: Option<OwnedFd>,
+    /// Its sockets.
+    pub sockets: Opened,
 }
 
 /// The way to the planner's thread.
@@ -133,15 +140,22 @@ pub struct Workshop {
 impl Workshop {
     fn run(&self, jobs: &queue::Receiver<Job>, results: &mpsc::Sender<Planned>) {
         while let Ok(job) = jobs.recv() {
-            let (spec, of, plumbing) = match job {
-                Job::Plan { spec, of, plumbing } => (spec, of, plumbing),
+            let (spec, of, plumbing, held) = match job {
+                Job::Plan { spec, of, plumbing, held } => (spec, of, plumbing, held),
+                Job::Remove(paths) => {
+                    paths.iter().for_each(|path| held::remove(path));
+                    continue;
+                }
                 Job::Forget(service) => {
                     self.forget(&service);
                     continue;
                 }
             };
-            let result = self.plan(&spec, plumbing);
-            let taken = if result.is_ok() { self.taken(&spec) } else { Vec::new() };
+            let result = self.plan(&spec, plumbing, &held);
+            let taken = match &result {
+                Ok(provision) => self.taken(&spec, &held::inodes(&provision.sockets.sockets)),
+                Err(_) => Vec::new(),
+            };
             let planned = Planned { service: spec.name.clone(), of, result, taken };
             if results.blocking_send(planned).is_err() {
                 return;
@@ -156,7 +170,12 @@ impl Workshop {
         }
     }
 
-    fn plan(&self, spec: &ServiceSpec, plumbing: Option<Plumbing>) -> Result<Provision, StartFailure> {
+    fn plan(
+        &self,
+        spec: &ServiceSpec,
+        plumbing: Option<Plumbing>,
+        held: &[Held],
+    ) -> Result<Provision, StartFailure> {
         let launch = &spec.launch;
         needs::check(&launch.needs_files)?;
         let account = identity::resolve(launch)?;
@@ -174,9 +193,13 @@ impl Workshop {
         }
         env.extend(launch.env.clone());
         env.insert(SERVICE_VARIABLE.to_owned(), spec.name.to_string());
+        env.extend(socket_variables(spec));
 
         let pipes = self.pipes(spec, account.identity.as_ref(), plumbing)?;
         let program = find_program(launch.command.first().map_or("", String::as_str), &env, &launch.cwd)?;
+        let cgroup = self.cgroup(&spec.name)?;
+        // Last of all: where something else is wrong, nobody is let in.
+        let sockets = held::open(&launch.sockets, held)?;
         let plan = Plan {
             program: program.as_os_str().as_bytes().to_vec(),
             args: launch.command.iter().map(|arg| arg.clone().into_bytes()).collect(),
@@ -185,28 +208,30 @@ impl Workshop {
             identity: account.identity,
             umask: launch.umask,
             end_leftovers: spec.leftovers == Leftovers::Kill,
-            sockets: 0,
+            sockets: launch.sockets.len() as u32,
         };
         let plan = plan.seal().map_err(|error| {
             let remedy = "defib is out of memory or file descriptors".to_owned();
             failure::of_call(StartFailureKind::Fork, "memfd_create".to_owned(), &error, remedy)
         })?;
-        Ok(Provision { plan, capture: spec.log.capture, pipes, cgroup: self.cgroup(&spec.name)? })
+        Ok(Provision { plan, capture: spec.log.capture, pipes, cgroup, sockets })
     }
 
     /// The ports of a service on which processes listen that are not its own: not those of an earlier life. In
-    /// defib's own network namespace; whether the service will have another is not known before it runs.
-    fn taken(&self, spec: &ServiceSpec) -> Vec<TakenPort> {
+    /// defib's own network namespace; whether the service will have another is not known before it runs. `passed` are the
+    /// sockets that it will be given.
+    fn taken(&self, spec: &ServiceSpec, passed: &BTreeSet<u64>) -> Vec<TakenPort> {
         let wanted = spec.wanted_ports();
         if wanted.is_empty() {
             return Vec::new();
         }
         let look = Wanted { connections: false, ports: Some(&wanted) };
         let add = |found: &mut Vec<_>, socket: sockets::Socket| found.push((socket.port, socket.inode));
-        let listening = sockets::snapshot(Namespace::Own, look, add).unwrap_or_else(|error| {
+        let mut listening = sockets::snapshot(Namespace::Own, look, add).unwrap_or_else(|error| {
             tracing::debug!(service = %spec.name, %error, "who listens on its ports is not known");
             Vec::new()
         });
+        listening.retain(|(_, socket)| !passed.contains(socket));
         let sockets: BTreeSet<u64> = listening.iter().map(|(_, socket)| *socket).collect();
         let own = self.household.held(&spec.name, None, &[], &sockets);
         let others: BTreeMap<u16, u64> =
@@ -259,6 +284,17 @@ impl Workshop {
             remedy: "defib's part of the cgroup tree must be writable for it (Delegate=yes)".to_owned(),
         })
     }
+}
+
+/// What sd_listen_fds(3) looks for; its third variable, the pid, is known only when there is one.
+fn socket_variables(spec: &ServiceSpec) -> Vec<(String, String)> {
+    let sockets = &spec.launch.sockets;
+    if sockets.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<&str> =
+        sockets.iter().map(|socket| socket.name.as_deref().unwrap_or(spec.name.as_str())).collect();
+    vec![("LISTEN_FDS".to_owned(), sockets.len().to_string()), ("LISTEN_FDNAMES".to_owned(), names.join(":"))]
 }
 
 /// The path of a program: as it is, from the working directory, or searched in `PATH`.

@@ -14,6 +14,7 @@ enum Item {
     Held(String),
     Memo(u32),
     Pipes(u32),
+    Sockets(u32),
     Slot(u32),
     Synced,
     Signal(i32),
@@ -90,6 +91,9 @@ impl Link {
             if it.pipes.is_some() {
                 self.waiting.push_back(Item::Pipes(*slot));
             }
+            if it.sockets.is_some() {
+                self.waiting.push_back(Item::Sockets(*slot));
+            }
             self.tell_slot(*slot);
         }
         self.waiting.push_back(Item::Synced);
@@ -134,6 +138,7 @@ impl Link {
                 Item::Held(_)
                 | Item::Memo(_)
                 | Item::Pipes(_)
+                | Item::Sockets(_)
                 | Item::Synced
                 | Item::Signal(_)
                 | Item::Ping => {
@@ -205,6 +210,10 @@ impl<'a> Holdings<'a> {
             }
             // Told with what was followed before: see `Link::of_slot`.
             Item::Slot(_) => None,
+            Item::Sockets(slot) => {
+                let (label, fds) = self.slots.get(slot)?.sockets.as_ref()?.of_daemon();
+                Some((Report::Sockets { slot: *slot, count: fds.len() as u8, label }, fds))
+            }
             Item::Synced => Some((Report::Synced, Vec::new())),
             Item::Signal(signal) => Some((Report::Signal(*signal), Vec::new())),
             Item::Ping => Some((Report::Ping, Vec::new())),

@@ -9,6 +9,7 @@
 //! - `window`: the low descriptor numbers, where a child finds what it needs;
 //! - `spawn` and `raw`: clone3 and the child's few system calls, the only unsafe code;
 //! - `slots`: what it holds for a service, one life at a time;
+//! - `sockets`: what is passed to each life of a service, and stays open between two;
 //! - `pipes`: what carries the output of a service, for its next life and for the next daemon;
 //! - `tree`: what is left when a main process has ended;
 //! - `link`: the socket to the daemon, which never blocks and never loses;
@@ -33,6 +34,7 @@ pub mod protocol;
 mod raw;
 mod run;
 mod slots;
+mod sockets;
 mod spawn;
 mod tree;
 mod trial;

@@ -61,6 +61,16 @@ pub enum Order {
         /// 1: standard output and error are one stream; 2: standard error is the second.
         streams: u8,
     },
+    /// The sockets that are passed to the starts that are planned from now on, in place of earlier ones, which are
+    /// closed. Descriptors: those sockets.
+    Sockets {
+        /// The slot.
+        slot: u32,
+        /// How many.
+        count: u8,
+        /// What they are, for the next daemon. Opaque to the keeper.
+        label: Vec<u8>,
+    },
     /// Start a life by the plan of the slot.
     Spawn {
         /// The slot.
@@ -143,6 +153,7 @@ impl Order {
         match self {
             Self::Plan { cgroup, .. } => 1 + usize::from(*cgroup),
             Self::Pipes { streams, .. } => 3 * usize::from(*streams),
+            Self::Sockets { count, .. } => usize::from(*count),
             Self::Hold { .. } => 1,
             Self::Hello { .. }
             | Self::Ready
@@ -184,6 +195,15 @@ pub enum Report {
         /// As in [`Order::Pipes`].
         streams: u8,
     },
+    /// The sockets of a slot. Descriptors: those sockets.
+    Sockets {
+        /// The slot.
+        slot: u32,
+        /// How many.
+        count: u8,
+        /// As in [`Order::Sockets`].
+        label: Vec<u8>,
+    },
     /// A life that has ended, and after which the next one was begun by the standing order. Told before how the slot is,
     /// and kept until it is acknowledged.
     Followed {
@@ -223,6 +243,7 @@ impl Report {
         match self {
             Self::Held { .. } => 1,
             Self::Pipes { streams, .. } => 2 * usize::from(*streams),
+            Self::Sockets { count, .. } => usize::from(*count),
             Self::Memo { .. }
             | Self::Followed { .. }
             | Self::Withdrawn { .. }

@@ -24,6 +24,7 @@ use super::protocol::{MAX_SLOTS, Order, Step, VERSION};
 use super::raw;
 use super::say;
 use super::slots::{RawEnd, Slot, State};
+use super::sockets::Sockets;
 use super::spawn::{Answer, Nursery};
 use super::window::Window;
 use crate::effect::clock;
@@ -240,6 +241,11 @@ impl Keeper {
                     && let Some(pipes) = Pipes::new(streams, fds)
                 {
                     it.pipes = Some(pipes);
+                }
+            }
+            Order::Sockets { slot, label, .. } => {
+                if let Some(it) = self.slot(slot) {
+                    it.sockets = Sockets::new(label, fds);
                 }
             }
             Order::Remember { slot, memo } => {

@@ -20,6 +20,7 @@ use defib_core::model::{Standing, Usage, WaitStatus};
 use super::pipes::Pipes;
 use super::plan::{PackedPlan, ReadyPlan};
 use super::protocol::{LifeEnd, SlotState, Step};
+use super::sockets::Sockets;
 use super::spawn::{Berth, Flight};
 use super::tree::{self, Leaf, Leaves, Tag};
 
@@ -30,6 +31,7 @@ pub(super) struct Slot {
     /// What the daemon wants the next daemon to know.
     pub(super) memo: Option<Vec<u8>>,
     pub(super) pipes: Option<Pipes>,
+    pub(super) sockets: Option<Sockets>,
     pub(super) state: State,
     /// What may be done without asking.
     standing: Option<Standing>,
@@ -132,6 +134,7 @@ impl Slot {
             provision: None,
             memo: None,
             pipes: None,
+            sockets: None,
             state: State::Empty { last: 0 },
             standing: None,
             followed: VecDeque::new(),
@@ -196,7 +199,8 @@ impl Slot {
         };
         let output = self.pipes.as_ref().filter(|_| provision.capture).map(Pipes::of_service);
         let cgroup = leaf.as_ref().map(|leaf| leaf.folder());
-        let berth = Berth { slot, output, sockets: &[], cgroup };
+        let sockets = self.sockets.as_ref().map(Sockets::fds).unwrap_or_default();
+        let berth = Berth { slot, output, sockets, cgroup };
         let flight = make(&plan, &berth)?;
         let (tag, end_leftovers) = (Rc::clone(&plan.tag), plan.end_leftovers);
         let life = Life { incarnation, pid: flight.pid, started: now, tag, end_leftovers, leaf };

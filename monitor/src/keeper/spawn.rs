@@ -291,13 +291,14 @@ impl Nursery {
 
     /// Puts everything where the child looks for it.
     fn board(&self, seat: &mut Seat, plan: &ReadyPlan, berth: &Berth<'_>) -> Result<(), (Step, io::Error)> {
-        if berth.sockets.len() != plan.sockets {
+        if plan.sockets > 0 && berth.sockets.len() != plan.sockets {
             // The daemon has let them be closed, and has not given others.
             return Err((Step::Sockets, io::Error::from_raw_os_error(libc::EBADF)));
         }
         let numbers = match &mut seat.way {
             Way::Part(part) => {
-                part.load(berth.output, berth.sockets).map_err(|error| (Step::Streams, error))?;
+                let sockets = if plan.sockets > 0 { berth.sockets } else { &[] };
+                part.load(berth.output, sockets).map_err(|error| (Step::Streams, error))?;
                 part.numbers()
             }
             Way::Copy(_) if plan.sockets > 0 => {

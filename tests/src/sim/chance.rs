@@ -1,12 +1,13 @@
 //! How a random history chooses what happens.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use defib_core::Verb;
 use defib_core::model::{
-    Backoff, Delays, GiveUp, Leftovers, Policy, ReadySpec, RestartSpec, ServiceName, ServiceSpec, Signal,
-    StopSpec,
+    Backoff, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceName, ServiceSpec,
+    Signal, SocketAddress, SocketSpec, StopSpec, WhenDown,
 };
 
 use super::action::{Action, Setup};
@@ -58,8 +59,16 @@ fn service(name: &str, chance: &mut Chance) -> ServiceSpec {
         restart: restart(chance),
         stop: StopSpec { signal: Signal::TERM, timeout: millis(chance.of(&[0, 20, 1_000, 10_000])) },
         leftovers: chance.of(&[Leftovers::Kill, Leftovers::Kill, Leftovers::Keep]),
-        ..ServiceSpec::new(name.parse().expect("a valid name"), vec![format!("/usr/bin/{name}")])
+        hold_for: millis(chance.of(&[0, 100, 5_000])),
+        when_down: chance.of(&[WhenDown::Refuse, WhenDown::Refuse, WhenDown::Hold]),
+        launch: Launch { sockets: sockets(chance), ..Launch::new(vec![format!("/usr/bin/{name}")]) },
+        ..ServiceSpec::new(name.parse().expect("a valid name"), Vec::new())
     }
+}
+
+fn sockets(chance: &mut Chance) -> Vec<SocketSpec> {
+    let of_port = |port: u16| SocketSpec::new(SocketAddress::Tcp((Ipv4Addr::LOCALHOST, port).into()));
+    chance.of(&[vec![], vec![of_port(80)], vec![of_port(80), of_port(443)]])
 }
 
 fn restart(chance: &mut Chance) -> RestartSpec {

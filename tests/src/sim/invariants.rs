@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use defib_core::model::{
-    GiveUp, Incarnation, ReadySpec, Record, ServiceName, ServiceView, State, Tick, What,
+    GiveUp, Incarnation, ReadySpec, Record, ServiceName, ServiceView, State, Tick, What, WhenDown,
 };
 use defib_core::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
 
@@ -34,7 +34,8 @@ macro_rules! named {
     ($($invariant:ident),* $(,)?) => { [$((stringify!($invariant), $invariant as Invariant)),*] };
 }
 
-const INVARIANTS: [(&str, Invariant); 19] = named![
+const INVARIANTS: [(&str, Invariant); 20] = named![
+    invariant_nobody_waits_in_vain,
     invariant_one_end,
     invariant_one_budget,
     invariant_an_answered_stop_has_left_nothing,
@@ -84,6 +85,36 @@ pub(crate) fn check_followed(world: &World, service: &ServiceName) -> Result<(),
 /// Checks that nothing is pending when all faults have stopped and enough time has passed.
 pub(crate) fn check_at_rest(world: &World) -> Result<(), Violation> {
     invariant_rest(world).map_err(|found| Violation { invariant: "invariant_rest", found })
+}
+
+/// Nothing is held for a service that is disabled, nor, with `refuse`, for one that is down or will be for longer than
+/// `hold_for`. What runs or is being started has its sockets, and what is shown of them is so.
+fn invariant_nobody_waits_in_vain(world: &World, turn: &Turn) -> Result<(), String> {
+    if !turn.sent || !world.daemon.as_ref().is_some_and(|daemon| daemon.begun) {
+        return Ok(());
+    }
+    for view in &turn.views {
+        let holds = world.will_hold(&view.name);
+        let spec = world.spec(&view.name);
+        let hold = spec.when_down == WhenDown::Hold;
+        let decided_now = turn.restarts().iter().any(|restart| {
+            *restart.service == view.name && restart.died + restart.delay > turn.at + spec.hold_for
+        });
+        let vain = match view.state {
+            State::Disabled => true,
+            State::Stopped | State::Failed => !hold,
+            State::Crashed | State::Retrying => !hold && decided_now,
+            State::Starting | State::Running | State::Stopping => false,
+        };
+        if vain && holds {
+            return Err(format!("{} is {}, and its sockets are held", view.name, view.state));
+        }
+        let runs = view.state == State::Running && !spec.launch.sockets.is_empty();
+        if runs && view.sockets.iter().any(|socket| socket.held) && !holds {
+            return Err(format!("{} is shown with sockets that are not held", view.name));
+        }
+    }
+    Ok(())
 }
 
 /// A life ends once. Only a turn that was lost with its daemon may be told again.
@@ -364,7 +395,7 @@ fn invariant_the_memo_is_the_view(world: &World, turn: &Turn) -> Result<(), Stri
             _ => None,
         });
         let expected = match memo {
-            Some(memo) => Some(resumed(world, &view.name, memo)),
+            Some(memo) => Some(resumed(world, turn.at, &view.name, memo)),
             None => world.past.views.iter().find(|it| it.name == view.name).cloned(),
         };
         // Of a service that is configured no longer the next daemon knows only how to end it.
@@ -378,10 +409,10 @@ fn invariant_the_memo_is_the_view(world: &World, turn: &Turn) -> Result<(), Stri
     Ok(())
 }
 
-fn resumed(world: &World, service: &ServiceName, memo: &Memo) -> ServiceView {
+fn resumed(world: &World, at: Tick, service: &ServiceName, memo: &Memo) -> ServiceView {
     let (mut core, mut fx) = (Supervisor::new(0), Effects::new());
-    core.handle(Tick(0), Input::Configure(vec![world.spec(service).clone()]), &mut fx);
-    core.handle(Tick(0), Input::Resume { service: service.clone(), memo: Box::new(memo.clone()) }, &mut fx);
+    core.handle(at, Input::Configure(vec![world.spec(service).clone()]), &mut fx);
+    core.handle(at, Input::Resume { service: service.clone(), memo: Box::new(memo.clone()) }, &mut fx);
     core.view(service).expect("it is configured")
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Seat {
     standing: Option<Standing>,
     /// Whether the next life begins, by the standing order, once the tree is empty.
     pending: bool,
+    /// Whether its sockets are held.
+    pub(crate) holds: bool,
     leftovers: Leftovers,
 }
 
@@ -122,6 +124,7 @@ impl Seat {
             forgotten: false,
             standing: None,
             pending: false,
+            holds: false,
             leftovers: Leftovers::default(),
         }
     }
@@ -160,6 +163,7 @@ impl Seat {
     /// Takes a plan for the next life.
     pub(crate) fn provide(&mut self, draft: Draft, spec: ServiceSpec) {
         self.leftovers = spec.leftovers;
+        self.holds = !spec.launch.sockets.is_empty();
         self.plan = Some((draft, spec));
     }
 
@@ -257,6 +261,7 @@ impl Keeper {
                 }
             }
             Effect::Remember { service, memo } => self.seat_mut(service).memo = Some(memo.clone()),
+            Effect::CloseSockets { service } => self.seat_mut(service).holds = false,
             Effect::Forget { service } => drop(self.seats.remove(service)),
             Effect::Prepare { .. }
             | Effect::Record(_)

@@ -12,6 +12,7 @@ type Broken = (&'static str, String);
 pub(super) fn check(world: &World, order: &Order, told: &[Record]) -> Result<(), Broken> {
     one_life(order).map_err(|found| ("one_life", found))?;
     a_plan_for_every_life(world, order).map_err(|found| ("a_plan_for_every_life", found))?;
+    sockets_before_a_life(order).map_err(|found| ("sockets_before_a_life", found))?;
     an_end_for_every_life(world, order, told).map_err(|found| ("an_end_for_every_life", found))?;
     no_order_for_a_future_life(order).map_err(|found| ("no_order_for_a_future_life", found))
 }
@@ -44,6 +45,18 @@ fn a_plan_for_every_life(world: &World, order: &Order) -> Result<(), String> {
         return Err(format!("{service}: life {incarnation} by the plan of an earlier specification"));
     }
     Ok(())
+}
+
+/// A life of a service with sockets begins only while they are held.
+fn sockets_before_a_life(order: &Order) -> Result<(), String> {
+    match (&order.effect, &order.plan) {
+        (Effect::Spawn { service, incarnation }, Some((_, spec)))
+            if !spec.launch.sockets.is_empty() && !order.holds =>
+        {
+            Err(format!("{service}: life {incarnation} without its sockets"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The keeper is told to forget an end only when it has been told, and as it was.
@@ -121,6 +134,9 @@ pub(super) fn check_followed(world: &World, service: &ServiceName) -> Result<(),
     let Some((_, spec)) = &seat.plan else {
         return broken("a_plan_for_every_life", "is followed without a plan");
     };
+    if !spec.launch.sockets.is_empty() && !seat.holds {
+        return broken("sockets_before_a_life", "is followed without its sockets");
+    }
     if world.wire.is_empty() && !spec.same_process(world.spec(service)) {
         return broken("the_present_specification", "is followed by the plan of an earlier specification");
     }

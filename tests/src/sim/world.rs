@@ -114,6 +114,8 @@ pub(crate) struct Order {
     pub(crate) plan: Option<(Draft, ServiceSpec)>,
     /// What it held of an earlier end that the order acknowledges.
     pub(crate) past: Option<(Process, End)>,
+    /// Whether sockets were held.
+    pub(crate) holds: bool,
 }
 
 /// What a client was told.
@@ -294,6 +296,10 @@ impl World {
         self.turn(Input::Configure(self.setup.services.clone()))?;
         for (service, seat) in &seats {
             if let Some(memo) = seat.memo.clone() {
+                // Of one that is configured no longer this daemon knows the name alone.
+                if !self.setup.services.iter().any(|spec| spec.name == *service) {
+                    self.specs.insert(service.clone(), ServiceSpec::unknown(service.clone()));
+                }
                 self.turn(Input::Resume { service: service.clone(), memo })?;
             }
         }
@@ -335,6 +341,18 @@ impl World {
         }
     }
 
+    /// Whether the keeper holds the sockets of a service once it has read its orders.
+    pub(crate) fn will_hold(&self, service: &ServiceName) -> bool {
+        let holds = self.keeper.seat(service).is_some_and(|seat| seat.holds);
+        self.wire.iter().fold(holds, |holds, packet| {
+            let plan = packet.plan.as_ref().filter(|(_, spec)| spec.name == *service);
+            let opened = plan.map_or(holds, |(_, spec)| !spec.launch.sockets.is_empty());
+            let closed =
+                |effect: &Effect| matches!(effect, Effect::CloseSockets { service: of } if of == service);
+            opened && !packet.effects.iter().any(closed)
+        })
+    }
+
     /// The keeper reads the orders of a turn.
     fn obey(&mut self) -> Result<(), Violation> {
         let Some(Packet { effects, plan, records }) = self.wire.pop_front() else { return Ok(()) };
@@ -343,7 +361,8 @@ impl World {
             self.keeper.seat_mut(&service).provide(draft, spec);
         }
         for effect in effects {
-            let (Effect::Spawn { service, .. }
+            let (Effect::CloseSockets { service }
+            | Effect::Spawn { service, .. }
             | Effect::Stand { service, .. }
             | Effect::Withdraw { service, .. }
             | Effect::Signal { service, .. }
@@ -361,8 +380,8 @@ impl World {
                 }
                 _ => None,
             };
-            let (slot, plan) = (seat.slot.clone(), seat.plan.clone());
-            let order = Order { effect, slot, plan, past };
+            let (slot, plan, holds) = (seat.slot.clone(), seat.plan.clone(), seat.holds);
+            let order = Order { effect, slot, plan, past, holds };
             invariants::check_order(self, &order, &records)?;
             self.past.arrived(&order);
             self.keeper.obey(self.now, &order.effect);
@@ -527,6 +546,7 @@ impl World {
                 | Effect::KillTree { .. }
                 | Effect::Acknowledge { .. }
                 | Effect::Remember { .. }
+                | Effect::CloseSockets { .. }
                 | Effect::Record(_)
                 | Effect::Publish { .. } => {}
             }

@@ -238,11 +238,13 @@ pub enum StartFailureKind {
     Cgroup,
     /// The output file could not be opened.
     Output,
+    /// A socket could not be opened.
+    Socket,
 }
 
 impl StartFailureKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Fork,
         Self::Exec,
         Self::User,
@@ -251,6 +253,7 @@ impl StartFailureKind {
         Self::Limit,
         Self::Cgroup,
         Self::Output,
+        Self::Socket,
     ];
 
     /// The word for it in JSON, metrics and logs.
@@ -264,6 +267,7 @@ impl StartFailureKind {
             Self::Limit => "limit",
             Self::Cgroup => "cgroup",
             Self::Output => "output",
+            Self::Socket => "socket",
         }
     }
 }

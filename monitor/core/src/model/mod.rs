@@ -7,6 +7,7 @@ mod log_spec;
 mod port;
 mod record;
 mod signal;
+mod socket;
 mod spec;
 mod standing;
 mod time;
@@ -21,10 +22,11 @@ pub use log_spec::{LogLayout, LogSpec, LogStreams};
 pub use port::{Holder, TakenPort};
 pub use record::{GAVE_UP, Reason, Record, What};
 pub use signal::{Signal, UnknownSignal};
+pub use socket::{NoAddress, SocketAddress, SocketSpec, WhenDown};
 pub use spec::{
     Backoff, Command, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec,
     StopSpec,
 };
 pub use standing::{Codes, Standing, UNLIMITED};
 pub use time::Tick;
-pub use view::{Paused, ServiceView, State};
+pub use view::{HeldSocket, Paused, ServiceView, State};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LogSpec, ServiceName, Signal};
+use super::{LogSpec, ServiceName, Signal, SocketSpec, WhenDown};
 
 /// Everything that the configuration says of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,11 +35,18 @@ pub struct ServiceSpec {
     pub service_group: Option<ServiceName>,
     /// A file that holds the number of its main process while that lives.
     pub pid_file: Option<PathBuf>,
+    /// How long the wait for a restart may be for its sockets to be held meanwhile.
+    pub hold_for: Duration,
+    /// What becomes of them otherwise.
+    pub when_down: WhenDown,
 }
 
 impl ServiceSpec {
     /// The most ports that a service may name.
     pub const MAX_PORTS: usize = 64;
+
+    /// As long as that clients mostly wait.
+    pub const HOLD_FOR: Duration = Duration::from_secs(5);
 
     /// A service of which only the command is given.
     pub fn new(name: ServiceName, command: Command) -> Self {
@@ -56,6 +63,8 @@ impl ServiceSpec {
             log: LogSpec::default(),
             service_group: None,
             pid_file: None,
+            hold_for: Self::HOLD_FOR,
+            when_down: WhenDown::default(),
         }
     }
 
@@ -116,6 +125,8 @@ pub struct Launch {
     pub umask: u32,
     /// Files and folders that must be there before a start is tried.
     pub needs_files: Vec<PathBuf>,
+    /// The sockets that are passed to it, in order. At most [`SocketSpec::MAX`].
+    pub sockets: Vec<SocketSpec>,
 }
 
 impl Launch {
@@ -132,6 +143,7 @@ impl Launch {
             inherit_env: BTreeSet::new(),
             umask: 0o022,
             needs_files: Vec::new(),
+            sockets: Vec::new(),
         }
     }
 }

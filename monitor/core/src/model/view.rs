@@ -69,6 +69,17 @@ pub struct Paused {
     pub until: Option<Tick>,
 }
 
+/// A socket of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldSocket {
+    /// Its address, as in the configuration.
+    pub listen: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it is open: while the service is down, clients wait at it.
+    pub held: bool,
+}
+
 /// What is known of a service at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -100,6 +111,8 @@ pub struct ServiceView {
     pub restarts: u64,
     /// The TCP ports that it is to listen on.
     pub ports: Vec<u16>,
+    /// The sockets that are passed to it.
+    pub sockets: Vec<HeldSocket>,
     /// How the last life ended.
     pub last_exit: Option<Ending>,
     /// When the next start is due.

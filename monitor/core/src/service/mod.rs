@@ -1,13 +1,15 @@
 //! One service: every row of the table as a function, every function a match over all columns.
 //!
 //! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`orders`] what
-//! the keeper does by itself, [`pause`] and [`reload`] those of pauses and reloads, [`ports`] what it listens on.
+//! the keeper does by itself, [`pause`] and [`reload`] those of pauses and reloads, [`ports`] what it listens on, [`sockets`]
+//! what is held for it.
 
 mod orders;
 mod pause;
 mod ports;
 mod reload;
 mod reports;
+mod sockets;
 mod verbs;
 
 use orders::Unconfirmed;
@@ -113,6 +115,7 @@ impl Service {
             started: phase.life().map(|life| life.started),
             restarts: self.memo.restarts,
             ports: self.spec.wanted_ports().into_iter().collect(),
+            sockets: self.spec.launch.sockets.iter().map(|socket| self.held_socket(socket)).collect(),
             last_exit: self.memo.last_exit.clone(),
             next_start: match phase {
                 Phase::Retrying { due, .. } | Phase::Crashed { then: Then::Restart { due, .. } } => {

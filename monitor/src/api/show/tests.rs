@@ -68,6 +68,7 @@ fn view() -> ServiceView {
         started: None,
         restarts: 0,
         ports: Vec::new(),
+        sockets: Vec::new(),
         last_exit: None,
         next_start: None,
     }
@@ -81,7 +82,7 @@ fn a_service_that_never_ran_has_every_key() {
         r#"{"name":"api","state":"stopped","pid":null,"incarnation":0,"ready":false,"healthy":null,"adopted":false,"#
             .to_owned()
             + r#""enabled":true,"paused":false,"paused_until":null,"group":null,"started_at":null,"uptime_seconds":null,"restarts":0,"last_exit":null,"#
-            + r#""next_start_at":null,"cpu_seconds":null,"memory_bytes":null,"ports":[],"description":"","why":""}"#
+            + r#""next_start_at":null,"cpu_seconds":null,"memory_bytes":null,"ports":[],"sockets":[],"description":"","why":""}"#
     );
     assert_eq!(serde_json::from_value::<Service>(json_of(&shown)).unwrap(), shown);
 }
@@ -116,7 +117,7 @@ fn a_service_that_runs_has_every_value() {
                 "cause": "core", "by": "self", "code": null, "signal": "SIGSEGV", "core": true, "sender": null,
                 "address": "0xdead", "at": "TIME", "unknown": [],
             },
-            "next_start_at": "TIME", "cpu_seconds": 1.25, "memory_bytes": 8192, "ports": [],
+            "next_start_at": "TIME", "cpu_seconds": 1.25, "memory_bytes": 8192, "ports": [], "sockets": [],
             "description": "the front door", "why": "replaced",
         })
     );

@@ -191,9 +191,33 @@ command = "echo 'open""#,
         r#"[service.a]
 command = "x"
 depends_on = { db = "ready" }
-sockets = ["tcp:80"]"#,
+hold_ports = true"#,
         "f:3: service.a.depends_on: not built yet; remove this key
-f:4: service.a.sockets: not built yet; remove this key",
+f:4: service.a.hold_ports: not built yet; remove this key",
+    ),
+    (
+        r#"[service.a]
+command = "x"
+sockets = ["tcp:80", "tcp:localhost:80", "unix:run", 5, "udp:[::1]:53", "udp:[::1]:53"]"#,
+        r#"f:3: service.a.sockets[0]: found the string "tcp:80", wanted an address such as "tcp:0.0.0.0:8080", "udp:[::1]:53", "unix:/run/x.sock" or "unix-dgram:/run/x.sock": the address is missing: 0.0.0.0 is all of IPv4, [::] all there is
+f:3: service.a.sockets[1]: found the string "tcp:localhost:80", wanted an address such as "tcp:0.0.0.0:8080", "udp:[::1]:53", "unix:/run/x.sock" or "unix-dgram:/run/x.sock": what follows is no numeric address with a port
+f:3: service.a.sockets[2]: found the string "unix:run", wanted an address such as "tcp:0.0.0.0:8080", "udp:[::1]:53", "unix:/run/x.sock" or "unix-dgram:/run/x.sock": the path is not absolute
+f:3: service.a.sockets[3]: found the integer 5, wanted an array of sockets such as ["tcp:0.0.0.0:8080", { listen = "unix:/run/x.sock", mode = "0660" }]
+f:3: service.a.sockets[5]: udp:[::1]:53 is named twice"#,
+    ),
+    (
+        r#"[service.a]
+command = "x"
+sockets = [{ listen = "tcp:0.0.0.0:80", mode = "0660", v6only = true }, { listen = "udp:[::]:53", backlog = 0, name = "a b" }, { mode = "999" }]
+when_down = "wait""#,
+        r#"f:3: service.a.sockets[0].mode: belongs to unix sockets; remove it
+f:3: service.a.sockets[0].v6only: belongs to sockets of IPv6; remove it
+f:3: service.a.sockets[1].backlog: belongs to sockets to which one connects; remove it
+f:3: service.a.sockets[1].backlog: found the integer 0, wanted how many connections may wait, at least 1
+f:3: service.a.sockets[1].name: found the string "a b", wanted a name of 1 to 255 printable ASCII characters without blank and colon
+f:3: service.a.sockets[2].listen: missing; name an address such as "tcp:0.0.0.0:8080", "udp:[::1]:53", "unix:/run/x.sock" or "unix-dgram:/run/x.sock"
+f:3: service.a.sockets[2].mode: found the string "999", wanted octal permissions such as "0660" or 0o660, at most 777
+f:4: service.a.when_down: found the string "wait", wanted "refuse" or "hold""#,
     ),
 ];
 
@@ -259,12 +283,12 @@ f:3: service.a.groups[2]: found a table, wanted a name or a number from 0 to 429
     ("autostrat = true", "f:3: service.a.autostrat: unknown key; did you mean autostart?"),
     (
         "heath = {}",
-        "f:3: service.a.heath: unknown key; known here: description, command, ports, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers",
+        "f:3: service.a.heath: unknown key; known here: description, command, ports, sockets, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers, hold_for, when_down",
     ),
     (r#"health = { http = "x" }"#, "f:3: service.a.health: not built yet; remove this key"),
     (
         "zzz = 1",
-        "f:3: service.a.zzz: unknown key; known here: description, command, ports, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers",
+        "f:3: service.a.zzz: unknown key; known here: description, command, ports, sockets, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers, hold_for, when_down",
     ),
     (
         "ports = 80",

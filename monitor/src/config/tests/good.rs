@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use defib_core::model::{
     Backoff, Delays, GiveUp, Launch, Leftovers, LogLayout, LogSpec, LogStreams, Policy, ReadySpec,
-    RestartSpec, ServiceSpec, Signal, StopSpec,
+    RestartSpec, ServiceSpec, Signal, SocketSpec, StopSpec, WhenDown,
 };
 
 use super::super::{Flags, Overrides, SourceChoice};
@@ -54,6 +54,9 @@ fn every_key_has_its_effect() {
         groups = ["video", 44]
         autostart = false
         leftovers = "keep"
+        sockets = ["tcp:[::]:443", { listen = "unix:/run/x.sock", name = "ctl", backlog = 7, mode = "0600", owner = "www", group = 5 }]
+        hold_for = "7s"
+        when_down = "hold"
         ports = [65535, 1, 0x1f90]
         ready = { port = 8443 }
         inherit_env = ["TZ"]
@@ -100,6 +103,17 @@ fn every_key_has_its_effect() {
         inherit_env: BTreeSet::from(["TZ".to_owned()]),
         umask: 0o27,
         needs_files: vec!["/etc/x.conf".into()],
+        sockets: vec![
+            SocketSpec::new("tcp:[::]:443".parse().unwrap()),
+            SocketSpec {
+                name: Some("ctl".to_owned()),
+                backlog: 7,
+                mode: 0o600,
+                owner: Some("www".to_owned()),
+                group: Some("5".to_owned()),
+                ..SocketSpec::new("unix:/run/x.sock".parse().unwrap())
+            },
+        ],
     };
     let log = LogSpec {
         capture: false,
@@ -132,6 +146,7 @@ fn every_key_has_its_effect() {
     assert_eq!(spec.name.as_str(), "a.b-1");
     assert_eq!(spec.description, "the ä service");
     assert_eq!((spec.autostart, spec.leftovers), (false, Leftovers::Keep));
+    assert_eq!((spec.hold_for, spec.when_down), (Duration::from_secs(7), WhenDown::Hold));
     assert_eq!(spec.launch, launch);
     assert_eq!(spec.restart, restart);
     assert_eq!((spec.ports.clone(), spec.ready), ([1, 8080, 65535].into(), ReadySpec::Port(8443)));

@@ -19,7 +19,7 @@ fn table(pointer: &str) -> Value {
 }
 
 /// The tables of the file, each with the keys that the reader says it knows.
-const TABLES: [(&str, &str, &str); 12] = [
+const TABLES: [(&str, &str, &str); 13] = [
     ("zzzzzz = 1", "", ""),
     ("[daemon]\nzzzzzz = 1", "daemon", "/properties/daemon"),
     ("daemon.log.zzzzzz = 1", "daemon.log", "/properties/daemon/properties/log"),
@@ -35,6 +35,11 @@ const TABLES: [(&str, &str, &str); 12] = [
         "/$defs/shared/properties/restart/properties/give_up/anyOf/1",
     ),
     ("defaults.stop.zzzzzz = 1", "stop", "/$defs/shared/properties/stop"),
+    (
+        "[service.a]\ncommand = 'x'\nsockets = [{ listen = 'unix:/x', zzzzzz = 1 }]",
+        "socket",
+        "/$defs/service/properties/sockets/items/anyOf/1",
+    ),
     ("defaults.ready = { port = 1, zzzzzz = 1 }", "ready", "/$defs/shared/properties/ready/anyOf/1"),
 ];
 
@@ -97,7 +102,7 @@ fn its_defaults_are_those_of_the_program() {
     count += defaults("listen", &table("/properties/listen"), &mut text);
     count += defaults("defaults", &table("/$defs/shared"), &mut text);
     assert_eq!(good(&text), good(SERVICE), "{text}");
-    assert_eq!(count, 38, "{text}");
+    assert_eq!(count, 40, "{text}");
 }
 
 fn judge(text: &str) -> Result<(), String> {
@@ -181,6 +186,15 @@ fn it_refuses_what_the_reader_refuses() {
             "log.max_files = -1",
             "log.layout = 'x'",
             "log.lines = 1e9",
+            "sockets = 'tcp:0.0.0.0:80'",
+            "sockets = ['tcp:80']",
+            "sockets = ['unix:x']",
+            "sockets = [{ name = 'a' }]",
+            "sockets = [{ listen = 'unix:/x', mode = '888' }]",
+            "sockets = [{ listen = 'unix:/x', name = 'a:b' }]",
+            "sockets = [{ listen = 'unix:/x', backlog = 0 }]",
+            "hold_for = 5",
+            "when_down = 'wait'",
         ]
         .map(service),
     );

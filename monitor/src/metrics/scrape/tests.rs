@@ -33,6 +33,7 @@ fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
         started: Some(Tick(2_000_000_000)),
         restarts: 1,
         ports: vec![80],
+        sockets: Vec::new(),
         last_exit: Some(Ending { end, by: By::Itself }),
         next_start: (state == State::Retrying).then_some(Tick(3_500_000_000)),
     };
