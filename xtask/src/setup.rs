@@ -21,6 +21,11 @@ const CONTAINER_PROGRAMS: [&str; 4] =
     ["/usr/bin/systemd-nspawn", "/lib/systemd/systemd", "/usr/bin/setpriv", "/usr/bin/pgrep"];
 const CONTAINER_PACKAGES: [&str; 4] = ["systemd", "systemd-container", "util-linux", "procps"];
 
+/// Servers that take over sockets, as they are, and a client of one.
+const SERVER_PROGRAMS: [&str; 3] = ["/usr/sbin/nginx", "/usr/bin/dbus-daemon", "/usr/bin/dbus-send"];
+/// Where they come from.
+const SERVER_PACKAGES: [&str; 3] = ["nginx-light", "dbus-daemon", "dbus-bin"];
+
 /// Where Debian puts that LLVM.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -64,7 +69,8 @@ no test needs: systemctl disable --now prometheus";
 pub(crate) fn all() -> Result<()> {
     ensure()?;
     ensure_prometheus()?;
-    ensure_container()
+    ensure_container()?;
+    ensure_servers()
 }
 
 /// Prometheus and its promtool, which tests run beside defib.
@@ -86,6 +92,15 @@ pub(crate) fn ensure_container() -> Result<()> {
     println!("The tests of the unit need systemd-nspawn.");
     let otherwise = "systemd-nspawn and systemd itself have to be installed in another way";
     packages::install(&packages::missing(CONTAINER_PACKAGES), Advice { then: None, otherwise })
+}
+
+/// The servers to which tests pass sockets. Root's tests only, too: for anybody else those say that they are skipped.
+pub(crate) fn ensure_servers() -> Result<()> {
+    if !workspace::is_root() || SERVER_PROGRAMS.iter().all(|path| Path::new(path).is_file()) {
+        return Ok(());
+    }
+    println!("The tests of held sockets need nginx and dbus.");
+    packages::install(&packages::missing(SERVER_PACKAGES), Advice::default())
 }
 
 /// As [`ensure`], for those who can do without: the reason is printed, and the work goes on.

@@ -8,7 +8,7 @@ use crate::{build, setup, step};
 /// Builds what the tests drive and runs them all, or those whose name contains `filter`.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     setup::attempt();
-    for ensured in [setup::ensure_prometheus(), setup::ensure_container()] {
+    for ensured in [setup::ensure_prometheus(), setup::ensure_container(), setup::ensure_servers()] {
         if let Err(error) = ensured {
             println!("{error:#}\n\nGoing on: the tests that need it will fail.");
         }
