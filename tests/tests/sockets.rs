@@ -321,3 +321,26 @@ fn dbus_finds_its_socket() {
     signal(pid(&first), libc::SIGKILL);
     assert_ne!(ask(), before, "another bus at the same socket");
 }
+
+/// Who restarts it then is the keeper alone, by its standing order.
+#[test]
+fn what_is_held_is_passed_on_while_the_daemon_stands_still() {
+    let port = free_port();
+    let daemon = serve(&format!("sockets = [\"tcp:127.0.0.1:{port}\"]\n{OFTEN}"));
+    let mut server = patiently("the first server", || call(port).ok());
+    let still = daemon.daemon();
+    signal(still, libc::SIGSTOP);
+    for _ in 0..10 {
+        signal(server.trim().parse().expect("a pid"), libc::SIGKILL);
+        // It waits in the queue for the next one; one that was accepted by the last one is told nothing.
+        server = patiently("the next server", || {
+            let next = call(port);
+            assert!(!next.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
+            next.ok().filter(|next| !next.is_empty() && *next != server)
+        });
+    }
+    signal(still, libc::SIGCONT);
+    daemon.wait("it", "alive", |it| it["incarnation"] == 11 && it["state"] == "running");
+    let given = read(&daemon.path("given"));
+    assert_eq!(given, "True 1 it [0, 1, 2, 3]\n".repeat(11));
+}

@@ -22,9 +22,10 @@ const CONTAINER_PROGRAMS: [&str; 4] =
 const CONTAINER_PACKAGES: [&str; 4] = ["systemd", "systemd-container", "util-linux", "procps"];
 
 /// Servers that take over sockets, as they are, and a client of one.
-const SERVER_PROGRAMS: [&str; 3] = ["/usr/sbin/nginx", "/usr/bin/dbus-daemon", "/usr/bin/dbus-send"];
+const SERVER_PROGRAMS: [&str; 4] =
+    ["/usr/sbin/nginx", "/usr/bin/dbus-daemon", "/usr/bin/dbus-send", "/usr/bin/python3"];
 /// Where they come from.
-const SERVER_PACKAGES: [&str; 3] = ["nginx-light", "dbus-daemon", "dbus-bin"];
+const SERVER_PACKAGES: [&str; 4] = ["nginx-light", "dbus-daemon", "dbus-bin", "python3"];
 
 /// Where Debian puts that LLVM.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -99,7 +100,7 @@ pub(crate) fn ensure_servers() -> Result<()> {
     if !workspace::is_root() || SERVER_PROGRAMS.iter().all(|path| Path::new(path).is_file()) {
         return Ok(());
     }
-    println!("The tests of held sockets need nginx and dbus.");
+    println!("The tests of held sockets need nginx, dbus and Python.");
     packages::install(&packages::missing(SERVER_PACKAGES), Advice::default())
 }
 
