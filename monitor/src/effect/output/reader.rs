@@ -111,8 +111,8 @@ struct Tap {
     between: Option<Tick>,
     /// The latest life that this thread was told of.
     begun: u64,
-    /// The latest life that the keeper is known to have begun by itself.
-    followed: u64,
+    /// The latest life that the keeper was seen to have begun by itself, and the one that this thread knew of then.
+    ahead: (u64, u64),
     /// Where in the spool the next life begins, if it has begun without waiting for this thread.
     boundary: Option<u64>,
 }
@@ -291,7 +291,7 @@ impl Reader {
             used: now,
             between: between.then_some(now),
             begun: 0,
-            followed: 0,
+            ahead: (0, 0),
             boundary: None,
         };
         self.taps.insert(id, Box::new(tap));
@@ -363,10 +363,10 @@ impl Reader {
         let stalled = now.since(self.shared.desk.beat()) >= STALLED;
         let Some(tap) = self.taps.get_mut(&id) else { return Gulp::Nothing };
         if tap.stream.service.spec().layout == LogLayout::PerStart {
-            // The message that says where it ends is on its way.
-            let followed = self.shared.ledger.followed(tap.stream.index);
-            if followed > tap.begun && followed != tap.followed {
-                (tap.followed, tap.between) = (followed, Some(now));
+            // The message that says where the life ends that this thread knows of is on its way.
+            let ahead = (self.shared.ledger.followed(tap.stream.index), tap.begun);
+            if ahead.0 > ahead.1 && ahead != tap.ahead {
+                (tap.ahead, tap.between) = (ahead, Some(now));
             }
         }
         if tap.between.is_some_and(|since| now.since(since) < BETWEEN) {
