@@ -1,6 +1,7 @@
 //! The keeper's loop: one thread, one epoll.
 
 mod care;
+mod young;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -9,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use defib_core::model::WaitStatus;
+use defib_core::model::{Tick, WaitStatus};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{Timespec, epoll};
@@ -63,6 +64,9 @@ struct Keeper {
     /// Slots whose next life is to be made ready when there is nothing else to do: of a thousand services that start at
     /// once, none waits for the second cgroup of another.
     unready: VecDeque<u32>,
+    /// Slots whose children have just been made, and when they are looked at.
+    young: Vec<u32>,
+    quiet_until: Option<Tick>,
     /// Main processes, by pid: all of them children that have not been reaped.
     mains: BTreeMap<i32, u32>,
     /// Slots whose tree is being ended.
@@ -114,6 +118,8 @@ impl Keeper {
             slots: BTreeMap::new(),
             queue: VecDeque::new(),
             unready: VecDeque::new(),
+            young: Vec::new(),
+            quiet_until: None,
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             unacknowledged: 0,
@@ -132,18 +138,23 @@ impl Keeper {
             if self.notify.due().is_some_and(|due| due <= clock::now()) {
                 self.watch_daemon();
             }
-            let due = self.nurse.due().into_iter().chain(self.notify.due()).min();
-            let timeout = if self.unready.is_empty() {
-                due.map(|due| timespec(due.since(clock::now())))
-            } else {
+            if self.quiet_until.is_some_and(|until| until <= clock::now()) {
+                self.look_at_young();
+                self.flush();
+            }
+            let idle_work = !self.unready.is_empty() && self.quiet_until.is_none();
+            let due = [self.nurse.due(), self.notify.due(), self.quiet_until].into_iter().flatten().min();
+            let timeout = if idle_work {
                 Some(timespec(Duration::ZERO))
+            } else {
+                due.map(|due| timespec(due.since(clock::now())))
             };
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            if events.is_empty() {
+            if events.is_empty() && idle_work {
                 self.make_ready();
             }
             for event in &events {
@@ -170,7 +181,9 @@ impl Keeper {
                     return Ok(code);
                 }
                 // After each event, so that an end is on its way before the next thing is looked at.
-                self.flush();
+                if self.quiet_until.is_none() {
+                    self.flush();
+                }
             }
         }
     }
@@ -335,7 +348,7 @@ impl Keeper {
             if let State::Starting { life, flight, .. } = &it.state {
                 self.mains.insert(life.pid, slot);
                 watch(&self.epoll, flight.pidfd.as_fd(), Token::Process(slot), epoll::EventFlags::IN);
-                watch(&self.epoll, flight.status.as_fd(), Token::Status(slot), epoll::EventFlags::IN);
+                self.is_young(slot);
             } else {
                 self.link.tell_slot(slot);
             }
@@ -376,10 +389,6 @@ impl Keeper {
         let State::Starting { flight, failed, .. } = &mut it.state else { return };
         match flight.answer() {
             Answer::Pending => {}
-            Answer::OwnTable => {
-                self.nursery.leave_window(flight);
-                self.launch_queued();
-            }
             // It is about to end: the slot is told of as failed when it has been reaped.
             Answer::Failed(step, errno) => {
                 unwatch(&self.epoll, flight.status.as_fd());

@@ -4,9 +4,9 @@
 //! its descriptor table (CLONE_FILES: none is copied and closed again, however many the keeper holds; see `window`). It
 //! runs beside the keeper, which does not wait for the exec, because a program on a hung file system would hang it too.
 //! The price: the child has a stack of its own, and nothing that it uses may be changed or freed before it has
-//! executed. [`Flight`] owns all of that. Its status pipe tells how it went: that the child has a table of its own, so
-//! that its part of the window can be emptied, and then the step that failed and the error number, or nothing, and a
-//! successful execve closes it.
+//! executed. [`Flight`] owns all of that. That the child has a table of its own, so that its part of the window can be
+//! emptied, it notes in that memory: a write into a pipe would wake the keeper, at the child's expense. Its status pipe
+//! tells how it went: the step that failed and the error number, or nothing, and a successful execve closes it.
 //!
 //! What a start needs of that is made ahead, while there is time: [`Seat`].
 #![expect(unsafe_code, reason = "clone3 and what runs between it and execve; a store to shared memory")]
@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pipe::PipeFlags;
@@ -98,7 +98,7 @@ pub(super) struct Flight {
     part: Option<Part>,
     /// The child reads these: they stay until it has executed or ended.
     _plan: Rc<ReadyPlan>,
-    _launch: Box<Launch>,
+    launch: Box<Launch>,
 }
 
 /// The answer of a status pipe.
@@ -106,8 +106,6 @@ pub(super) struct Flight {
 pub(super) enum Answer {
     /// Nothing yet.
     Pending,
-    /// It has a descriptor table of its own; more follows.
-    OwnTable,
     /// The program has been executed, or a signal ended the child before.
     Executed,
     /// A step failed.
@@ -119,6 +117,8 @@ pub(super) enum Answer {
 struct Launch {
     /// Whether the child begins with the keeper's table and has to take a copy of its low end.
     shares: bool,
+    /// Set by the child when it has that copy.
+    has_own_table: AtomicBool,
     numbers: Numbers,
     /// How many sockets are passed.
     sockets: usize,
@@ -142,6 +142,7 @@ impl Launch {
     fn empty(numbers: Numbers, nofile: libc::rlimit64) -> Self {
         Self {
             shares: false,
+            has_own_table: AtomicBool::new(false),
             numbers,
             sockets: 0,
             pid_text: 0,
@@ -234,7 +235,7 @@ impl Nursery {
             Way::Part(part) => Some(part),
             Way::Copy(_) => None,
         };
-        let mut flight = Flight { pid, pidfd, status, stack, part, _plan: Rc::clone(plan), _launch: launch };
+        let mut flight = Flight { pid, pidfd, status, stack, part, _plan: Rc::clone(plan), launch };
         if !self.shares {
             // It has got its copy with the clone.
             self.leave_window(&mut flight);
@@ -312,6 +313,7 @@ impl Nursery {
         let identity = plan.identity.as_ref();
         *seat.launch = Launch {
             shares: self.shares,
+            has_own_table: AtomicBool::new(false),
             numbers,
             sockets: plan.sockets,
             pid_text: plan.pid_text.as_ref().map_or(0, |text| text.address()),
@@ -366,15 +368,18 @@ impl Nursery {
 }
 
 impl Flight {
+    /// Whether the child needs its part of the window no more. Until that has been taken back, the keeper's own writing
+    /// end of the status pipe is open too, and an execve cannot be seen.
+    pub(super) fn has_own_table(&self) -> bool {
+        self.part.is_none() || self.launch.has_own_table.load(Ordering::Acquire)
+    }
+
     /// The step that failed, of a child that has ended.
     pub(super) fn failure(&self) -> Option<(Step, i32)> {
-        loop {
-            match self.answer() {
-                Answer::OwnTable => {}
-                Answer::Failed(step, errno) => return Some((step, errno)),
-                // The keeper's own writing end may be open still: there is nothing in the pipe.
-                Answer::Executed | Answer::Pending => return None,
-            }
+        match self.answer() {
+            Answer::Failed(step, errno) => Some((step, errno)),
+            // The keeper's own writing end may be open still: there is nothing in the pipe.
+            Answer::Executed | Answer::Pending => None,
         }
     }
 
@@ -393,10 +398,7 @@ impl Flight {
                 let [a, b, c, d, e, f, g, h] = bytes;
                 let step = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok();
                 let step = step.and_then(|index| Step::ALL.get(index)).copied().unwrap_or(Step::Exec);
-                match (step, i32::from_ne_bytes([e, f, g, h])) {
-                    (Step::Table, 0) => Answer::OwnTable,
-                    (step, errno) => Answer::Failed(step, errno),
-                }
+                Answer::Failed(step, i32::from_ne_bytes([e, f, g, h]))
             }
             Ok(_) | Err(_) => Answer::Executed,
         }
@@ -409,19 +411,14 @@ extern "C" fn child(launch: usize) -> ! {
     // SAFETY: the keeper's `Flight` keeps the `Launch` until this child has executed or ended.
     let launch = unsafe { &*(launch as *const Launch) };
     let (step, errno) = become_program(launch);
-    tell(launch, step, errno);
-    loop {
-        // SAFETY: exit_group ends this process only, and never returns.
-        unsafe { raw::syscall(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]) };
-    }
-}
-
-/// Writes into the status pipe.
-fn tell(launch: &Launch, step: Step, errno: i32) {
     let bytes = [step as u32, errno as u32];
-    let args = [launch.numbers.status as usize, bytes.as_ptr() as usize, 8, 0, 0, 0];
-    // SAFETY: `bytes` is readable.
-    unsafe { raw::syscall(libc::SYS_write, args) };
+    // SAFETY: `bytes` is readable; exit_group ends this process only, and never returns.
+    unsafe {
+        raw::syscall(libc::SYS_write, [launch.numbers.status as usize, bytes.as_ptr() as usize, 8, 0, 0, 0]);
+        loop {
+            raw::syscall(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]);
+        }
+    }
 }
 
 /// Makes the child what the plan says. Returns only if a step fails.
@@ -485,7 +482,7 @@ fn own_table(
     if behind < end {
         close(behind, end as usize - 1, 0)?;
     }
-    tell(launch, Step::Table, 0);
+    launch.has_own_table.store(true, Ordering::Release);
     Ok(())
 }
 
