@@ -49,7 +49,7 @@ use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Planner, Workshop};
 use crate::effect::port_watch::PortWatch;
 use crate::keeper;
-use crate::keeper::protocol::{Order, Report, SlotState, VERSION};
+use crate::keeper::protocol::{LEDGER, Order, Report, SlotState, VERSION};
 use crate::metrics::{LogLayer, Metrics};
 use crate::source::{self, Life, SourceChoice};
 
@@ -359,7 +359,7 @@ fn start_logs(
             Ok::<_, DaemonError>(made)
         }
     };
-    let ledger = held(output::LEDGER, output::handle::ledger)?;
+    let ledger = held(LEDGER, output::handle::ledger)?;
     let lane = held(capture::LANE, output::handle::lane)?;
     Logs::start(log_dir.to_owned(), Held { ledger, lane }).map_err(failed)
 }

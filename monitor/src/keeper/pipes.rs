@@ -2,6 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::protocol::followed_at;
+
+/// Says that a life has been begun by a standing order.
+pub(super) fn say_followed(ledger: &OwnedFd, slot: u32, incarnation: u64) {
+    // If it cannot be said, the first lines of that life may be taken for the last of the one before.
+    rustix::io::pwrite(ledger, &incarnation.to_ne_bytes(), followed_at(u64::from(slot))).ok();
+}
+
 /// What the daemon has made for one service: for each stream the service's end, the daemon's end, and the spool into
 /// which the daemon moves what it has not written to a file yet. The keeper reads none of them.
 #[derive(Debug)]

@@ -32,6 +32,14 @@ pub const MAX_FDS: usize = 64;
 /// The most slots: one for each service.
 pub const MAX_SLOTS: u32 = 4096;
 
+/// The name under which the daemon hands over the ledger of the logs.
+pub const LEDGER: &str = "log-ledger";
+
+/// Where in that ledger the keeper writes, as 8 bytes, which life of a slot it has begun by itself last.
+pub const fn followed_at(slot: u64) -> u64 {
+    slot * 128 + 40
+}
+
 /// What the daemon wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {

@@ -20,8 +20,8 @@ use super::events::{Token, unwatch, watch};
 use super::link::{Holdings, Link};
 use super::notify::Notify;
 use super::nurse::Nurse;
-use super::pipes::Pipes;
-use super::protocol::{MAX_SLOTS, Order, Step, VERSION};
+use super::pipes::{self, Pipes};
+use super::protocol::{LEDGER, MAX_SLOTS, Order, Step, VERSION};
 use super::raw;
 use super::say;
 use super::slots::{RawEnd, Slot, State};
@@ -29,7 +29,6 @@ use super::sockets::Sockets;
 use super::spawn::{Answer, Nursery};
 use super::window::Window;
 use crate::effect::clock;
-use crate::effect::output::{self, LEDGER};
 
 /// The name under which the daemon hands over the map in which the eBPF programs look for the slot of the next child.
 pub const NEXT_SLOT: &str = "next_slot";
@@ -468,7 +467,7 @@ impl Keeper {
         {
             it.follow();
             if let (Some(_), Some(ledger)) = (&it.pipes, self.held.get(LEDGER)) {
-                output::say_followed(ledger, slot, it.latest());
+                pipes::say_followed(ledger, slot, it.latest());
             }
             self.unacknowledged += 1;
             self.queue.push_back(slot);

@@ -13,14 +13,16 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::MemfdFlags;
 
+use crate::keeper::protocol::followed_at;
+
 /// Entries have room to grow.
 const ENTRY: u64 = 64;
 
 /// Where an entry keeps how much of the spool has been given back to the kernel.
 const FREED: u64 = 32;
 
-/// Where the entry of a slot's first stream keeps the latest life that the keeper has begun by itself.
-const FOLLOWED: u64 = 40;
+/// The keeper's word lies in the entry of a slot's first stream, behind what is written there.
+const _: () = assert!(followed_at(1) == 2 * ENTRY + FREED + 8);
 
 /// Where it is written whose bytes are in the lane: behind all entries that a 32-bit slot can have. The memory between
 /// is never touched.
@@ -56,21 +58,11 @@ pub(super) fn make() -> io::Result<OwnedFd> {
     Ok(rustix::fs::memfd_create("defib-logs", MemfdFlags::CLOEXEC)?)
 }
 
-/// The name under which the keeper holds it.
-pub const HELD: &str = "log-ledger";
-
-/// Says that the keeper has begun a life by itself.
-pub fn say_followed(ledger: &OwnedFd, slot: u32, incarnation: u64) {
-    let at = u64::from(slot) * 2 * ENTRY + FOLLOWED;
-    // If it cannot be said, the first lines of that life may be taken for the last of the one before.
-    rustix::io::pwrite(ledger, &incarnation.to_ne_bytes(), at).ok();
-}
-
 impl Ledger {
     /// The latest life that the keeper has begun by itself in the slot that a stream is of.
     pub(super) fn followed(&self, index: u64) -> u64 {
         let mut word = [0; 8];
-        rustix::io::pread(&self.0, &mut word, index / 2 * 2 * ENTRY + FOLLOWED).ok();
+        rustix::io::pread(&self.0, &mut word, followed_at(index / 2)).ok();
         u64::from_ne_bytes(word)
     }
 

@@ -50,7 +50,6 @@ mod writer;
 pub use counters::Count;
 pub use handle::Logs;
 pub use history::{Follower, Query, QueryError};
-pub use ledger::{HELD as LEDGER, say_followed};
 pub use lines::Line;
 pub use stream::Kind;
 pub use usage::{Usage, Vacuum};
