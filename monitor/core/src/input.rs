@@ -1,5 +1,7 @@
 //! Everything that can reach the core.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::memo::Memo;
@@ -12,7 +14,7 @@ use crate::model::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// The services to supervise, once, before everything else.
-    Configure(Vec<ServiceSpec>),
+    Configure(Vec<Arc<ServiceSpec>>),
     /// What an earlier daemon remembered of a service. What the keeper knows of its process follows as the
     /// ordinary reports `Spawned`, `SpawnFailed`, `Ended`, `Cleared`.
     Resume {
@@ -24,7 +26,7 @@ pub enum Input {
     /// All of the past has been told: start what is to start.
     Begin,
     /// All specifications anew.
-    Reload(Vec<ServiceSpec>),
+    Reload(Vec<Arc<ServiceSpec>>),
     /// A client asks for something.
     Request {
         /// Names the reply.

@@ -1,6 +1,7 @@
 //! The set of services: finds the one that an input is about, and keeps its memo, view and deadline true.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::effect::{Effect, Effects, Reply};
 use crate::input::{Input, Verb};
@@ -58,7 +59,7 @@ impl Supervisor {
             Input::Resume { service, memo } => {
                 let known = self.services.contains_key(&service);
                 if !known {
-                    let unknown = Service::new(ServiceSpec::unknown(service.clone()));
+                    let unknown = Service::new(Arc::new(ServiceSpec::unknown(service.clone())));
                     self.services.insert(service.clone(), Box::new(unknown));
                 }
                 self.fresh.retain(|name| *name != service);
@@ -168,7 +169,7 @@ impl Supervisor {
     }
 
     /// What has not changed is not touched.
-    fn reload(&mut self, now: Tick, specs: Vec<ServiceSpec>, fx: &mut Effects) {
+    fn reload(&mut self, now: Tick, specs: Vec<Arc<ServiceSpec>>, fx: &mut Effects) {
         if self.leaving != Leaving::No {
             return;
         }

@@ -1,5 +1,7 @@
 //! Walks every cell of the tables in `states.md`: the code does what the specification says, nothing is left out.
 
+use std::sync::Arc;
+
 use crate::model::{
     Blame, Command, Draft, End, Incarnation, Launch, RequestId, RestartSpec, ServiceName, ServiceSpec,
     Signal, StartFailure, StartFailureKind, Tick, Usage, WaitStatus,
@@ -123,7 +125,7 @@ impl Rig {
             unknown => panic!("there is no way to the column `{unknown}`"),
         };
         let mut rig = Self { supervisor: Supervisor::new(7), now: Tick(1_000), memo: Memo::new() };
-        rig.take(Input::Configure(vec![spec()]));
+        rig.take(Input::Configure(vec![Arc::new(spec())]));
         rig.take(Input::Begin);
         for row in way {
             rig.take_row(row);
@@ -183,7 +185,7 @@ impl Rig {
             "resume" => request(Verb::Resume),
             "reload" => {
                 let command = Command::from(["/usr/bin/other".to_owned()]);
-                Input::Reload(vec![ServiceSpec { launch: Launch::new(command), ..spec() }])
+                Input::Reload(vec![Arc::new(ServiceSpec { launch: Launch::new(command), ..spec() })])
             }
             "removal" => Input::Reload(Vec::new()),
             "kill" => request(Verb::Kill(Signal::TERM)),

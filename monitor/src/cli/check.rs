@@ -1,5 +1,7 @@
 //! `defib check`
 
+use std::sync::Arc;
+
 use defib_core::model::{ServiceName, ServiceSpec};
 use nix::unistd::geteuid;
 use serde::Serialize;
@@ -87,7 +89,7 @@ fn checks(loaded: &Loaded, chosen: &Chosen, strict: bool) -> (Vec<Check>, bool) 
         complain_of(text);
     }
     let worst = if strict { Found::Ok } else { Found::Warning };
-    let check = |spec: &ServiceSpec| {
+    let check = |spec: &Arc<ServiceSpec>| {
         let rows = preflight::examine(spec, &loaded.settings.daemon, geteuid().as_raw());
         let ok = rows.iter().all(|row| row.verdict <= worst);
         Check { service: spec.name.clone(), ok, rows }

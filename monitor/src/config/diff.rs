@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use defib_core::model::ServiceSpec;
 use serde::{Deserialize, Serialize};
@@ -120,7 +121,7 @@ pub fn diff(old: &Settings, new: &Settings) -> Diff {
     };
     compare(shown::daemon(old), shown::daemon(new), effect, &mut changes);
     let services = |settings: &Settings| -> BTreeMap<_, _> {
-        settings.services.iter().map(|spec| (spec.name.clone(), spec.clone())).collect()
+        settings.services.iter().map(|spec| (spec.name.clone(), Arc::clone(spec))).collect()
     };
     let (before, mut after) = (services(old), services(new));
     let mut of_services: Vec<(String, Vec<Change>)> = Vec::new();

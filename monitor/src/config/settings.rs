@@ -1,5 +1,7 @@
 //! From a text to [`Settings`], without touching the system.
 
+use std::sync::Arc;
+
 use defib_core::model::ServiceSpec;
 use toml::de::DeTable;
 
@@ -24,7 +26,7 @@ pub struct Settings {
     /// `[listen]`, likewise.
     pub listen: ListenSettings,
     /// `[service.NAME]`, in the order of their names.
-    pub services: Vec<ServiceSpec>,
+    pub services: Vec<Arc<ServiceSpec>>,
 }
 
 /// Reads a configuration, or finds everything that is wrong with it. Each of `texts` is a file: its name in messages, and
@@ -73,6 +75,7 @@ pub(super) fn read(texts: &[(String, String)], overrides: &Overrides) -> Result<
     if let Some(max_restarts) = max_restarts {
         services.iter_mut().for_each(|service| service.restart.max_restarts = max_restarts);
     }
+    let services = services.into_iter().map(Arc::new).collect();
     Ok(Parsed { settings: Settings { daemon, listen, services }, commands })
 }
 

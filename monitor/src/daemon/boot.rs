@@ -9,7 +9,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use defib_core::model::ServiceName;
 
@@ -61,7 +61,7 @@ pub(super) fn apply(settings: &mut Settings) {
     let choices = read(&settings.daemon.state_dir);
     for spec in &mut settings.services {
         if let Some(start) = choices.get(&spec.name) {
-            spec.autostart = *start;
+            Arc::make_mut(spec).autostart = *start;
         }
     }
 }

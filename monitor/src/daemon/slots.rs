@@ -45,10 +45,10 @@ pub(super) struct Slots {
 impl Slots {
     /// Gives every service a slot: the one that it had, or a free one.
     /// A service that has one and is not among `specs` keeps it until it has been ended.
-    pub(super) fn assign(specs: &[ServiceSpec], known: &BTreeMap<ServiceName, u32>) -> Self {
+    pub(super) fn assign(specs: &[Arc<ServiceSpec>], known: &BTreeMap<ServiceName, u32>) -> Self {
         let mut slots = Self::default();
         for (service, slot) in known {
-            slots.settle(*slot, ServiceSpec::unknown(service.clone()));
+            slots.settle(*slot, Arc::new(ServiceSpec::unknown(service.clone())));
         }
         slots.next = known.values().max().map_or(0, |last| last + 1);
         slots.reload(specs);
@@ -56,14 +56,13 @@ impl Slots {
     }
 
     /// Takes new specifications. Services that are not among them stay until they are forgotten.
-    pub(super) fn reload(&mut self, specs: &[ServiceSpec]) {
+    pub(super) fn reload(&mut self, specs: &[Arc<ServiceSpec>]) {
         for spec in specs {
             match self.tenants.get_mut(&spec.name) {
-                Some(tenant) if *tenant.spec == *spec => {}
-                Some(tenant) => tenant.spec = Arc::new(spec.clone()),
+                Some(tenant) => tenant.spec = Arc::clone(spec),
                 None => {
                     if let Some(slot) = self.free() {
-                        self.settle(slot, spec.clone());
+                        self.settle(slot, Arc::clone(spec));
                     }
                 }
             }
@@ -77,10 +76,10 @@ impl Slots {
         Some(tenant.slot)
     }
 
-    fn settle(&mut self, slot: u32, spec: ServiceSpec) {
+    fn settle(&mut self, slot: u32, spec: Arc<ServiceSpec>) {
         self.names.insert(slot, spec.name.clone());
         let name = spec.name.clone();
-        self.tenants.insert(name, Tenant { slot, spec: Arc::new(spec), processes: [None; 2], life: None });
+        self.tenants.insert(name, Tenant { slot, spec, processes: [None; 2], life: None });
     }
 
     /// A free slot. None is left only while a whole configuration of the largest size is being exchanged for another.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use defib_core::model::{
     GiveUp, Incarnation, ReadySpec, Record, ServiceName, ServiceView, State, Tick, What, WhenDown,
@@ -411,7 +412,7 @@ fn invariant_the_memo_is_the_view(world: &World, turn: &Turn) -> Result<(), Stri
 
 fn resumed(world: &World, at: Tick, service: &ServiceName, memo: &Memo) -> ServiceView {
     let (mut core, mut fx) = (Supervisor::new(0), Effects::new());
-    core.handle(at, Input::Configure(vec![world.spec(service).clone()]), &mut fx);
+    core.handle(at, Input::Configure(vec![Arc::new(world.spec(service).clone())]), &mut fx);
     core.handle(at, Input::Resume { service: service.clone(), memo: Box::new(memo.clone()) }, &mut fx);
     core.view(service).expect("it is configured")
 }

@@ -1,6 +1,7 @@
 //! A world for one supervisor: what there is, what happens in it, and one turn of the core.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use defib_core::model::{
@@ -246,7 +247,7 @@ impl World {
             }
             Action::Reload { services } => {
                 if self.daemon.as_ref().is_some_and(|daemon| !daemon.leaving) {
-                    self.turn(Input::Reload(services.clone()))?;
+                    self.turn(Input::Reload(shared(services)))?;
                     self.look_at_ports();
                 }
             }
@@ -293,7 +294,7 @@ impl World {
             leaving: false,
         });
         let seats: Vec<_> = self.keeper.seats().map(|(name, seat)| (name.clone(), seat.clone())).collect();
-        self.turn(Input::Configure(self.setup.services.clone()))?;
+        self.turn(Input::Configure(shared(&self.setup.services)))?;
         for (service, seat) in &seats {
             if let Some(memo) = seat.memo.clone() {
                 // Of one that is configured no longer this daemon knows the name alone.
@@ -501,11 +502,11 @@ impl World {
     /// A configuration is accepted together with the orders that it leads to.
     fn reload(&mut self, turn: &mut Turn) {
         if let Input::Reload(services) = &turn.input {
-            let new = by_name(services);
+            let new = by_name(services.iter().map(AsRef::as_ref));
             let other = |old: &&ServiceSpec| new.get(&old.name) != Some(*old);
             turn.changed = by_name(self.setup.services.iter().filter(other));
             if turn.sent {
-                self.setup.services.clone_from(services);
+                self.setup.services = new.values().cloned().collect();
                 self.specs.extend(new);
             }
         }
@@ -552,6 +553,11 @@ impl World {
             }
         }
     }
+}
+
+/// As the daemon hands them to the core.
+fn shared(specs: &[ServiceSpec]) -> Vec<Arc<ServiceSpec>> {
+    specs.iter().cloned().map(Arc::new).collect()
 }
 
 fn by_name<'a>(specs: impl IntoIterator<Item = &'a ServiceSpec>) -> BTreeMap<ServiceName, ServiceSpec> {

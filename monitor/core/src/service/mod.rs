@@ -12,6 +12,8 @@ mod reports;
 mod sockets;
 mod verbs;
 
+use std::sync::Arc;
+
 use orders::Unconfirmed;
 pub(crate) use pause::Pause;
 
@@ -38,7 +40,8 @@ pub(crate) struct Turn<'a> {
 /// A supervised service.
 #[derive(Debug)]
 pub(crate) struct Service {
-    spec: ServiceSpec,
+    /// Shared with whoever else needs it: there may be thousands.
+    spec: Arc<ServiceSpec>,
     memo: Memo,
     waiters: Waiters,
     unconfirmed: Unconfirmed,
@@ -60,7 +63,7 @@ pub(crate) enum Report {
 
 impl Service {
     /// A service that has never been started.
-    pub(crate) fn new(spec: ServiceSpec) -> Self {
+    pub(crate) fn new(spec: Arc<ServiceSpec>) -> Self {
         Self {
             spec,
             memo: Memo::new(),

@@ -1,5 +1,7 @@
 //! What a reload means to a service: a new specification, or none any more.
 
+use std::sync::Arc;
+
 use super::{Report, Service, Turn};
 use crate::model::{By, Reason, ServiceSpec};
 use crate::phase::{Phase, Then};
@@ -7,7 +9,7 @@ use crate::series::Series;
 
 impl Service {
     /// Takes a new specification.
-    pub(crate) fn reload(&mut self, turn: &mut Turn<'_>, spec: ServiceSpec) -> Report {
+    pub(crate) fn reload(&mut self, turn: &mut Turn<'_>, spec: Arc<ServiceSpec>) -> Report {
         if self.spec == spec && !self.removed {
             return Report::Fresh;
         }

@@ -17,7 +17,7 @@ use super::{bad, good, parse, root, user};
 fn service(text: &str) -> ServiceSpec {
     let mut services = good(text).services;
     assert_eq!(services.len(), 1);
-    services.remove(0)
+    std::sync::Arc::unwrap_or_clone(services.remove(0))
 }
 
 /// The restart rules of a service with this table, under those of `[defaults]`.

@@ -21,14 +21,14 @@ fn list(delays: &[u64]) -> Delays {
 #[track_caller]
 fn under(profile: &str, more: &str) -> ServiceSpec {
     let text = format!("[defaults]\nprofile = '{profile}'\n{more}\n[service.a]\ncommand = 'x'\n");
-    good(&text).services.remove(0)
+    std::sync::Arc::unwrap_or_clone(good(&text).services.remove(0))
 }
 
 /// The service without a profile.
 fn plain() -> ServiceSpec {
     ServiceSpec {
         launch: Launch::new(vec!["x".to_owned()]),
-        ..good("[service.a]\ncommand = 'x'").services.remove(0)
+        ..std::sync::Arc::unwrap_or_clone(good("[service.a]\ncommand = 'x'").services.remove(0))
     }
 }
 
