@@ -36,6 +36,10 @@ pub const NEXT_SLOT: &str = "next_slot";
 /// The most ends that are followed while no daemon acknowledges them; what ends then waits for one. About 100 bytes each.
 const MAX_UNACKNOWLEDGED: usize = 16 * 1024;
 
+/// Of so many starts at once, the memory that they took is given back when they are over: it takes the keeper a
+/// millisecond.
+const MANY: usize = 64;
+
 /// Runs as the keeper of a daemon with this command line, until that has left.
 pub fn run(daemon: Vec<OsString>) -> ExitCode {
     let kept = Keeper::new(daemon).and_then(|mut keeper| keeper.run());
@@ -63,6 +67,8 @@ struct Keeper {
     /// Slots whose next life is to be made ready when there is nothing else to do: of a thousand services that start at
     /// once, none waits for the second cgroup of another.
     unready: VecDeque<u32>,
+    /// How many of them have been made ready since there were none.
+    made_ready: usize,
     /// Slots whose children have just been made, and when they are looked at.
     young: Vec<u32>,
     quiet_until: Option<Tick>,
@@ -117,6 +123,7 @@ impl Keeper {
             slots: BTreeMap::new(),
             queue: VecDeque::new(),
             unready: VecDeque::new(),
+            made_ready: 0,
             young: Vec::new(),
             quiet_until: None,
             mains: BTreeMap::new(),
@@ -411,6 +418,10 @@ impl Keeper {
             && let Some(it) = self.slots.get_mut(&slot)
         {
             it.prepare_next();
+        }
+        self.made_ready += 1;
+        if self.unready.is_empty() && std::mem::take(&mut self.made_ready) >= MANY {
+            raw::give_back_memory();
         }
     }
 

@@ -178,6 +178,10 @@ impl Nursery {
     /// At most so many children are between clone3 and execve, hung file systems or not: one stack each.
     const FLIGHTS: usize = 256;
 
+    /// So many stacks wait for the next starts: of services that crash by turns there are never more in use, and those of
+    /// a thousand that were started at once would stay, 8 KiB of memory each.
+    const SPARE: usize = 4;
+
     /// `nofile` is the limit that the keeper was started with.
     pub(super) fn new(nofile: (u64, u64), window: Option<Window>) -> io::Result<Self> {
         let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
@@ -255,7 +259,9 @@ impl Nursery {
     pub(super) fn landed(&mut self, mut flight: Flight) -> OwnedFd {
         self.flights -= 1;
         self.leave_window(&mut flight);
-        self.stacks.push(flight.stack);
+        if self.stacks.len() < Self::SPARE {
+            self.stacks.push(flight.stack);
+        }
         flight.pidfd
     }
 
