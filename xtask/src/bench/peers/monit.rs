@@ -1,7 +1,7 @@
 //! monit, which is the parent of nobody: it looks for its services in the list of processes, here once a second, the
 //! shortest cycle that it has. Its start command must come to an end, so a shell puts the victim into the background. A
-//! victim that dies before monit has seen it start is missed for 30 s, its time limit of a start: in a crash loop there
-//! are no figures.
+//! victim that dies before monit has seen it start is missed until the time limit of that start is over, by default 30 s
+//! and here one, the shortest: so a crash loop costs it that second, and then its cycle.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -24,7 +24,7 @@ pub(super) const PEER: Peer = Peer {
             // Writing to a string cannot fail.
             write!(
                 settings,
-                "check process {} matching \"{}$\"\n  start program = \"/bin/sh -c '{} &'\"\n",
+                "check process {} matching \"{}$\"\n  start program = \"/bin/sh -c '{} &'\" with timeout 1 seconds\n",
                 service.name,
                 service.arguments.join(" "),
                 service.words().join(" ")
