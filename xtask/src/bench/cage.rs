@@ -111,7 +111,8 @@ impl Cage {
         self.unified().is_some()
     }
 
-    fn unified(&self) -> Option<&Path> {
+    /// The group of version 2.
+    pub(super) fn unified(&self) -> Option<&Path> {
         self.find(Kind::Unified)
     }
 

@@ -80,6 +80,8 @@ pub(super) struct Outcome {
 struct Figures {
     p50_us: Spread,
     p50_ratio: Spread,
+    /// p50 against the loop with cgroups, if that can be had here.
+    p50_to_cgroup: Option<Spread>,
     /// p99 and its ratio, of a hundred crashes and more in a run.
     p99: Option<[Spread; 2]>,
     crashes: usize,
@@ -87,7 +89,7 @@ struct Figures {
 
 impl Outcome {
     pub(super) fn new(others: &[Prepared], libraries: &[&'static str]) -> Self {
-        let ours = [peers::LOOP.name, peers::CONTROL.name, peers::DEFIB.name];
+        let ours = peers::OURS.map(|peer| peer.name);
         let version = |version: &Result<String, String>| version.clone().unwrap_or_default();
         Self {
             names: ours.into_iter().chain(others.iter().map(|(peer, _)| peer.name)).collect(),
@@ -109,12 +111,16 @@ impl Outcome {
     /// `None` where there are no crashes; the reason where there is one.
     fn figures(&self, mode: Mode, index: usize, cell: usize) -> Result<Figures, String> {
         let runs = &self.runs[mode as usize];
-        let mut pairs = Vec::new();
+        let floor = self.names.iter().position(|name| *name == peers::CGROUP_LOOP.name);
+        let (mut pairs, mut to_floor) = (Vec::new(), Vec::new());
         for run in runs {
-            let reference = run.first().and_then(|it| it.as_ref().ok()?[cell]);
+            let of = |index: usize| run.get(index).and_then(|it| it.as_ref().ok()?[cell]);
             let own = run[index].as_ref().map_err(Clone::clone)?[cell];
-            if let (Some(own), Some(reference)) = (own, reference) {
+            if let (Some(own), Some(reference)) = (own, of(0)) {
                 pairs.push((own, reference));
+            }
+            if let (Some(own), Some(floor)) = (own, floor.and_then(of)) {
+                to_floor.push(own.p50 as f64 / floor.p50 as f64);
             }
         }
         let over_runs = |of: &dyn Fn(&Summary, &Summary) -> f64| {
@@ -129,6 +135,7 @@ impl Outcome {
         Ok(Figures {
             p50_us: over_runs(&|own, _| micros(own.p50))?,
             p50_ratio: over_runs(&|own, reference| own.p50 as f64 / reference.p50 as f64)?,
+            p50_to_cgroup: Spread::of(to_floor),
             p99: has_tail.then_some(p99),
             crashes: pairs.iter().map(|(own, _)| own.count).sum(),
         })
@@ -140,7 +147,7 @@ impl Outcome {
             .names
             .iter()
             .zip(&self.versions)
-            .skip(3)
+            .skip(peers::OURS.len())
             .map(|(name, version)| format!("{name} {version}"))
             .collect();
         let mut section = Section {
@@ -178,14 +185,15 @@ impl Outcome {
                     figures.p99.map_or_else(|| "-".to_owned(), |p99| show(p99[which], decimals))
                 };
                 let crashes = figures.crashes.to_string();
-                let cells =
-                    [show(figures.p50_us, 0), tail(0, 0), show(figures.p50_ratio, 2), tail(1, 2), crashes];
+                let floor = figures.p50_to_cgroup.map_or_else(|| "-".to_owned(), |it| show(it, 2));
+                let p50 = show(figures.p50_ratio, 2);
+                let cells = [show(figures.p50_us, 0), tail(0, 0), p50, tail(1, 2), floor, crashes];
                 Row::new(*name, cells.into())
             }
         };
         Table {
             caption,
-            columns: vec!["p50 µs", "p99 µs", "p50 / loop", "p99 / loop", "crashes"],
+            columns: vec!["p50 µs", "p99 µs", "p50 / loop", "p99 / loop", "p50 / cgroup loop", "crashes"],
             rows: self.names.iter().enumerate().map(row).collect(),
         }
     }
@@ -220,6 +228,7 @@ impl Outcome {
                 "crashes": it.crashes,
                 "p50_us": it.p50_us.json(),
                 "p50_ratio": it.p50_ratio.json(),
+                "p50_to_cgroup_loop": it.p50_to_cgroup.map(Spread::json),
                 "p99_us": it.p99.map(|p99| p99[0].json()),
                 "p99_ratio": it.p99.map(|p99| p99[1].json()),
             }),
@@ -237,7 +246,7 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    fn outcome(p50s: &[[u64; 3]], count: usize) -> Outcome {
+    fn outcome(p50s: &[[u64; 4]], count: usize) -> Outcome {
         let mut outcome = Outcome::new(&[], &["libz.so.1"]);
         for run in p50s {
             let summary = |p50: u64| Some(Summary { count, p50, p99: 2 * p50, max: 3 * p50 });
@@ -248,23 +257,24 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_within_its_run() {
-        let runs = [[100_000, 1, 50_000], [400_000, 1, 400_000], [100_000, 1, 200_000]];
+        let runs = [[100_000, 1, 5, 50_000], [400_000, 1, 40, 400_000], [100_000, 1, 20, 200_000]];
         let json = outcome(&runs, 100).section().json;
-        let defib = &json["cells"][0]["subjects"][2];
+        let defib = &json["cells"][0]["subjects"][3];
         assert_eq!(defib["p50_us"], json!({ "median": 200.0, "min": 50.0, "max": 400.0 }));
         assert_eq!(defib["p99_ratio"], json!({ "median": 1.0, "min": 0.5, "max": 2.0 }));
+        assert_eq!(defib["p50_to_cgroup_loop"]["median"], 10_000.0);
         assert_eq!(defib["crashes"], 300);
     }
 
     #[test]
     fn a_p99_needs_a_hundred_crashes() {
-        let table = outcome(&[[100_000, 1, 50_000]], 99).table(Mode::Steady, 0, String::new());
-        assert_eq!(table.rows[2].cells, Ok(["50", "-", "0.50", "-", "99"].map(str::to_owned).into()));
+        let table = outcome(&[[100_000, 1, 25_000, 50_000]], 99).table(Mode::Steady, 0, String::new());
+        assert_eq!(table.rows[3].cells, Ok(["50", "-", "0.50", "-", "2.00", "99"].map(str::to_owned).into()));
     }
 
     #[test]
     fn who_fails_in_one_run_has_a_reason_and_no_figures() {
-        let mut outcome = outcome(&[[100_000, 1, 50_000]], 100);
+        let mut outcome = outcome(&[[100_000, 1, 2, 50_000]], 100);
         outcome.runs[0][0][1] = Err("ended".to_owned());
         let table = outcome.table(Mode::Steady, 0, String::new());
         assert_eq!(table.rows[1].cells, Err("ended".to_owned()));

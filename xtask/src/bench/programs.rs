@@ -25,8 +25,9 @@ pub(super) struct Programs {
     pub(super) libraries: Vec<&'static str>,
     /// What accepts connections.
     pub(super) server: PathBuf,
-    /// The bare loop.
+    /// The bare loop, and that with a cgroup for each life.
     pub(super) bare: PathBuf,
+    pub(super) cgroup_loop: PathBuf,
     /// What strangers do.
     pub(super) churn: PathBuf,
     /// Writes numbered lines.
@@ -49,6 +50,7 @@ impl Programs {
             libraries,
             server: compile(&folder, "server", STATIC, &[])?,
             bare: compile(&folder, "loop", STATIC, &[])?,
+            cgroup_loop: compile(&folder, "cgroup-loop", STATIC, &[])?,
             churn: compile(&folder, "churn", STATIC, &[])?,
             chatter: compile(&folder, "chatter", STATIC, &[])?,
             spin: compile(&folder, "spin", STATIC, &[])?,

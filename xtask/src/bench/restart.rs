@@ -16,7 +16,8 @@
 //! moments, so that its own ticks are met at every phase.
 //!
 //! What the figures do not say: what a large process costs, whose memory the kernel frees first. The loop writes no
-//! log, keeps no history and puts nothing in a cgroup: it is a bound, not a rival.
+//! log, keeps no history and puts nothing in a cgroup: it is a bound, not a rival. What gives each life a cgroup of its
+//! own is bound by the other loop, which does that.
 
 use std::path::Path;
 use std::time::Duration;
@@ -98,9 +99,8 @@ pub(super) fn measure(bench: &Bench) -> Result<Outcome> {
 
 /// Starts everybody; who cannot be started stays with the reason.
 fn assemble(bench: &Bench) -> Result<Vec<Participant>> {
-    let peers = [peers::LOOP, peers::CONTROL, peers::DEFIB].map(|peer| (peer, Ok(String::new())));
-    peers
-        .into_iter()
+    let ours = peers::OURS.map(|peer| (peer, Ok(String::new())));
+    ours.into_iter()
         .chain(bench.peers.iter().cloned())
         .map(|(peer, version)| Participant::new(bench, peer, version))
         .collect()

@@ -38,11 +38,17 @@ pub(super) type Prepared = (Peer, Result<String, String>);
 /// The bare loop: the reference.
 pub(super) const LOOP: Peer = bare::LOOP;
 
+/// The bare loop with a cgroup for each life: the floor of what does that.
+pub(super) const CGROUP_LOOP: Peer = bare::CGROUP_LOOP;
+
 /// defib.
 pub(super) const DEFIB: Peer = defib::PEER;
 
 /// The same loop again: what chance makes of two equals.
 pub(super) const CONTROL: Peer = Peer { name: "control", ..bare::LOOP };
+
+/// What takes part in every comparison of restarts, the reference first.
+pub(super) const OURS: [Peer; 4] = [LOOP, CONTROL, CGROUP_LOOP, DEFIB];
 
 /// In the order of their tables.
 const OTHERS: [Peer; 6] =
