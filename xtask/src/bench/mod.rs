@@ -1,7 +1,8 @@
 //! Benchmarks: `cargo xtask bench [WHAT…]`.
 //!
-//! - [`restart`]: how long after a crash the replacement runs: defib and its peers, against a bare C loop in the same
+//! - [`restart`]: how long after a crash the replacement runs: defib and its peers, against bare C loops in the same
 //!   minute.
+//! - [`path`]: where the time of a restart goes, step by step, by the kernel's tracepoints.
 //! - [`loaded`]: the same for defib alone, under load of several kinds.
 //! - [`connections`]: what clients of a server notice when it is crashed.
 //! - [`crash_loop`]: what is left of very many crashes.
@@ -32,6 +33,7 @@ mod loaded;
 mod logs;
 mod options;
 mod outcome;
+mod path;
 mod peers;
 mod programs;
 mod restart;
@@ -43,6 +45,7 @@ mod stats;
 mod strangers;
 mod subject;
 mod svg;
+mod tracer;
 mod tree;
 mod victims;
 
@@ -114,6 +117,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 fn measure(what: What, bench: &Bench) -> Result<Section> {
     match what {
         What::Restart => Ok(restart::measure(bench)?.section()),
+        What::Path => path::measure(bench),
         What::Loaded => loaded::measure(bench),
         What::Connections => connections::measure(bench),
         What::CrashLoop => crash_loop::measure(bench),

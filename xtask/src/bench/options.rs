@@ -12,6 +12,7 @@ pub(super) const USAGE: &str = "\
 usage: cargo xtask bench [WHAT…] [options]
 
   restart        from the crash to the first instruction of the replacement: defib and its peers against a bare C loop
+  path           where the time of a restart goes, step by step: the bare loops and defib (needs root)
   loaded         the same for defib alone: with 1000 services and requests, beside busy loops, with its daemon stopped
   connections    connections refused and reset while a server is crashed, by who holds its socket
   crash-loop     what keeper and daemon hold before and after very many crashes
@@ -59,6 +60,7 @@ pub(super) struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Restart,
+    Path,
     Loaded,
     Connections,
     CrashLoop,
@@ -72,8 +74,9 @@ pub(super) enum What {
 
 impl What {
     /// In the order in which they are measured.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Restart,
+        Self::Path,
         Self::Loaded,
         Self::Connections,
         Self::CrashLoop,
@@ -88,6 +91,7 @@ impl What {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Restart => "restart",
+            Self::Path => "path",
             Self::Loaded => "loaded",
             Self::Connections => "connections",
             Self::CrashLoop => "crash-loop",

@@ -35,7 +35,7 @@ use super::{clock, peers::defib};
 const STEADY: Duration = Duration::from_millis(1100);
 
 /// The quiet before each crash.
-const QUIET: Duration = Duration::from_millis(10);
+pub(super) const QUIET: Duration = Duration::from_millis(10);
 
 /// Crashes in a row that count, in a crash loop.
 const BURST: usize = 10;

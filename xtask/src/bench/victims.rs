@@ -44,6 +44,11 @@ impl Patient {
         Ok(Self { subject, lives })
     }
 
+    /// The pid of a victim.
+    pub(super) fn pid(&self, victim: usize) -> u32 {
+        self.lives[victim].pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// How long a victim has run.
     pub(super) fn age(&self, victim: usize) -> Duration {
         Duration::from_nanos(clock::now().saturating_sub(self.lives[victim].stamp))
