@@ -20,7 +20,7 @@ use super::{Bench, clock};
 const SOURCES: [&str; 3] = ["pidfd", "proc-connector", "ebpf"];
 
 pub(super) fn measure(bench: &Bench) -> Result<Section> {
-    let (runs, crashes) = (bench.options.runs, bench.options.crashes * 5);
+    let (runs, crashes) = (bench.options.runs, bench.options.crashes * 3);
     let mut outcome: Vec<Vec<Summary>> = Vec::new();
     for run in 1..=runs {
         let patients: Result<Vec<Patient>> = SOURCES.iter().map(|source| patient(bench, source)).collect();

@@ -51,6 +51,7 @@ mod victims;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -94,8 +95,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let mut sections = Vec::new();
     for what in bench.options.chosen() {
         println!("\n{} …", what.word());
+        let begun = clock::now();
         let section = measure(what, &bench).with_context(|| format!("the bench `{}`", what.word()))?;
         println!("\n{}", section.plain());
+        println!("({:.0} s)", Duration::from_nanos(clock::now() - begun).as_secs_f64());
         document[section.key] = section.json.clone();
         sections.push(section);
     }

@@ -25,7 +25,7 @@ usage: cargo xtask bench [WHAT…] [options]
   all            all of them (the default)
 
   --quick          a look: one run, few crashes, short waits; for figures worth telling leave it out
-  --crashes N      crashes of each subject in a run (400)
+  --crashes N      crashes of each subject in a run (200)
   --runs N         runs, or rounds of strangers (5)
   --loops N        crashes of crash-loop (100000)
   --seconds N      for how long idle counts (60)
@@ -34,6 +34,8 @@ usage: cargo xtask bench [WHAT…] [options]
   --markdown FILE  the tables, for a page
   --svg FILE       a picture
   --defib FILE     measure this program instead of building one
+
+All of it takes some 45 minutes on two cores that have nothing else to do, `restart` with all peers almost half of that.
 
 Peers are Debian's packages, unpacked into target/bench and not installed. As root everything runs in cgroups of its
 own, which are removed with all that was started, however the bench ends.
@@ -118,7 +120,7 @@ impl Options {
         let mut options = Self {
             what: Vec::new(),
             quick,
-            crashes: full(400, 20),
+            crashes: full(200, 20),
             runs: full(5, 1),
             loops: full(100_000, 1000),
             window: Duration::from_secs(full(60, 5) as u64),
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn everything_has_a_default() {
         let defaults = options("");
-        assert_eq!((defaults.crashes, defaults.runs, defaults.loops), (400, 5, 100_000));
+        assert_eq!((defaults.crashes, defaults.runs, defaults.loops), (200, 5, 100_000));
         assert!(defaults.chosen().eq(What::ALL));
         assert_eq!(options("restart all"), defaults);
     }

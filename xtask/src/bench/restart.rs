@@ -12,17 +12,23 @@
 //! chance as well.
 //!
 //! Steady means that a victim has run for more than a second, as most peers want it before they restart at once; in a
-//! crash loop it is crashed as soon as it runs. Whoever takes longer than 250 ms is crashed less often, and at random
-//! moments, so that its own ticks are met at every phase.
+//! crash loop it is crashed as soon as it runs. Each program runs four times under each subject, and the rounds take
+//! these in turn: so a second is over for one while the others are crashed, and nobody waits for it.
+//!
+//! Whoever takes longer than 250 ms is crashed less often, and at random moments, so that its own ticks are met at every
+//! phase. All who are that slow are crashed at the same time, when nobody else is: what they do to each other is small
+//! against what they take. Who has failed in one run does not take part in the next, since its row has a reason then.
 //!
 //! What the figures do not say: what a large process costs, whose memory the kernel frees first. The loop writes no
 //! log, keeps no history and puts nothing in a cgroup: it is a bound, not a rival. What gives each life a cgroup of its
 //! own is bound by the other loop, which does that.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::Bench;
 use super::outcome::{CELLS, Mode, Outcome, Program};
@@ -43,8 +49,11 @@ const BURST: usize = 10;
 /// Whoever takes longer is slow.
 const SLOW: u64 = 250_000_000;
 
-/// Rounds of a run in which a slow one takes part after its first, when steady, and in crash loops.
-const SLOW_ROUNDS: [usize; 2] = [9, 3];
+/// Rounds of a run in which slow ones take part, when steady, and in crash loops.
+const SLOW_ROUNDS: [usize; 2] = [4, 3];
+
+/// Victims of each kind: while one grows old enough to be crashed, the others are.
+const COPIES: usize = 4;
 
 /// Without these there is nothing to compare.
 const NEEDED: [&str; 3] = [peers::LOOP.name, peers::CONTROL.name, peers::DEFIB.name];
@@ -58,6 +67,13 @@ struct Pace {
     slow: usize,
     /// Crashes of a victim in a round, if it is quick.
     burst: usize,
+}
+
+/// What the earlier runs of a mode have shown.
+#[derive(Debug, Default)]
+struct Known {
+    slow: BTreeSet<&'static str>,
+    failed: BTreeMap<&'static str, String>,
 }
 
 /// One subject of a run.
@@ -74,18 +90,20 @@ pub(super) fn measure(bench: &Bench) -> Result<Outcome> {
     let mut outcome = Outcome::new(&bench.peers, &bench.programs.libraries);
     let runs = bench.options.runs;
     for mode in [Mode::Steady, Mode::Loop] {
+        let mut known = Known::default();
         for run in 1..=runs {
             println!("{} run {run} of {runs}", mode.word());
-            let mut participants = assemble(bench)?;
-            let mut dice = Dice(run as u64);
-            crash_all(&mut participants, Pace { mode, rounds: 1, slow: 1, burst: 1 }, &mut dice)?;
+            let mut participants = assemble(bench, &known)?;
+            let warm_up = Pace { mode, rounds: 1, slow: 0, burst: 1 };
+            crash_all(&mut participants, warm_up, run)?;
             participants.iter_mut().for_each(Participant::judge);
-            crash_all(&mut participants, Pace { mode, rounds: 1, slow: 0, burst: 1 }, &mut dice)?;
+            crash_all(&mut participants, Pace { rounds: COPIES, ..warm_up }, run)?;
             participants.iter_mut().for_each(Participant::begin);
             let burst = if mode == Mode::Steady { 1 } else { BURST };
-            let slow = if bench.options.quick { 0 } else { SLOW_ROUNDS[mode as usize] };
+            let slow = if bench.options.quick { 1 } else { SLOW_ROUNDS[mode as usize] };
             let rounds = bench.options.crashes.div_ceil(burst);
-            crash_all(&mut participants, Pace { mode, rounds, slow, burst }, &mut dice)?;
+            crash_all(&mut participants, Pace { mode, rounds, slow, burst }, run)?;
+            known.learn(&participants);
             if let Some(Ok(patient)) =
                 participants.iter().find(|it| it.name == peers::DEFIB.name).map(|it| &it.patient)
             {
@@ -98,17 +116,35 @@ pub(super) fn measure(bench: &Bench) -> Result<Outcome> {
 }
 
 /// Starts everybody; who cannot be started stays with the reason.
-fn assemble(bench: &Bench) -> Result<Vec<Participant>> {
+fn assemble(bench: &Bench, known: &Known) -> Result<Vec<Participant>> {
     let ours = peers::OURS.map(|peer| (peer, Ok(String::new())));
-    ours.into_iter()
-        .chain(bench.peers.iter().cloned())
-        .map(|(peer, version)| Participant::new(bench, peer, version))
-        .collect()
+    let all = ours.into_iter().chain(bench.peers.iter().cloned());
+    all.map(|(peer, version)| {
+        let failed = known.failed.get(peer.name).map_or(version, |reason| Err(reason.clone()));
+        let mut participant = Participant::new(bench, peer, failed)?;
+        participant.slow = known.slow.contains(peer.name);
+        Ok(participant)
+    })
+    .collect()
+}
+
+impl Known {
+    fn learn(&mut self, participants: &[Participant]) {
+        for participant in participants {
+            if participant.slow {
+                self.slow.insert(participant.name);
+            }
+            if let Err(reason) = &participant.patient {
+                self.failed.insert(participant.name, reason.clone());
+            }
+        }
+    }
 }
 
 impl Participant {
     fn new(bench: &Bench, peer: Peer, version: Result<String, String>) -> Result<Self> {
-        let programs: Vec<&Path> = CELLS
+        let copies = CELLS.repeat(COPIES);
+        let programs: Vec<&Path> = copies
             .iter()
             .map(|cell| match cell.program {
                 Program::Static => bench.programs.victim.as_path(),
@@ -129,17 +165,15 @@ impl Participant {
 
     /// After the first round: whether it is slow.
     fn judge(&mut self) {
-        self.slow = self.latencies.iter().flatten().min().is_some_and(|best| *best > SLOW);
+        self.slow |= self.latencies.iter().flatten().min().is_some_and(|best| *best > SLOW);
     }
 
-    /// What came before does not count: it has filled caches. With a slow one that makes no difference.
+    /// What came before does not count: it has filled caches.
     fn begin(&mut self) {
-        if !self.slow {
-            self.latencies.iter_mut().for_each(Vec::clear);
-        }
+        self.latencies.iter_mut().for_each(Vec::clear);
     }
 
-    /// Crashes every victim.
+    /// Crashes a victim of each kind, that of this round.
     fn crash(&mut self, pace: Pace, round: usize, dice: &mut Dice) -> Result<()> {
         let outcome = self.crash_each(pace, round, dice);
         match outcome {
@@ -157,27 +191,25 @@ impl Participant {
         let burst = if self.slow { 1 } else { pace.burst };
         for step in 0..CELLS.len() {
             let cell = (step + round) % CELLS.len();
+            let victim = cell + CELLS.len() * (round % COPIES);
+            if pace.mode == Mode::Steady {
+                clock::sleep(STEADY.saturating_sub(patient.age(victim)));
+            }
             if pace.mode == Mode::Loop {
                 // The life that this ends was long.
                 clock::sleep(QUIET);
-                patient.end(cell, CELLS[cell].signal, clock::now)?;
+                patient.end(victim, CELLS[cell].signal, clock::now)?;
             }
             for _ in 0..burst {
                 clock::sleep(QUIET);
                 if pace.mode == Mode::Steady && self.slow {
                     clock::sleep(dice.throw());
                 }
-                let crash = patient.end(cell, CELLS[cell].signal, clock::now)?;
+                let crash = patient.end(victim, CELLS[cell].signal, clock::now)?;
                 self.latencies[cell].push(crash.latency()?);
             }
         }
         Ok(())
-    }
-
-    /// The youngest of its victims' ages.
-    fn age(&self) -> Duration {
-        let Ok(patient) = &self.patient else { return STEADY };
-        (0..CELLS.len()).map(|victim| patient.age(victim)).min().unwrap_or_default()
     }
 
     fn finish(self) -> Result<Vec<Option<Summary>>, String> {
@@ -185,20 +217,32 @@ impl Participant {
     }
 }
 
-fn crash_all(participants: &mut [Participant], pace: Pace, dice: &mut Dice) -> Result<()> {
+fn crash_all(participants: &mut [Participant], pace: Pace, run: usize) -> Result<()> {
     for round in 0..pace.rounds {
         for index in order(participants.len(), round) {
-            let participant = &mut participants[index];
-            if participant.slow && !is_due(round, pace.rounds, pace.slow) {
-                continue;
+            if !participants[index].slow {
+                participants[index].crash(pace, round, &mut Dice(0))?;
             }
-            if pace.mode == Mode::Steady {
-                clock::sleep(STEADY.saturating_sub(participant.age()));
-            }
-            participant.crash(pace, round, dice)?;
+        }
+        if is_due(round, pace.rounds, pace.slow) {
+            crash_slow(participants, pace, round, run)?;
         }
     }
     Ok(())
+}
+
+/// All who are slow, at the same time.
+fn crash_slow(participants: &mut [Participant], pace: Pace, round: usize, run: usize) -> Result<()> {
+    thread::scope(|scope| {
+        let slow = participants.iter_mut().filter(|it| it.slow).enumerate();
+        let crash = |(number, participant): (usize, _)| {
+            let participant: &mut Participant = participant;
+            let mut dice = Dice((run << 32 | round << 8 | number) as u64);
+            scope.spawn(move || participant.crash(pace, round, &mut dice))
+        };
+        let all: Vec<_> = slow.map(crash).collect();
+        all.into_iter().try_for_each(|it| it.join().unwrap_or_else(|_| Err(anyhow!("a crash has panicked"))))
+    })
 }
 
 /// Every rotation, forwards and backwards: of three subjects these are all six orders.
