@@ -23,7 +23,7 @@ const SIZES: [usize; 3] = [1, 100, 1000];
 const SETTLE: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(1)];
 
 /// How long a supervisor may take to start all of them.
-const START_LIMIT: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(20)];
+const START_LIMIT: [Duration; 2] = [Duration::from_secs(40), Duration::from_secs(20)];
 
 /// What one supervisor took with one number of services.
 #[derive(Clone, Debug, PartialEq, Eq)]

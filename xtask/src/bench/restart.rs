@@ -50,7 +50,7 @@ const BURST: usize = 10;
 const SLOW: u64 = 250_000_000;
 
 /// Rounds of a run in which slow ones take part, when steady, and in crash loops.
-const SLOW_ROUNDS: [usize; 2] = [4, 3];
+const SLOW_ROUNDS: [usize; 2] = [3, 2];
 
 /// Victims of each kind: while one grows old enough to be crashed, the others are.
 const COPIES: usize = 4;
