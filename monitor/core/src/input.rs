@@ -23,6 +23,17 @@ pub enum Input {
         /// What was remembered.
         memo: Box<Memo>,
     },
+    /// What an earlier keeper's daemon remembered of a service. That keeper is gone, and no process of the service is
+    /// left.
+    Recall {
+        /// The service.
+        service: ServiceName,
+        /// What was remembered.
+        memo: Box<Memo>,
+        /// Whether defib goes on where it was torn away in this boot. Otherwise it begins anew: it has left in order
+        /// since, or the machine has.
+        torn: bool,
+    },
     /// All of the past has been told: start what is to start.
     Begin,
     /// All specifications anew.

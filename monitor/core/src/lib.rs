@@ -23,5 +23,5 @@ mod waiters;
 
 pub use effect::{Effect, Effects, Reply};
 pub use input::{Input, Verb};
-pub use memo::Memo;
+pub use memo::{Gist, Memo};
 pub use supervisor::Supervisor;

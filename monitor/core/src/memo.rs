@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Draft, Ending, Incarnation, Standing, TakenPort, Withdrawal};
-use crate::phase::Phase;
+use crate::model::{Draft, Ending, Incarnation, Standing, TakenPort, Tick, Withdrawal};
+use crate::phase::{Phase, Then};
 use crate::series::Series;
 use crate::service::Pause;
 
 /// The whole memory of a service besides its specification. Opaque outside the core; a daemon that comes back
 /// hands it in again with [`Input::Resume`](crate::Input::Resume) and goes on where its predecessor was.
+///
+/// A text of it that an earlier defib has written may lack fields: they are as in a service that has never been started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memo {
     pub(crate) phase: Phase,
     /// The latest life that was begun or is being prepared.
@@ -38,7 +41,61 @@ pub struct Memo {
     pub(crate) paused: Option<Pause>,
 }
 
+/// What counts most of a memo, where the whole cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gist {
+    /// The latest life: no later one may have its number.
+    pub incarnation: u64,
+    /// All restarts.
+    pub restarts: u64,
+    /// Whether every start is refused.
+    pub disabled: bool,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Memo {
+    /// What counts most of it.
+    pub fn gist(&self) -> Gist {
+        let disabled = match &self.phase {
+            Phase::Disabled => true,
+            Phase::Stopping { then, .. } | Phase::Emptying { then } | Phase::Crashed { then } => {
+                *then == Then::Disable
+            }
+            Phase::Stopped
+            | Phase::Preparing
+            | Phase::Spawning
+            | Phase::Running(_)
+            | Phase::Replacing(..)
+            | Phase::Retrying { .. }
+            | Phase::Failed { .. } => false,
+        };
+        Gist { incarnation: self.incarnation.0, restarts: self.restarts, disabled }
+    }
+
+    /// As much of a memo as its gist tells.
+    pub fn of_gist(gist: Gist) -> Self {
+        let Gist { incarnation, restarts, disabled } = gist;
+        let phase = if disabled { Phase::Disabled } else { Phase::Stopped };
+        Self { phase, incarnation: Incarnation(incarnation), restarts, ..Self::new() }
+    }
+
+    /// Makes a memo of another boot one of the present: `zero` is the wall time of that boot's tick 0 less that of the
+    /// present one's, in nanoseconds. What was to happen at a time of that boot has no time any more: the series of
+    /// restarts begins anew, and a pause that was to end is over. The last end is moved to where it was, before the
+    /// present boot: such a tick is a negative number, as wrapping arithmetic makes it, for display only.
+    pub fn carry_over(&mut self, zero: i64) {
+        self.series = Series::default();
+        self.paused = self.paused.filter(|pause| pause.until.is_none());
+        if let Some(Ending { end, .. }) = &mut self.last_exit {
+            end.at = Tick(end.at.0.wrapping_add_signed(zero));
+        }
+    }
+
     /// A service that has never been started.
     pub(crate) fn new() -> Self {
         Self {

@@ -16,8 +16,10 @@ use crate::timers::Timers;
 pub struct Supervisor {
     /// Each in an allocation of its own: the nodes of the map are two thirds full, and a service takes a kilobyte.
     services: BTreeMap<ServiceName, Box<Service>>,
-    /// Services that nobody remembered: they autostart at `Begin`.
+    /// Services that nobody remembered, or that begin anew: they autostart at `Begin`.
     fresh: Vec<ServiceName>,
+    /// Services that ran when the keeper was torn away: they start at `Begin`.
+    torn: Vec<ServiceName>,
     timers: Timers,
     dice: Dice,
     leaving: Leaving,
@@ -40,6 +42,7 @@ impl Supervisor {
         Self {
             services: BTreeMap::new(),
             fresh: Vec::new(),
+            torn: Vec::new(),
             timers: Timers::default(),
             dice: Dice(seed),
             leaving: Leaving::No,
@@ -68,7 +71,24 @@ impl Supervisor {
                     if known { Report::Fresh } else { it.remove(turn) }
                 });
             }
+            Input::Recall { service, memo, torn } => {
+                if torn {
+                    self.fresh.retain(|name| *name != service);
+                }
+                let mut ran = false;
+                self.with(now, &service, fx, |it, _| {
+                    ran = it.recall(*memo, torn);
+                    Report::Fresh
+                });
+                self.torn.extend(ran.then_some(service));
+            }
             Input::Begin => {
+                for name in std::mem::take(&mut self.torn) {
+                    self.with(now, &name, fx, |it, turn| {
+                        it.autostart(turn);
+                        Report::Fresh
+                    });
+                }
                 for name in std::mem::take(&mut self.fresh) {
                     self.with(now, &name, fx, |it, turn| {
                         if it.spec().autostart {
@@ -198,6 +218,7 @@ impl Supervisor {
             self.leaving = Leaving::Asked;
         }
         self.fresh.clear();
+        self.torn.clear();
         let names: Vec<_> = self.services.keys().cloned().collect();
         for name in names {
             self.with(now, &name, fx, |it, turn| {

@@ -7,7 +7,7 @@ use crate::model::{
     Signal, StartFailure, StartFailureKind, Tick, Usage, WaitStatus,
 };
 use crate::phase::Phase;
-use crate::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
+use crate::{Effect, Effects, Input, Lost, Memo, Reply, Supervisor, Verb};
 
 const STATES: &str = include_str!("states.md");
 
@@ -95,6 +95,40 @@ fn every_step_is_shown_as_the_table_says() {
     }
 }
 
+#[test]
+fn what_an_earlier_keeper_left_leads_where_the_table_says() {
+    let (columns, rows) = table("| recalled |");
+    let (steps, _) = table("| input |");
+    assert_eq!(rows.iter().map(|(step, _)| step).collect::<Vec<_>>(), steps.iter().collect::<Vec<_>>());
+    for (step, cells) in &rows {
+        for (column, cell) in columns.iter().zip(cells) {
+            let Rig { memo, now, .. } = Rig::brought_to(step);
+            let mut rig = Rig { supervisor: Supervisor::new(7), now, memo: Memo::new() };
+            let autostart = column == "anew, autostart";
+            rig.take(Input::Configure(vec![Arc::new(ServiceSpec { autostart, ..spec() })]));
+            // As it is kept: a text.
+            let text = serde_json::to_string(&memo).expect("JSON");
+            let kept = serde_json::from_str::<Memo>(&text).expect("the same");
+            assert_eq!(kept, memo, "{text}");
+            rig.take(Input::Recall { service: name(), memo: Box::new(kept), torn: column == "torn" });
+            rig.take(Input::Begin);
+            let at = format!("recalled from `{step}`, column `{column}`");
+            assert_eq!(self::step(&rig.memo.phase), cell, "{at}");
+            assert_eq!(rig.memo.gist().restarts, memo.gist().restarts, "{at}");
+            let begun = u64::from(cell == "preparing");
+            assert_eq!(rig.memo.incarnation.0, memo.incarnation.0 + begun, "{at}");
+        }
+    }
+}
+
+#[test]
+fn a_text_that_lacks_fields_is_a_memo_all_the_same() {
+    let memo: Memo = serde_json::from_str("{\"restarts\":7,\"unknown\":[1]}").expect("a memo");
+    assert_eq!(memo.gist(), crate::Gist { restarts: 7, ..crate::Gist::default() });
+    let gist = crate::Gist { incarnation: 3, restarts: 2, disabled: true };
+    assert_eq!(Memo::of_gist(gist).gist(), gist);
+}
+
 /// One service with the default policy, and what is known of it from outside.
 struct Rig {
     supervisor: Supervisor,
@@ -165,7 +199,7 @@ impl Rig {
         let (pid, at) = (42, self.now);
         let ended = |service, status, followed| {
             let end = End {
-                status: WaitStatus(status),
+                status: Some(WaitStatus(status)),
                 at,
                 usage: Usage::default(),
                 oom: None,
@@ -205,6 +239,12 @@ impl Rig {
             "followed" => ended(service, 7 << 8, true),
             "listens" => Input::Port { service, incarnation, port: 80, listening: true },
             "cleared" => Input::Cleared { service, incarnation },
+            "adopted" => Input::Adopted { service, incarnation, pid, at, lost: None, holds: false },
+            "deserted" => {
+                let end = End { status: None, at, usage: Usage::default(), oom: None, blame: Blame::Unknown };
+                let lost = self.memo.life().map(|_| Lost { incarnation, pid, started: at, end });
+                Input::Deserted { service, lost }
+            }
             "deadline" => Input::Deadline,
             "shutdown" => Input::Shutdown,
             "hurry" => Input::Hurry,

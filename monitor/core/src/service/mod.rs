@@ -1,12 +1,13 @@
 //! One service: every row of the table as a function, every function a match over all columns.
 //!
 //! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`orders`] what
-//! the keeper does by itself, [`pause`] and [`reload`] those of pauses and reloads, [`ports`] what it listens on, [`sockets`]
+//! the keeper does by itself, [`pause`] and [`reload`] those of pauses and reloads, [`recall`] what an earlier keeper left, [`ports`] what it listens on, [`sockets`]
 //! what is held for it.
 
 mod orders;
 mod pause;
 mod ports;
+mod recall;
 mod reload;
 mod reports;
 mod sockets;
