@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod preflight;
 pub mod size;
 pub mod source;
+pub mod state;

@@ -106,7 +106,8 @@ fn what_a_killed_keeper_left_is_ended_by_the_next_start() {
     let state = first.path("state").display().to_string();
     let options = Options { args: vec!["--state-dir".into(), state], ..Options::default() };
     let second = Daemon::start_with(THREE, &options);
-    assert_eq!(second.wait_state("a", "running")["incarnation"], json!(1));
+    // No number of a life is given twice.
+    assert_eq!(second.wait_state("a", "running")["incarnation"], json!(2));
     assert!(!lives(orphan));
     assert!(second.log().contains("killed"), "{}", second.log());
 }

@@ -12,16 +12,17 @@ use crate::workspace::root;
 ///
 /// From the edges inwards: values and settings know nobody, sources and effects know values, the daemon knows all of
 /// these, and the surfaces know the daemon's handle only.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("duration", &[]),
     ("size", &[]),
     ("aliveness", &[]),
     ("config", &["duration", "size"]),
     ("source", &[]),
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
+    ("state", &["effect::clock"]),
     ("keeper", &["effect::clock"]),
     ("metrics", &["effect::clock"]),
-    ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source"]),
+    ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source", "state"]),
     (
         "doctor",
         &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_core::model::Tick;
+use defib_core::model::{ServiceName, ServiceSpec, Tick};
 use defib_core::{Input, Supervisor};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Group, Uid};
@@ -35,6 +35,7 @@ use super::link::{KeeperLink, LinkError};
 use super::own_log::{self, Log, SinkError};
 use super::ports::Ports;
 use super::reload::Reloads;
+use super::remember::{self, Memory};
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
 use super::sockets::HeldSockets;
@@ -52,6 +53,7 @@ use crate::keeper;
 use crate::keeper::protocol::{LEDGER, Order, Report, SlotState, VERSION};
 use crate::metrics::{LogLayer, Metrics};
 use crate::source::{self, Life, SourceChoice};
+use crate::state::Remembered;
 
 /// How long processes that an earlier keeper left may take to end.
 const STRAYS: Duration = Duration::from_secs(5);
@@ -145,6 +147,9 @@ async fn supervise(
     folders(daemon)?;
     settle_log(log, &daemon.log, past.is_first())?;
     lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
+    let (memory, remembered) = Memory::open(&daemon.state_dir, past.is_first())
+        .map_err(|cause| DaemonError::System { what: "start the state database", cause })?;
+    past.remembered = remembered;
     let socket = daemon.runtime_dir.join(handle::SOCKET);
     let listener = listen(&socket, &mut link, &mut past)?;
     let (door, doors) = Door::open(settings.listen.metrics, past.held.remove(door::HELD), &mut link)?;
@@ -179,7 +184,7 @@ async fn supervise(
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
     let first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
     let (journal, events, entries) = Journal::new(first);
-    let slots = Slots::assign(&settings.services, &past.slots());
+    let slots = Slots::assign(&settings.services, &past.slots(&settings.services));
     let feed = selection.feed.map(FeedHandle::start).transpose();
     let feed =
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
@@ -224,6 +229,7 @@ async fn supervise(
         asks: waiting,
         views,
         journal,
+        memory,
         metrics,
         door,
         acted: started,
@@ -252,6 +258,7 @@ async fn supervise(
     let rest = async { while supervisor.planned.recv().await.is_some() {} };
     tokio::time::timeout(LAST_JOBS, rest).await.ok();
     supervisor.pid_files.finish();
+    supervisor.memory.leave();
     if let Ok(tree) = cgroups
         && let Err(error) = tree.remove(keeper_pid)
     {
@@ -275,6 +282,8 @@ struct Past {
     /// For each slot its sockets, and what they are.
     sockets: Vec<(u32, Vec<u8>, Vec<OwnedFd>)>,
     signals: Vec<i32>,
+    /// What the state database holds, for the first daemon of a keeper.
+    remembered: Remembered,
 }
 
 impl Past {
@@ -284,8 +293,9 @@ impl Past {
     }
 
     /// The slots that services have had.
-    fn slots(&self) -> BTreeMap<defib_core::model::ServiceName, u32> {
-        self.memos.iter().map(|(slot, kept)| (kept.service.clone(), *slot)).collect()
+    fn slots(&self, specs: &[Arc<ServiceSpec>]) -> BTreeMap<ServiceName, u32> {
+        let kept = self.memos.iter().map(|(slot, kept)| (kept.service.clone(), *slot));
+        kept.chain(remember::slots(&self.remembered, specs)).collect()
     }
 }
 
@@ -463,6 +473,7 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         tracing::debug!(slot, %service, "resumed");
         daemon.turn([Input::Resume { service, memo }])?;
     }
+    daemon.recall(past.remembered)?;
     for report in past.states {
         if let Report::Slot { slot, state: SlotState::Living { pid, started, .. } } = report {
             daemon.follow(&Life { slot, pid, started: Tick(started) });

@@ -10,6 +10,7 @@
 //! - `ports`: what the source and looks tell of the services' ports;
 //! - `accepted`: the configuration in force, as the keeper holds it for the next daemon;
 //! - `reload`: a configuration that was read again comes into force;
+//! - `remember`: what is told to the state database, and read from it;
 //! - `boot`: what operators have set for the start of defib;
 //! - `count`, `door`: what it tells the metrics, and the socket on which they are served;
 //! - `surfaces`: the thread on which the API lives;
@@ -31,6 +32,7 @@ mod link;
 mod own_log;
 mod ports;
 mod reload;
+mod remember;
 mod run;
 mod slots;
 mod sockets;

@@ -201,6 +201,7 @@ impl Daemon {
             self.capture.forget(slot, service);
         }
         self.pid_files.forget(service);
+        self.memory.forget(service);
         self.metrics.tally.remove(service, clock::now());
         self.planner.ask(Job::Forget(service.clone()));
         self.views.send_modify(|views| {

@@ -21,6 +21,7 @@ use super::link::{KeeperLink, LinkError};
 use super::own_log::Log;
 use super::ports::{self, Ports};
 use super::reload::{ReadAgain, ReloadAsk, Reloads};
+use super::remember::Memory;
 use super::slots::{Kept, Slots};
 use super::sockets::HeldSockets;
 use crate::config::Settings;
@@ -57,6 +58,8 @@ pub(super) struct Daemon {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
+    /// What outlives the keeper.
+    pub(super) memory: Memory,
     pub(super) metrics: Arc<Metrics>,
     /// Where metrics are served over TCP.
     pub(super) door: Door,
@@ -183,6 +186,9 @@ impl Daemon {
         self.source.settle(&mut batch);
         self.tell_events(batch);
         self.tell_all(rest);
+        if let Some(service) = self.slots.service(slot) {
+            self.memory.hear(service, state);
+        }
         if let SlotState::Living { started, .. } = state {
             self.watch_ports(slot, *started);
         }
@@ -204,6 +210,9 @@ impl Daemon {
         self.source.settle(&mut batch);
         self.tell_events(batch);
         self.tell_all(rest);
+        if let Some(service) = self.slots.service(slot) {
+            self.memory.followed(service);
+        }
         Ok(())
     }
 
@@ -357,6 +366,7 @@ impl Daemon {
     }
 
     pub(super) fn tell_all(&mut self, rest: Vec<Effect>) {
+        self.memory.flush();
         // Views before replies: whoever gets an answer and looks must see what the answer says.
         let (views, others): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|effect| matches!(effect, Effect::Publish { .. }));
@@ -409,9 +419,11 @@ impl Daemon {
                 Effect::Acknowledge { service, incarnation, followed } => slot_of(&service)
                     .map(|slot| Order::Acknowledge { slot, incarnation: incarnation.0, followed }),
                 Effect::Remember { service, memo } => slot_of(&service).and_then(|slot| {
-                    let kept = postcard::to_stdvec(&Kept { service, memo });
+                    let kept = Kept { service, memo };
+                    let bytes = postcard::to_stdvec(&kept);
+                    self.memory.note(kept.service, slot, kept.memo);
                     // A memo is made of numbers and text: it can always be written.
-                    kept.ok().map(|memo| Order::Remember { slot, memo })
+                    bytes.ok().map(|memo| Order::Remember { slot, memo })
                 }),
                 Effect::Record(_) | Effect::Publish { .. } | Effect::Reply { .. } | Effect::Leave => {
                     return Ok(Some(effect));
@@ -429,6 +441,7 @@ impl Daemon {
             Effect::Record(record) => {
                 log(&record.service, &record.what);
                 self.count(&record);
+                self.memory.record(&record);
                 self.journal.tell(record.at, Event::Service(record));
             }
             Effect::Publish { service } => {

@@ -1,0 +1,103 @@
+//! What the state database is told of the services, and what the first daemon of a keeper takes from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use defib_core::model::{Record, ServiceName, ServiceSpec};
+use defib_core::{Input, Memo};
+
+use super::link::LinkError;
+use super::run::Daemon;
+use crate::keeper::protocol::{MAX_SLOTS, SlotState};
+use crate::state::{Remembered, RememberedLife, StateDb};
+
+/// The way to the state database. It is told after the keeper: no thread is to be woken between a death and the order for
+/// the next life.
+#[derive(Debug)]
+pub(super) struct Memory {
+    db: StateDb,
+    /// Memos of this turn.
+    memos: Vec<(ServiceName, u32, Box<Memo>)>,
+}
+
+impl Memory {
+    /// Opens the database in a state directory. The `first` daemon of a keeper is given what it holds.
+    pub(super) fn open(state_dir: &Path, first: bool) -> std::io::Result<(Self, Remembered)> {
+        let (db, remembered) = if first {
+            StateDb::open(state_dir)?
+        } else {
+            (StateDb::go_on(state_dir)?, Remembered::default())
+        };
+        Ok((Self { db, memos: Vec::new() }, remembered))
+    }
+
+    /// The keeper is to keep this memo.
+    pub(super) fn note(&mut self, service: ServiceName, slot: u32, memo: Box<Memo>) {
+        self.memos.push((service, slot, memo));
+    }
+
+    /// The keeper has been told.
+    pub(super) fn flush(&mut self) {
+        for (service, slot, memo) in self.memos.drain(..) {
+            self.db.remember(service, slot, memo);
+        }
+    }
+
+    /// The keeper has told how a slot is.
+    pub(super) fn hear(&self, service: &ServiceName, state: &SlotState) {
+        match *state {
+            SlotState::Living { incarnation, pid, started } => {
+                self.db.lives(service, Some(RememberedLife { incarnation, pid, started }));
+            }
+            SlotState::Ended { .. } | SlotState::Empty { .. } => self.db.lives(service, None),
+            SlotState::Starting { .. } | SlotState::Failed { .. } => {}
+        }
+    }
+
+    /// The keeper has begun the next life by itself. Who it is follows.
+    pub(super) fn followed(&self, service: &ServiceName) {
+        self.db.lives(service, None);
+    }
+
+    /// A record is told.
+    pub(super) fn record(&self, record: &Record) {
+        self.db.ended(record);
+    }
+
+    /// A service that was removed is gone.
+    pub(super) fn forget(&self, service: &ServiceName) {
+        self.db.forget(service);
+    }
+
+    /// Every service has ended, and defib leaves.
+    pub(super) fn leave(self) {
+        self.db.leave();
+    }
+}
+
+/// The slots that services of the configuration have had.
+pub(super) fn slots(remembered: &Remembered, specs: &[Arc<ServiceSpec>]) -> BTreeMap<ServiceName, u32> {
+    let configured: BTreeSet<&ServiceName> = specs.iter().map(|spec| &spec.name).collect();
+    let mut taken = BTreeSet::new();
+    let mut sound = |slot: u32| slot < MAX_SLOTS && taken.insert(slot);
+    let known = remembered.services.iter().filter(|it| configured.contains(&it.service));
+    known.filter(|it| sound(it.slot)).map(|it| (it.service.clone(), it.slot)).collect()
+}
+
+impl Daemon {
+    /// Tells the core what is remembered of services of which no process is left.
+    pub(super) fn recall(&mut self, remembered: Remembered) -> Result<(), LinkError> {
+        let Remembered { services, left } = remembered;
+        for it in services {
+            if self.slots.spec(&it.service).is_none() {
+                // It is configured no longer.
+                self.memory.forget(&it.service);
+                continue;
+            }
+            let torn = it.same_boot && !left;
+            tracing::debug!(service = %it.service, torn, "recalled");
+            self.turn([Input::Recall { service: it.service, memo: it.memo, torn }])?;
+        }
+        Ok(())
+    }
+}
