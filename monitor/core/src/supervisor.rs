@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::effect::{Effect, Effects, Reply};
 use crate::input::{Input, Verb};
+use crate::memo::Memo;
 use crate::model::{RequestId, ServiceName, ServiceSpec, ServiceView, Tick};
 use crate::phase::{Life, Phase};
 use crate::series::Dice;
@@ -159,6 +160,11 @@ impl Supervisor {
     /// The views of all services, by name.
     pub fn views(&self) -> impl Iterator<Item = ServiceView> {
         self.services.values().map(|it| it.view())
+    }
+
+    /// The memos of all services, by name: for who has lost them.
+    pub fn memos(&self) -> impl Iterator<Item = (&ServiceName, &Memo)> {
+        self.services.iter().map(|(name, it)| (name, it.memo()))
     }
 
     /// How many reports were dropped because they were about another life, or came twice.

@@ -69,6 +69,11 @@ impl Memory {
         self.db.forget(service);
     }
 
+    /// Waits until everything has to be told again.
+    pub(super) async fn wanted(&self) {
+        self.db.wanted().await;
+    }
+
     /// Every service has ended, and defib leaves.
     pub(super) fn leave(self) {
         self.db.leave();
@@ -85,6 +90,24 @@ pub(super) fn slots(remembered: &Remembered, specs: &[Arc<ServiceSpec>]) -> BTre
 }
 
 impl Daemon {
+    /// Tells everything again: what had been written is lost.
+    pub(super) fn tell_memory(&mut self) {
+        for (service, memo) in self.core.memos() {
+            if let Some(slot) = self.slots.slot(service) {
+                self.memory.note(service.clone(), slot, Box::new(memo.clone()));
+            }
+        }
+        self.memory.flush();
+        for view in self.core.views() {
+            let life = view.pid.zip(view.started).map(|(pid, started)| RememberedLife {
+                incarnation: view.incarnation.0,
+                pid,
+                started: started.0,
+            });
+            self.memory.db.lives(&view.name, life);
+        }
+    }
+
     /// Tells the core what is remembered of services of which no process is left.
     pub(super) fn recall(&mut self, remembered: Remembered) -> Result<(), LinkError> {
         let Remembered { services, left } = remembered;

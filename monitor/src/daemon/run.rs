@@ -83,6 +83,7 @@ enum Wake {
     Ports(Option<Found>),
     Reload(Option<ReadAgain>),
     Ask(Option<Ask>),
+    Memory,
     Deadline,
 }
 
@@ -102,6 +103,7 @@ impl Daemon {
                 found = self.ports.found() => Wake::Ports(found),
                 read = self.reloads.read() => Wake::Reload(read),
                 ask = self.asks.recv() => Wake::Ask(ask),
+                () = self.memory.wanted() => Wake::Memory,
             };
             match wake {
                 Wake::Reports(reports) => {
@@ -117,6 +119,7 @@ impl Daemon {
                 Wake::Planned(Some(planned)) => self.take_plan(planned)?,
                 Wake::Ask(Some(ask)) => self.take_ask(ask)?,
                 Wake::Deadline => self.turn([Input::Deadline])?,
+                Wake::Memory => self.tell_memory(),
                 Wake::Ports(Some(found)) => self.take_found(found)?,
                 Wake::Reload(Some(read)) => self.take_reload(read)?,
                 // All are held by threads that live as long as this one.

@@ -19,6 +19,10 @@ const LASTING: Duration = Duration::from_secs(10);
 /// The longest time without a daemon. The services need one, so the keeper never gives up.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// How long a daemon that leaves may take to end, after its last order. One of which a thread waits for a disk that hangs
+/// cannot end, and cannot be killed.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// The daemon's care.
 #[derive(Debug)]
 pub(super) struct Nurse {
@@ -28,8 +32,8 @@ pub(super) struct Nurse {
     born: Tick,
     /// Whether a daemon has ever supervised: one that has not is not started again.
     ready: bool,
-    /// Whether the daemon has asked the keeper to leave with it.
-    leaving: bool,
+    /// When the keeper leaves, which the daemon has asked for, whether that has ended or not.
+    leaving: Option<Tick>,
     /// Daemons that did not last, in a row.
     short_lives: u32,
     /// The OOM score adjustment that the unit gives.
@@ -55,7 +59,7 @@ impl Nurse {
             pid: None,
             born: Tick(0),
             ready: false,
-            leaving: false,
+            leaving: None,
             short_lives: 0,
             protection: oom::renounce(),
             due: Some(Tick(0)),
@@ -78,8 +82,13 @@ impl Nurse {
     }
 
     /// The daemon wants the keeper to leave with it.
-    pub(super) fn leave(&mut self) {
-        self.leaving = true;
+    pub(super) fn leave(&mut self, now: Tick) {
+        self.leaving = Some(now + PARTING);
+    }
+
+    /// When the keeper leaves without waiting any longer for the daemon's end.
+    pub(super) fn parting(&self) -> Option<Tick> {
+        self.leaving
     }
 
     /// Starts a daemon and returns the keeper's end of the socket to it. The daemon's end is its standard input,
@@ -112,7 +121,7 @@ impl Nurse {
     /// The daemon has ended.
     pub(super) fn ended(&mut self, now: Tick, status: WaitStatus) -> Next {
         self.pid = None;
-        if self.leaving || !self.ready {
+        if self.leaving.is_some() || !self.ready {
             return Next::Leave(status.code().unwrap_or(1));
         }
         let lasted = now.since(self.born) >= LASTING;

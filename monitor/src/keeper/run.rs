@@ -149,7 +149,12 @@ impl Keeper {
                 self.flush();
             }
             let idle_work = !self.unready.is_empty() && self.quiet_until.is_none();
-            let due = [self.nurse.due(), self.notify.due(), self.quiet_until].into_iter().flatten().min();
+            if self.nurse.parting().is_some_and(|until| until <= clock::now()) {
+                say("the daemon has left, but its process does not end: a disk hangs");
+                return Ok(0);
+            }
+            let dates = [self.nurse.due(), self.notify.due(), self.quiet_until, self.nurse.parting()];
+            let due = dates.into_iter().flatten().min();
             let timeout = if idle_work {
                 Some(timespec(Duration::ZERO))
             } else {
@@ -244,7 +249,7 @@ impl Keeper {
             Order::Pong => self.notify.daemon_answered(),
             Order::Reloading => self.notify.reloading(clock::now()),
             Order::Ending => self.end(),
-            Order::Leave => self.nurse.leave(),
+            Order::Leave => self.nurse.leave(clock::now()),
             Order::Hold { name } => {
                 let Some(fd) = fds.into_iter().next() else { return };
                 if name == NEXT_SLOT

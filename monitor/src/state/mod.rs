@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use defib_core::Memo;
 use defib_core::model::{Record, ServiceName};
+use tokio::sync::Notify;
 
 pub use health::Health;
 use pending::{Ended, Pending};
@@ -40,8 +41,9 @@ pub const FILE: &str = "state.db";
 /// keep services from being started.
 const READ: Duration = Duration::from_secs(5);
 
-/// How long the last of it may take to be written when defib leaves.
-const LEAVE: Duration = Duration::from_secs(2);
+/// How long the last of it may take to be written when defib leaves. It is written to the page cache, in less than a
+/// millisecond; more means that the disk hangs.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// What the database held when this daemon began.
 #[derive(Debug, Default)]
@@ -80,11 +82,12 @@ pub struct RememberedLife {
     pub started: u64,
 }
 
-/// The way to the state database. Ends in order when it is dropped: what waits is written, for no longer than two seconds.
+/// The way to the state database. Ends in order when it is dropped: what waits is written, for no longer than a second.
 #[derive(Debug)]
 pub struct StateDb {
     pending: Arc<Pending>,
     health: Arc<Health>,
+    wants: Arc<Notify>,
     /// Closed when the thread has ended.
     ended: Receiver<()>,
 }
@@ -122,12 +125,13 @@ impl StateDb {
     fn start(state_dir: &Path, answer: Option<SyncSender<Remembered>>) -> io::Result<Self> {
         let (pending, health) = (Arc::new(Pending::default()), Arc::new(Health::default()));
         let (alive, ended) = sync_channel(0);
-        let writer = writer::Writer::new(state_dir.join(FILE), Arc::clone(&pending), Arc::clone(&health));
+        let (path, wants) = (state_dir.join(FILE), Arc::new(Notify::new()));
+        let writer = writer::Writer::new(path, Arc::clone(&pending), Arc::clone(&health), Arc::clone(&wants));
         std::thread::Builder::new().name("defib-state".into()).spawn(move || {
             let _alive: SyncSender<()> = alive;
             writer.run(answer);
         })?;
-        Ok(Self { pending, health, ended })
+        Ok(Self { pending, health, wants, ended })
     }
 
     /// A service is like this from now on.
@@ -150,6 +154,11 @@ impl StateDb {
         if let Some(ended) = Ended::of(record) {
             self.tell(|waiting| waiting.ended(ended));
         }
+    }
+
+    /// Waits until all that is to be remembered has to be told again: what was written is lost.
+    pub async fn wanted(&self) {
+        self.wants.notified().await;
     }
 
     /// Whether it can be written.
@@ -177,3 +186,6 @@ impl Drop for StateDb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

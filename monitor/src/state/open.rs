@@ -40,13 +40,31 @@ pub(super) enum OpenError {
     Sqlite { path: PathBuf, cause: rusqlite::Error },
 }
 
+/// A database that can be used.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) db: Connection,
+    /// Whether nothing is in it.
+    pub(super) empty: bool,
+    /// The file, by device and inode.
+    file: (u64, u64),
+}
+
+impl Opened {
+    /// Whether the file at `path` is still the one that is open. One that was removed takes whatever is written, and it is
+    /// lost when it is closed.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+    }
+}
+
 /// Opens the database at `path`, and makes it if there is none. One that is damaged, or of a newer defib, is set aside
 /// first.
-pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
-    let size = make(path)?;
+pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+    let (size, file) = make(path)?;
     let sqlite = |cause| OpenError::Sqlite { path: path.to_owned(), cause };
     match connect(path, size) {
-        Ok(db) => return Ok(db),
+        Ok(db) => return Ok(Opened { db, empty: size == 0, file }),
         Err(Unusable::Damaged(why)) => {
             let aside = set_aside(path, "damaged")?;
             tracing::error!(
@@ -64,18 +82,19 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
         }
         Err(Unusable::Now(cause)) => return Err(sqlite(cause)),
     }
-    make(path)?;
-    connect(path, 0).map_err(|unusable| match unusable {
+    let (_, file) = make(path)?;
+    let made = connect(path, 0).map_err(|unusable| match unusable {
         Unusable::Now(cause) => sqlite(cause),
         Unusable::Damaged(why) => OpenError::Unfit { path: path.to_owned(), why },
         Unusable::Newer(version) => {
             OpenError::Unfit { path: path.to_owned(), why: format!("it is of version {version} again") }
         }
-    })
+    });
+    Ok(Opened { db: made?, empty: true, file })
 }
 
-/// The size of the file, which is made if it is not there.
-fn make(path: &Path) -> Result<u64, OpenError> {
+/// The size of the file, which is made if it is not there, and what it is known by.
+fn make(path: &Path) -> Result<(u64, (u64, u64)), OpenError> {
     let failed = |cause| OpenError::File { path: path.to_owned(), cause };
     let unfit = |why: String| Err(OpenError::Unfit { path: path.to_owned(), why });
     match fs::symlink_metadata(path) {
@@ -88,12 +107,13 @@ fn make(path: &Path) -> Result<u64, OpenError> {
             if found.permissions().mode() & 0o777 != 0o600 {
                 fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
             }
-            Ok(found.len())
+            Ok((found.len(), (found.dev(), found.ino())))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // The files beside it get the same mode from SQLite.
             let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-            made.map_err(failed).map(|_| 0)
+            let made = made.and_then(|file| file.metadata()).map_err(failed)?;
+            Ok((0, (made.dev(), made.ino())))
         }
         Err(error) => Err(failed(error)),
     }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use defib_core::model::Tick;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use tokio::sync::Notify;
 
 use super::health::Health;
-use super::open::{self, OpenError};
+use super::open::{self, OpenError, Opened};
 use super::pending::{Pending, Waiting};
 use super::rows::{self, Boot, Gap};
 use super::{Remembered, boot};
@@ -33,14 +33,16 @@ pub(super) struct Writer {
     path: PathBuf,
     pending: Arc<Pending>,
     health: Arc<Health>,
+    /// Told when all that is to be remembered is wanted anew.
+    wants: Arc<Notify>,
     boot: Boot,
     /// Since when it cannot be written.
     down: Option<Timestamp>,
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, pending: Arc<Pending>, health: Arc<Health>) -> Self {
-        Self { path, pending, health, boot: Boot { id: boot::id(), zero: 0 }, down: None }
+    pub(super) fn new(path: PathBuf, pending: Arc<Pending>, health: Arc<Health>, wants: Arc<Notify>) -> Self {
+        Self { path, pending, health, wants, boot: Boot { id: boot::id(), zero: 0 }, down: None }
     }
 
     /// Until nothing more comes. `answer` waits for what is remembered.
@@ -77,27 +79,33 @@ impl Writer {
         }
     }
 
-    fn open(&mut self, answer: Option<SyncSender<Remembered>>) -> Option<Connection> {
+    fn open(&mut self, answer: Option<SyncSender<Remembered>>) -> Option<Opened> {
         self.boot.zero = zero();
         self.health.begin();
-        let opened = open::open(&self.path).and_then(|db| {
-            let Some(answer) = answer else { return Ok(db) };
-            match rows::read(&db, &self.boot) {
+        // Whoever waits for an answer hears that there is none only when it has been told why.
+        let asker = answer.clone();
+        let opened = open::open(&self.path).and_then(|opened| {
+            let Some(answer) = answer else { return Ok(opened) };
+            match rows::read(&opened.db, &self.boot) {
                 // Whoever waited may have given up.
                 Ok(remembered) => drop(answer.send(remembered)),
                 Err(cause) if open::is_damage(&cause) => {
-                    drop(db);
-                    let aside = open::set_aside(&self.path, "damaged")?;
-                    tracing::error!(%cause, aside = %aside.display(), "the state database cannot be read: it was set aside");
+                    drop(opened);
+                    self.set_aside(&cause.to_string());
                     return open::open(&self.path);
                 }
                 Err(cause) => return Err(OpenError::Sqlite { path: self.path.clone(), cause }),
             }
-            Ok(db)
+            Ok(opened)
         });
         self.health.answered();
         match opened {
-            Ok(db) => Some(db),
+            Ok(opened) => {
+                if opened.empty && asker.is_none() {
+                    self.wants.notify_one();
+                }
+                Some(opened)
+            }
             Err(error) => {
                 self.fails(&error.to_string());
                 None
@@ -106,30 +114,52 @@ impl Writer {
     }
 
     /// Gives the database back if it can be used further.
-    fn write(&mut self, mut db: Connection, waiting: Waiting) -> Option<Connection> {
+    fn write(&mut self, mut opened: Opened, waiting: Waiting) -> Option<Opened> {
         if waiting.is_empty() && self.down.is_none() {
-            return Some(db);
+            return Some(opened);
         }
         self.boot.zero = zero();
         let gap = self.gap(&waiting);
         self.health.begin();
-        let written = rows::write(&mut db, &waiting, gap.as_ref(), &self.boot);
+        if !opened.is_at(&self.path) {
+            drop(opened);
+            tracing::error!(file = %self.path.display(), "the state database was removed: it is made anew");
+            opened = match self.open(None) {
+                Some(opened) => opened,
+                None => {
+                    self.pending.put_back(waiting);
+                    return None;
+                }
+            };
+        }
+        let written = rows::write(&mut opened.db, &waiting, gap.as_ref(), &self.boot);
         let hung = self.health.answered();
         match written {
             Ok(()) => {
                 self.works(gap, hung);
-                Some(db)
+                Some(opened)
             }
             Err(cause) => {
                 // It goes again with the next attempt.
                 self.pending.put_back(waiting);
                 let damaged = open::is_damage(&cause);
-                drop(db);
+                drop(opened);
                 self.fails(&format!("{}: {cause}", self.path.display()));
-                if damaged && let Ok(aside) = open::set_aside(&self.path, "damaged") {
-                    tracing::error!(aside = %aside.display(), "the state database is damaged: it was set aside");
+                if damaged {
+                    self.set_aside(&cause.to_string());
                 }
                 None
+            }
+        }
+    }
+
+    fn set_aside(&self, why: &str) {
+        match open::set_aside(&self.path, "damaged") {
+            Ok(aside) => {
+                tracing::error!(why, aside = %aside.display(), "the state database is damaged: it was set aside");
+            }
+            Err(error) => {
+                tracing::error!(why, %error, "the state database is damaged, and cannot be set aside")
             }
         }
     }

@@ -80,6 +80,11 @@ impl Service {
         &self.spec
     }
 
+    /// Its memo.
+    pub(crate) fn memo(&self) -> &Memo {
+        &self.memo
+    }
+
     /// Its phase.
     pub(crate) fn phase(&self) -> &Phase {
         &self.memo.phase
