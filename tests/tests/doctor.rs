@@ -29,6 +29,7 @@ const ROWS: [&str; 26] = [
     "kmsg",
     "cgroup",
     "state-dir",
+    "state-db",
     "bpffs",
     "sock-diag",
     "network",

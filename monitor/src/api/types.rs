@@ -27,6 +27,18 @@ pub struct Status {
     pub services: Vec<Service>,
     /// The event source in use.
     pub source: SourceName,
+    /// Whether what outlives defib can be kept.
+    #[serde(default)]
+    pub state_database: StateDatabase,
+}
+
+/// Whether the state database can be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDatabase {
+    /// Why not, or nothing if it can.
+    pub trouble: Option<String>,
+    /// How many ends of lives had no room while it could not.
+    pub lost: u64,
 }
 
 /// One service.

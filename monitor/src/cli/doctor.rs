@@ -44,8 +44,8 @@ async fn running(options: &Options) -> Running {
         let client = Client::find(options.runtime_dir.as_deref()).await?;
         client.status().await
     });
-    let source = match asked.await {
-        Ok(Ok(status)) => status.source,
+    let (source, state_trouble) = match asked.await {
+        Ok(Ok(status)) => (status.source, status.state_database.trouble),
         Ok(Err(client::Error::Unreachable { tried })) => {
             let places: Vec<_> = tried.iter().map(|tried| tried.socket.display().to_string()).collect();
             return Running::Nowhere(places.join(" or "));
@@ -59,10 +59,11 @@ async fn running(options: &Options) -> Running {
             let pid =
                 stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
             let pid = pid.filter(|pid| *pid != 0);
-            return Running::Here { socket: socket.display().to_string(), pid, source };
+            let socket = socket.display().to_string();
+            return Running::Here { socket, pid, source, state_trouble };
         }
     }
-    Running::Here { socket: "its socket".to_owned(), pid: None, source }
+    Running::Here { socket: "its socket".to_owned(), pid: None, source, state_trouble }
 }
 
 fn text(report: &Report, color: bool) -> String {

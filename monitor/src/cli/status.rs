@@ -25,6 +25,9 @@ pub fn run(options: &Options, chosen: &Chosen) -> Exit {
             complain_of(&text);
             exit = Exit::NotFound;
         }
+        if let (Some(trouble), false) = (&status.state_database.trouble, printer.json) {
+            complain_of(&format!("what is to outlive defib cannot be kept: {trouble}"));
+        }
         let now = Timestamp::now();
         match status.services.as_slice() {
             _ if printer.json => printer.print_json(&status)?,

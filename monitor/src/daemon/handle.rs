@@ -21,6 +21,7 @@ use crate::effect::port_status::{Owner, port_status};
 pub use crate::effect::usage::TreeUsage;
 use crate::effect::usage::usage;
 use crate::metrics::{Metrics, Pipeline};
+pub use crate::state::Health;
 
 /// The name of the API's socket in the runtime directory.
 pub const SOCKET: &str = "defib.sock";
@@ -100,6 +101,8 @@ pub struct Handle {
     pub metrics: Arc<Metrics>,
     /// Where metrics are served besides the API's socket.
     pub doors: Doors,
+    /// How the state database is.
+    pub state: Arc<Health>,
     household: Household,
     /// What operators have set for the start of defib.
     boot: Arc<BootFile>,
@@ -112,7 +115,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Joins the parts. Metrics count for nobody and are served nowhere unless they are set afterwards.
+    /// Joins the parts. Metrics count for nobody and are served nowhere, and there is no state database, unless they are
+    /// set afterwards.
     #[expect(clippy::too_many_arguments, reason = "it is called once, by who has made all of them")]
     pub fn new(
         asks: mpsc::Sender<Ask>,
@@ -137,6 +141,7 @@ impl Handle {
             tenants,
             metrics,
             doors,
+            state: Arc::default(),
             household,
             boot,
             logs,

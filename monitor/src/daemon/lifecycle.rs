@@ -204,7 +204,8 @@ async fn supervise(
     metrics.source(selection.name);
     // Nobody else has set it.
     metrics.output.set(Arc::new(Captured(logs.clone()))).ok();
-    (handle.metrics, handle.doors) = (Arc::clone(&metrics), doors);
+    (handle.metrics, handle.doors, handle.state) = (Arc::clone(&metrics), doors, memory.health());
+    metrics.state.set(Arc::new(remember::Keeping(memory.health()))).ok();
     let mut capture = Capture::new(logs.clone());
     settings.services.iter().for_each(|spec| capture.configure(spec));
     capture.adopt(&slots, std::mem::take(&mut past.pipes));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use defib_core::model::{Record, ServiceName, ServiceSpec};
 use defib_core::{Input, Memo};
@@ -9,7 +10,8 @@ use defib_core::{Input, Memo};
 use super::link::LinkError;
 use super::run::Daemon;
 use crate::keeper::protocol::{MAX_SLOTS, SlotState};
-use crate::state::{Remembered, RememberedLife, StateDb};
+use crate::metrics::StateCounters;
+use crate::state::{Health, Remembered, RememberedLife, StateDb};
 
 /// The way to the state database. It is told after the keeper: no thread is to be woken between a death and the order for
 /// the next life.
@@ -18,6 +20,20 @@ pub(super) struct Memory {
     db: StateDb,
     /// Memos of this turn.
     memos: Vec<(ServiceName, u32, Box<Memo>)>,
+}
+
+/// How the state database is, for the metrics.
+#[derive(Debug)]
+pub(super) struct Keeping(pub(super) Arc<Health>);
+
+impl StateCounters for Keeping {
+    fn works(&self) -> bool {
+        self.0.trouble().is_none()
+    }
+
+    fn lost(&self) -> u64 {
+        self.0.lost()
+    }
 }
 
 impl Memory {
@@ -67,6 +83,11 @@ impl Memory {
     /// A service that was removed is gone.
     pub(super) fn forget(&self, service: &ServiceName) {
         self.db.forget(service);
+    }
+
+    /// How the database is.
+    pub(super) fn health(&self) -> Arc<Health> {
+        self.db.health()
     }
 
     /// Waits until everything has to be told again.

@@ -28,6 +28,8 @@ pub enum Running {
         pid: Option<u32>,
         /// Where it hears of processes.
         source: SourceName,
+        /// Why it cannot write its state database now.
+        state_trouble: Option<String>,
     },
 }
 
@@ -37,7 +39,7 @@ pub(super) fn row(facts: &Facts, running: &Running, best: SourceName) -> Row {
         Running::Silent(why) => {
             return GROUP.limited("daemon", format!("one is there, but does not tell: {why}"), "try as root");
         }
-        Running::Here { socket, pid, source } => (socket, pid, *source),
+        Running::Here { socket, pid, source, .. } => (socket, pid, *source),
     };
     let since = pid.and_then(age).map(|age| format!(" for {}", duration::show(age))).unwrap_or_default();
     let pid = pid.map(|pid| format!("pid {pid}, ")).unwrap_or_default();

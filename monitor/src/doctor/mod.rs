@@ -56,7 +56,7 @@ pub fn examine(overrides: &Overrides, running: &Running) -> Report {
     let (source, found) = sources::rows(&facts, running);
     rows.extend(found);
     rows.extend(trees::rows(&facts));
-    rows.extend(state::rows(&facts));
+    rows.extend(state::rows(&facts, running));
     rows.extend(ports::rows(&facts));
     rows.extend(latency::rows(&facts));
     rows.extend(limits::rows(&facts));

@@ -1,11 +1,14 @@
 //! What survives the daemon: its folder, and the file system of pinned eBPF objects.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use nix::unistd::Uid;
 use rustix::fs::{Access, access};
 
+use super::daemon::Running;
 use super::facts::{Facts, brief};
 use super::rights::{self, Place};
 use super::row::{Group, Row};
@@ -15,8 +18,35 @@ const GROUP: Group = Group::State;
 /// Where bpffs is mounted everywhere.
 const BPFFS: &str = "/sys/fs/bpf";
 
-pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    vec![folder(&facts.settings.state_dir), bpffs(facts)]
+/// The database in the state directory.
+const DATABASE: &str = "state.db";
+
+pub(super) fn rows(facts: &Facts, running: &Running) -> Vec<Row> {
+    let folder_row = folder(&facts.settings.state_dir);
+    vec![folder_row, database(&facts.settings.state_dir, running), bpffs(facts)]
+}
+
+/// What outlives defib: as the daemon says, or else as the file is.
+fn database(state_dir: &Path, running: &Running) -> Row {
+    let name = "state-db";
+    let path = state_dir.join(DATABASE);
+    let shown = path.display();
+    if let Running::Here { state_trouble: Some(why), .. } = running {
+        let found = format!("{why}; services are supervised, and not remembered");
+        return GROUP.limited(name, found, "make room or mend the disk; defib tries again by itself");
+    }
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            GROUP.ok(name, format!("{shown} will be made at the first start"))
+        }
+        Err(error) => GROUP.limited(name, format!("{shown}: {}", brief(&error)), "run defib as its owner"),
+        Ok(found) if !found.is_file() => {
+            GROUP.limited(name, format!("{shown} is no regular file"), format!("remove {shown}"))
+        }
+        Ok(found) if found.uid() != Uid::effective().as_raw() && !Uid::effective().is_root() => GROUP
+            .limited(name, format!("{shown} belongs to the user {}", found.uid()), "run defib as that user"),
+        Ok(found) => GROUP.ok(name, format!("{shown}, {} KiB", found.len().div_ceil(1024))),
+    }
 }
 
 /// The state directory, or where it would be made.

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub loads: ConfigLoads,
     /// Who captures the output of services, once there is somebody.
     pub output: OnceLock<Arc<dyn OutputCounters>>,
+    /// Who keeps what outlives defib, once there is somebody.
+    pub state: OnceLock<Arc<dyn StateCounters>>,
     /// How long answers took, by route. As many as there are routes. Used on the surfaces' thread only.
     answers: Mutex<BTreeMap<String, Histogram>>,
     /// When the daemon began.
@@ -62,6 +64,7 @@ impl Metrics {
             tally: Tally::new(started),
             loads: ConfigLoads::default(),
             output: OnceLock::new(),
+            state: OnceLock::new(),
             answers: Mutex::default(),
             started,
         }
@@ -96,6 +99,14 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new(clock::now())
     }
+}
+
+/// Who keeps what outlives defib tells how that goes. Asked at each scrape on the surfaces' thread.
+pub trait StateCounters: std::fmt::Debug + Send + Sync {
+    /// Whether it can be written.
+    fn works(&self) -> bool;
+    /// What had no room while it could not.
+    fn lost(&self) -> u64;
 }
 
 /// How the loading of configurations went. Whoever loads one tells.

@@ -170,6 +170,10 @@ families! {
         "Whether the process is running and ready (1) or not (0).";
     SERIES_DROPPED = "defib_series_dropped_total", Counter, One, Scrape, ["family"],
         "Label values refused by the cardinality limit.";
+    STATE_DATABASE_LOST = "defib_state_database_lost_total", Counter, One, Scrape, [],
+        "Ends of lives that were not kept because the state database could not be written for too long.";
+    STATE_DATABASE_UP = "defib_state_database_up", Gauge, One, Scrape, [],
+        "Whether the state database can be written (1) or not (0).";
     OWN_CPU = "process_cpu_seconds_total", Counter, Seconds, Scrape, [],
         "Total user and system CPU time spent in seconds.";
     OWN_MAX_FDS = "process_max_fds", Gauge, One, Scrape, [],

@@ -123,6 +123,10 @@ impl Metrics {
         if let Some(at) = at {
             page.single(&names::CONFIG_SUCCESS_TIME, wall_seconds(at));
         }
+        if let Some(state) = self.state.get() {
+            page.family(&names::STATE_DATABASE_UP).truth(&[], state.works());
+            page.family(&names::STATE_DATABASE_LOST).count(&[], state.lost());
+        }
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         for (handler, histogram) in answers.iter() {
             page.family(&names::HTTP_DURATION).histogram(&[handler], &histogram.read());

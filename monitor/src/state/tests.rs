@@ -215,12 +215,12 @@ fn what_does_not_fit_is_counted_and_what_was_put_back_is_older() {
     older.remember(name("a"), 1, memo(1));
     older.lives(&name("a"), Some(LIFE));
     older.remember(name("b"), 2, memo(1));
-    (0..4000).for_each(|life| older.ended(pending::Ended::of(&end("a", life)).unwrap()));
+    (0..4000).for_each(|life| older.ended(Ended::of(&end("a", life)).unwrap()));
     let mut waiting = Waiting::default();
     waiting.remember(name("a"), 1, memo(2));
     waiting.forget(&name("b"));
     waiting.left = true;
-    (4000..4100).for_each(|life| waiting.ended(pending::Ended::of(&end("a", life)).unwrap()));
+    (4000..4100).for_each(|life| waiting.ended(Ended::of(&end("a", life)).unwrap()));
     waiting.put_back(older);
     assert_eq!(waiting.changes[&name("a")].memo.as_ref().unwrap().1.gist(), memo(2).gist());
     assert_eq!(waiting.changes[&name("a")].life, Some(Some(LIFE)));

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use defib_core::model::{ServiceView, Tick};
 
 use super::Shared;
-use crate::api::types::{Port, Problem, Service, Status};
+use crate::api::types::{Port, Problem, Service, StateDatabase, Status};
 use crate::api::{problem, show};
 use crate::daemon::handle::PortStatus;
 use crate::effect::clock;
@@ -23,7 +23,9 @@ pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Json<Status> {
         let ports = ports.remove(&view.name).unwrap_or_default();
         service(&shared, view, &ports, now)
     });
-    Json(Status { services: services.collect(), source: shared.handle.source })
+    let state = &shared.handle.state;
+    let state_database = StateDatabase { trouble: state.trouble(), lost: state.lost() };
+    Json(Status { services: services.collect(), source: shared.handle.source, state_database })
 }
 
 /// `GET /v1/status/NAME`

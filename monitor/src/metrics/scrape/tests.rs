@@ -5,7 +5,7 @@ use defib_core::model::{
     Blame, By, End, Ending, Incarnation, Paused, Record, State, Usage, WaitStatus, What,
 };
 
-use super::super::{Host, OutputCounters, Queue, Stream};
+use super::super::{Host, OutputCounters, Queue, StateCounters, Stream};
 use super::*;
 use crate::effect::clock;
 
@@ -55,6 +55,16 @@ impl OutputCounters for Captured {
     }
 }
 
+impl StateCounters for Captured {
+    fn works(&self) -> bool {
+        true
+    }
+
+    fn lost(&self) -> u64 {
+        3
+    }
+}
+
 fn pipeline() -> Pipeline {
     Pipeline {
         source: SourceName::Ebpf,
@@ -70,6 +80,7 @@ fn pipeline() -> Pipeline {
 fn full() -> String {
     let metrics = Metrics::new(Tick(1));
     metrics.output.set(Arc::new(Captured)).unwrap();
+    metrics.state.set(Arc::new(Captured)).unwrap();
     metrics.loads.told(true, Tick(5));
     metrics.source(SourceName::Ebpf);
     metrics.tally.heard([Tick(1)], Tick(2));
