@@ -71,7 +71,7 @@ pub(super) fn world() -> World {
     let (_, tenants) = watch::channel(Arc::default());
     let folder = tempfile::tempdir().unwrap();
     let boot = BootFile::of(folder.path());
-    let held = Held { ledger: output::handle::ledger().unwrap(), lane: output::handle::lane().unwrap() };
+    let held = Held { ledger: output::handle::ledger(None, &[]).unwrap(), folder: None };
     let (logs, _) = Logs::start(folder.path().join("log"), held).unwrap();
     for name in ["api", "db", "off"] {
         logs.configure(&name.parse().unwrap(), &LogSpec::default());

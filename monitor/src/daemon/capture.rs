@@ -2,19 +2,99 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceSpec, Tick};
 
 use super::link::{KeeperLink, LinkError};
 use super::slots::Slots;
 use crate::effect::clock;
-use crate::effect::output::pipe::{Inlet, Pipes, Plumbing};
+use crate::effect::output::folder::{Folder, NoFolder};
+use crate::effect::output::pipe::{self, Inlet, Pipes, Plumbing};
 use crate::effect::output::{Count, Kind, Logs};
-use crate::keeper::protocol::{LifeEnd, Order, SlotState};
+use crate::keeper::protocol::{LifeEnd, MAX_SLOTS, Order, SlotState};
 use crate::metrics::{OutputCounters, Stream};
 
-/// The name under which the keeper holds the pipe through which busy services write into their files.
-pub(super) const LANE: &str = "log-lane";
+/// The name under which the keeper holds the lock of the folder in which pipes have names.
+pub(super) const LOCK: &str = "log-lock";
+
+/// How long an earlier daemon whose keeper was killed may take to leave that folder.
+const LEAVES: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What keeper and daemon left that have both been killed.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Where pipes have names, if there is such a place.
+    pub(super) folder: Option<Arc<Folder>>,
+    /// What was found there.
+    pub(super) found: BTreeMap<ServiceName, Pipes>,
+}
+
+impl Names {
+    /// Opens the folder. `lock` is what an earlier daemon under this keeper held; `first`: there was none.
+    pub(super) async fn open(
+        runtime_dir: &Path,
+        lock: Option<OwnedFd>,
+        first: bool,
+        link: &mut KeeperLink,
+    ) -> Result<Self, LinkError> {
+        if !first {
+            // What there is, the keeper tells. A daemon that had no folder has left no names.
+            let folder = lock.and_then(|lock| said(Folder::open(runtime_dir, Some(lock))));
+            return Ok(Self { folder, found: BTreeMap::new() });
+        }
+        let begun = clock::now();
+        let opened = loop {
+            match Folder::open(runtime_dir, None) {
+                Err(NoFolder::InUse(_)) if clock::now().since(begun) < LEAVES => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                opened => break opened,
+            }
+        };
+        let Some(folder) = said(opened) else { return Ok(Self::default()) };
+        link.order(Order::Hold { name: LOCK.to_owned() }, vec![folder.lock()?])?;
+        let mut found = BTreeMap::new();
+        for service in folder.services() {
+            match pipe::find(&folder, &service) {
+                Ok(Some(pipes)) => drop(found.insert(service, pipes)),
+                Ok(None) => {
+                    tracing::debug!(%service, "half of a pipe");
+                    Kind::ALL.into_iter().for_each(|kind| folder.remove(&service, kind));
+                }
+                Err(error) => {
+                    tracing::error!(%service, %error, "its pipes are lost: what was under way in them is not written");
+                }
+            }
+        }
+        Ok(Self { folder: Some(folder), found })
+    }
+
+    /// Where the ledger has the services that were found: those that are gone are behind all slots.
+    pub(super) fn places(&self, slots: &Slots) -> Vec<(u32, &Pipes)> {
+        let behind = MAX_SLOTS..;
+        let place = |((service, pipes), behind)| (slots.slot(service).unwrap_or(behind), pipes);
+        self.found.iter().zip(behind).map(place).collect()
+    }
+}
+
+fn said(opened: Result<Folder, NoFolder>) -> Option<Arc<Folder>> {
+    match opened {
+        Ok(folder) => Some(Arc::new(folder)),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "pipes of services have no names: output that is under way is lost if keeper and daemon are both killed"
+            );
+            None
+        }
+    }
+}
 
 /// What was captured, for the metrics.
 #[derive(Debug)]
@@ -80,12 +160,34 @@ impl Capture {
         self.pipes.get(&slot?).copied()
     }
 
-    /// Hands new pipes to the keeper and the logs.
+    /// Takes over what was found by its names: hands it to the keeper and the logs. What is of a service that is gone is
+    /// written, and goes.
+    pub(super) fn take_over(
+        &mut self,
+        slots: &Slots,
+        found: BTreeMap<ServiceName, Pipes>,
+        link: &mut KeeperLink,
+    ) -> Result<(), LinkError> {
+        for ((service, pipes), behind) in found.into_iter().zip(MAX_SLOTS..) {
+            match slots.slot(&service) {
+                Some(slot) => self.connect(slot, &service, pipes, false, link)?,
+                None => {
+                    tracing::info!(%service, "is configured no longer: what was left of its output is written");
+                    self.logs.connect(&service, behind, pipes.daemon, false);
+                    self.logs.remove(&service);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands pipes to the keeper and the logs. `fresh`: nothing has ever been written into them.
     pub(super) fn connect(
         &mut self,
         slot: u32,
         service: &ServiceName,
         pipes: Pipes,
+        fresh: bool,
         link: &mut KeeperLink,
     ) -> Result<(), LinkError> {
         let Pipes { plumbing, service: mut fds, daemon } = pipes;
@@ -97,7 +199,7 @@ impl Capture {
         }
         link.order(Order::Pipes { slot, streams: plumbing.count() }, fds)?;
         self.pipes.insert(slot, plumbing);
-        self.logs.connect(service, slot, daemon, true);
+        self.logs.connect(service, slot, daemon, fresh);
         Ok(())
     }
 

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::accepted;
 use super::boot::{self, BootFile};
-use super::capture::{self, Capture, Captured};
+use super::capture::{self, Capture, Captured, Names};
 use super::door::{self, Door};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
@@ -163,6 +163,9 @@ async fn supervise(
         let map = own(map, "duplicate the map of the next slot")?;
         link.order(Order::Hold { name: keeper::NEXT_SLOT.to_owned() }, vec![map])?;
     }
+    // Before what an earlier keeper has left is ended: what is in its pipes stays there from here on.
+    let (lock, first) = (past.held.remove(capture::LOCK), past.is_first());
+    let mut names = Names::open(&daemon.runtime_dir, lock, first, &mut link).await?;
     // After all that can fail: a daemon that does not start leaves no groups behind.
     let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
 
@@ -171,6 +174,7 @@ async fn supervise(
         household: household.clone(),
         lang: std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".to_owned()),
         euid: Uid::effective().as_raw(),
+        output: names.folder.clone(),
     };
     let (planner, planned) =
         Planner::start(workshop).map_err(|cause| DaemonError::System { what: "start the planner", cause })?;
@@ -178,13 +182,13 @@ async fn supervise(
         .map_err(|cause| DaemonError::System { what: "start looking at ports", cause })?;
     let reloads = Reloads::start(overrides.config().0, overrides.clone())
         .map_err(|cause| DaemonError::System { what: "start the thread for reloads", cause })?;
-    let (logs, last_output) = start_logs(&daemon.log_dir, &mut link, &mut past)?;
+    let slots = Slots::assign(&settings.services, &past.slots(&settings.services));
+    let (logs, last_output) = start_logs(&daemon.log_dir, &names, &slots, &mut link, &mut past)?;
     let (asks, waiting) = mpsc::channel(handle::QUEUE);
     let (views, shown) = watch::channel(handle::Views::default());
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
     let first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
     let (journal, events, entries) = Journal::new(first);
-    let slots = Slots::assign(&settings.services, &past.slots(&settings.services));
     let feed = selection.feed.map(FeedHandle::start).transpose();
     let feed =
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
@@ -209,6 +213,7 @@ async fn supervise(
     let mut capture = Capture::new(logs.clone());
     settings.services.iter().for_each(|spec| capture.configure(spec));
     capture.adopt(&slots, std::mem::take(&mut past.pipes));
+    capture.take_over(&slots, std::mem::take(&mut names.found), &mut link)?;
     let mut sockets = HeldSockets::default();
     sockets.adopt(std::mem::take(&mut past.sockets));
 
@@ -251,7 +256,9 @@ async fn supervise(
 
     supervisor.remove_paths(supervisor.sockets.paths());
     logs.stop();
-    last_output.wait();
+    if let (true, Some(folder)) = (last_output.wait(), names.folder) {
+        folder.clear_away();
+    }
     surfaces.stop(supervisor.journal);
     fs::remove_file(&socket).ok();
     drop(supervisor.planner);
@@ -357,22 +364,23 @@ fn configuration(
 /// The threads of the logs, with what an earlier daemon knew of the files.
 fn start_logs(
     log_dir: &Path,
+    names: &Names,
+    slots: &Slots,
     link: &mut KeeperLink,
     past: &mut Past,
 ) -> Result<(Logs, Farewell), DaemonError> {
     let failed = |cause| DaemonError::System { what: "start the logs", cause };
-    let mut held = |name: &str, make: fn() -> io::Result<OwnedFd>| match past.held.remove(name) {
-        Some(held) => Ok(held),
+    let ledger = match past.held.remove(LEDGER) {
+        Some(held) => held,
         None => {
-            let made = make().map_err(failed)?;
+            let made =
+                output::handle::ledger(names.folder.as_deref(), &names.places(slots)).map_err(failed)?;
             let kept = own(made.as_fd(), "duplicate what the logs keep")?;
-            link.order(Order::Hold { name: name.to_owned() }, vec![kept])?;
-            Ok::<_, DaemonError>(made)
+            link.order(Order::Hold { name: LEDGER.to_owned() }, vec![kept])?;
+            made
         }
     };
-    let ledger = held(LEDGER, output::handle::ledger)?;
-    let lane = held(capture::LANE, output::handle::lane)?;
-    Logs::start(log_dir.to_owned(), Held { ledger, lane }).map_err(failed)
+    Logs::start(log_dir.to_owned(), Held { ledger, folder: names.folder.clone() }).map_err(failed)
 }
 
 fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::held::{self, Held, Opened};
 use super::holders::{self, Household};
+use super::output::folder::Folder;
 use super::output::pipe::{self, Pipes, Plumbing};
 use super::sockets::{self, Namespace, Wanted};
 use super::{failure, identity, needs, queue};
@@ -135,6 +136,8 @@ pub struct Workshop {
     pub lang: String,
     /// The daemon's effective user.
     pub euid: u32,
+    /// Where pipes get names.
+    pub output: Option<Arc<Folder>>,
 }
 
 impl Workshop {
@@ -263,8 +266,13 @@ impl Workshop {
             return Ok(None);
         }
         let group = identity.map_or_else(|| rustix::process::getegid().as_raw(), |identity| identity.gid);
-        pipe::make(wanted, group).map(Some).map_err(|error| {
-            let remedy = "defib is out of memory or file descriptors, or `/proc` is missing".to_owned();
+        let names = self.output.as_deref().map(|folder| (folder, &spec.name));
+        pipe::make(wanted, group, names).map(Some).map_err(|error| {
+            let place = self.output.as_ref().map_or_else(String::new, |folder| {
+                format!(", or {} cannot be written", folder.path().display())
+            });
+            let remedy =
+                format!("defib is out of memory or file descriptors, or `/proc` is missing{place}");
             failure::of_call(
                 StartFailureKind::Output,
                 "make a pipe for the output".to_owned(),

@@ -4,6 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::protocol::followed_at;
 
+/// How much a pipe takes while there is no daemon that reads it.
+const LARGE: usize = 1 << 20;
+
 /// Says that a life has been begun by a standing order.
 pub(super) fn say_followed(ledger: &OwnedFd, slot: u32, incarnation: u64) {
     // If it cannot be said, the first lines of that life may be taken for the last of the one before.
@@ -57,6 +60,16 @@ impl Pipes {
             }
         }
         written
+    }
+
+    /// Gives them room for what comes while nobody reads.
+    pub(super) fn grow(&self) {
+        for pipe in &self.services {
+            // Who may not (pipe-user-pages-soft) has what there is.
+            if rustix::pipe::fcntl_getpipe_size(pipe).is_ok_and(|size| size < LARGE) {
+                rustix::pipe::fcntl_setpipe_size(pipe, LARGE).ok();
+            }
+        }
     }
 
     /// What the next daemon gets.

@@ -69,6 +69,8 @@ struct Keeper {
     unready: VecDeque<u32>,
     /// How many of them have been made ready since there were none.
     made_ready: usize,
+    /// Slots whose pipes are to be made large when there is nothing else to do: nobody reads them.
+    unread: Vec<u32>,
     /// Slots whose children have just been made, and when they are looked at.
     young: Vec<u32>,
     quiet_until: Option<Tick>,
@@ -124,6 +126,7 @@ impl Keeper {
             queue: VecDeque::new(),
             unready: VecDeque::new(),
             made_ready: 0,
+            unread: Vec::new(),
             young: Vec::new(),
             quiet_until: None,
             mains: BTreeMap::new(),
@@ -148,7 +151,8 @@ impl Keeper {
                 self.look_at_young();
                 self.flush();
             }
-            let idle_work = !self.unready.is_empty() && self.quiet_until.is_none();
+            let idle_work =
+                !(self.unready.is_empty() && self.unread.is_empty()) && self.quiet_until.is_none();
             if self.nurse.parting().is_some_and(|until| until <= clock::now()) {
                 say("the daemon has left, but its process does not end: a disk hangs");
                 return Ok(0);
@@ -167,6 +171,7 @@ impl Keeper {
             }
             if events.is_empty() && idle_work {
                 self.make_ready();
+                self.grow_pipes();
             }
             for event in &events {
                 let leave = match Token::of(event.data) {
@@ -240,6 +245,7 @@ impl Keeper {
             }
             Order::Ready => {
                 self.nurse.ready();
+                self.unread.clear();
                 self.notify.ready(clock::now());
                 raw::give_back_memory();
                 if self.ending {
@@ -515,6 +521,8 @@ impl Keeper {
                     self.end();
                 }
                 self.link.tell_signal(number);
+            } else if signal.ssi_code == libc::CLD_STOPPED && self.nurse.pid() == Some(signal.ssi_pid as i32) {
+                self.nobody_reads();
             }
         }
         while let Some(pid) = raw::ended_child() {

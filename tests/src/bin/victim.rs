@@ -58,6 +58,7 @@ fn main() {
         ["churn", count] => churn(number(count)),
         ["lines", count, then] => lines(number(count), then),
         ["patient", report] => patient(report),
+        ["scribe", report, lines, writes] => scribe(report, number(lines), number(writes)),
         _ => {
             eprintln!("victim: no such way to die: {args:?}");
             exit(64);
@@ -264,6 +265,25 @@ fn lines(count: i32, then: &str) {
     out.flush().expect("stdout");
     fs::write(then, "").expect("a file");
     thread::sleep(FOR_EVER);
+}
+
+/// Writes numbered lines of 64 bytes for ever, so many with each write and so many writes in a millisecond, and keeps account in
+/// `REPORT.PID`: how many lines were written. A write of up to 64 lines is done or not, whoever ends it.
+fn scribe(report: &str, lines: i32, writes: i32) {
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+    let pid = std::process::id();
+    let account = fs::File::create(format!("{report}.{pid}")).expect("a file");
+    let mut count = 0;
+    loop {
+        for _ in 0..writes {
+            let text: String = (count..count + lines).map(|line| format!("{pid:010} {line:052}\n")).collect();
+            std::io::stdout().lock().write_all(text.as_bytes()).expect("stdout");
+            count += lines;
+            account.write_all_at(format!("{count:010}").as_bytes(), 0).expect("a file");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Writes for ever, 8 KiB each time, and tells in a file how many milliseconds the longest write took, and how many bytes

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use defib_core::model::{LogLayout, Tick};
 use jiff::Timestamp;
 
-use super::lane::Lane;
+use super::lane::{self, Lane};
 use super::ledger::{FileId, Ledger};
 use super::places;
 use super::sink::{Account, Outcome, Place, Sink};
@@ -18,9 +18,6 @@ use crate::effect::clock;
 
 /// So much of a spool is given back at once; less waits until there is nothing to do.
 const FREE: u64 = 256 * 1024;
-
-/// What is moved from the lane at once. The reader's thread hears of progress in between.
-const STEP: usize = 256 * 1024;
 
 /// What came of a look into a lent pipe.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +41,10 @@ pub(super) struct Drain {
     freed: u64,
     /// Bytes that were captured and never came to the spool: dropped before that, or moved by the lane.
     beside: u64,
-    /// Whether the ledger says that all of the spool is done with, and names no file.
-    forgotten: bool,
+    /// Whether it goes by the lane: nothing has come by the spool since.
+    by_lane: bool,
+    /// Whether its pipe was seen to tell that it has been read.
+    proven: bool,
     pub(super) used: Tick,
 }
 
@@ -54,12 +53,22 @@ struct Entry<'a> {
     ledger: &'a Ledger,
     stream: &'a Stream,
     pos: u64,
+    by_lane: bool,
 }
 
 impl Account for Entry<'_> {
     fn goes_to(&self, ahead: u64, file: FileId, offset: u64) {
-        if self.stream.ledgered.load(Ordering::Acquire) {
-            self.ledger.set(self.stream.index, self.pos + ahead, file, offset);
+        let Self { ledger, stream, pos, by_lane } = self;
+        if !stream.ledgered.load(Ordering::Acquire) {
+            return;
+        }
+        if *by_lane {
+            ledger.set_lane(stream.index, pos + ahead, file, offset);
+            // After that: the mark of the last bytes, which have been read, must not speak for these. It has been set before,
+            // so it can be set.
+            lane::mark(&stream.inlet.pipe).ok();
+        } else {
+            ledger.set(stream.index, pos + ahead, file, offset);
         }
     }
 }
@@ -72,7 +81,8 @@ impl Drain {
             settled: false,
             freed: stream.past.freed,
             beside: 0,
-            forgotten: false,
+            by_lane: false,
+            proven: false,
             used: Tick(0),
         }
     }
@@ -88,12 +98,27 @@ impl Drain {
             let found = fs::symlink_metadata(path).ok()?;
             (found.dev() == past.file.device && found.ino() == past.file.inode).then_some(found.len())
         });
-        let done = past.pos + len.map_or(0, |len| len.saturating_sub(past.offset));
-        let done = done.max(past.freed).min(stream.filled());
-        desk.backlog.fetch_sub(done - stream.written(), Ordering::AcqRel);
+        let reached = past.pos + len.map_or(0, |len| len.saturating_sub(past.offset));
+        let done = match stream.unread {
+            _ if !past.lane => reached.min(stream.born),
+            // It went by the lane, and has been read: it was never in the spool.
+            None => 0,
+            Some(unread) if reached <= stream.born + unread => reached,
+            // Nobody has held the pipe, and what was in it is gone.
+            Some(_) => stream.born,
+        };
+        let done = done.max(past.freed);
+        if past.lane {
+            let (file, len) = len.map_or_else(Default::default, |len| (past.file, len));
+            if done > stream.born {
+                ledger.set_lane(stream.index, done, file, len);
+            } else {
+                ledger.set(stream.index, done, file, len);
+            }
+        }
+        desk.backlog.fetch_sub(signed(done) - signed(stream.written()), Ordering::AcqRel);
         stream.set_written(done);
-        let left = stream.filled() - done;
-        if left > 0 {
+        if let left @ 1.. = stream.born.saturating_sub(done) {
             tracing::info!(service = %stream.service.name, stream = %stream.kind, bytes = left, "output of before the daemon's end is written");
         }
         self.free(ledger);
@@ -112,12 +137,12 @@ impl Drain {
 
     /// Moves so many bytes from the spool to the file.
     pub(super) fn move_on(&mut self, count: usize, place: &Place<'_>, ledger: &Ledger, buffer: &mut Vec<u8>) {
-        self.forgotten = false;
+        self.by_lane = false;
         let stream = &self.stream;
         let pos = stream.written();
         buffer.resize(buffer.len().max(count), 0);
         let read = rustix::io::pread(&stream.inlet.spool, &mut buffer[..count], pos).unwrap_or(0);
-        let account = Entry { ledger, stream, pos };
+        let account = Entry { ledger, stream: stream.as_ref(), pos, by_lane: false };
         let outcome = self.sink.write(&buffer[..read], place, &account, clock::now());
         // A spool that cannot be read is memory that is gone.
         let lost = (count - read) as u64;
@@ -156,55 +181,60 @@ impl Drain {
             Err(_) => return Pulled::Refused(again),
         }
         let stream = Arc::clone(&self.stream);
-        if !self.forgotten {
-            // The file grows by what is in no spool. A daemon that found the old entry would take that for the spool's.
-            self.free(ledger);
-            ledger.set(stream.index, stream.written(), FileId::default(), 0);
-            self.sink.forget();
-            self.forgotten = true;
+        if stream.is_ahead() {
+            return Pulled::Refused(again);
         }
-        lane.belong_to(stream.index, ledger);
+        if !self.by_lane {
+            if let Err(error) = lane::mark(&stream.inlet.pipe) {
+                tracing::debug!(service = %stream.service.name, %error, "its output goes by the spool");
+                return Pulled::Refused(Tick(u64::MAX));
+            }
+            self.free(ledger);
+            self.by_lane = true;
+        }
         let limits = stream.service.limits();
-        let filled = stream.while_lent(|| {
-            let at = Timestamp::now();
-            let count = lane.fill(&stream.inlet.pipe).unwrap_or(0);
-            stream.counters.add(count as u64, 0);
-            if count > 0 {
+        let pipe = &stream.inlet.pipe;
+        let mut sum = 0;
+        while sum < lane::SIZE {
+            let count = stream.show(|| lane.show(pipe));
+            if count == 0 {
+                break;
+            }
+            let (at, pos) = (Timestamp::now(), stream.written());
+            let account = Entry { ledger, stream: &stream, pos, by_lane: true };
+            let Outcome { dropped, .. } = self.sink.pour(lane, count, at, place, &account, clock::now());
+            stream.counters.add(0, dropped);
+            desk.make_progress();
+            let saved = stream.taken(|| {
+                lane.take(pipe, count);
+                stream.counters.add(count as u64, 0);
                 // Whoever asks finds it in the file.
                 stream.ring().push(at, count as u64, &[], limits);
+            });
+            sum += count;
+            self.beside += (count - saved.unwrap_or(0)) as u64;
+            if let Some(saved) = saved {
+                stream.set_written(pos + saved as u64);
+                desk.backlog.fetch_sub(saved as i64, Ordering::AcqRel);
+                self.mark();
+                break;
             }
-            (count, at)
-        });
-        let Some((count @ 1.., at)) = filled else { return Pulled::Nothing };
-        self.pour(lane, count, at, place, desk);
-        self.beside += count as u64;
-        self.mark();
-        Pulled::Bytes(count)
-    }
-
-    /// Writes what an earlier daemon has left in the lane. It came before all that is in the spool.
-    pub(super) fn take_over(&mut self, lane: &mut Lane, place: &Place<'_>, desk: &Desk) {
-        let bytes = lane.len();
-        let stream = &self.stream;
-        tracing::info!(service = %stream.service.name, stream = %stream.kind, bytes, "output of before the daemon's end is written");
-        self.pour(lane, bytes, Timestamp::now(), place, desk);
-    }
-
-    fn pour(&mut self, lane: &mut Lane, count: usize, at: Timestamp, place: &Place<'_>, desk: &Desk) {
-        let mut left = count;
-        while left > 0 {
-            let step = left.min(STEP);
-            let Outcome { dropped, .. } = self.sink.pour(lane, step, at, place, clock::now());
-            if dropped > 0 {
-                self.stream.counters.add(0, dropped);
+            self.mark();
+            if !self.proven && lane::is_marked(pipe) {
+                tracing::warn!(service = %stream.service.name, "reading its pipe leaves no time (noatime): its output goes by the spool");
+                ledger.set(stream.index, pos, FileId::default(), 0);
+                return Pulled::Refused(Tick(u64::MAX));
             }
-            left -= step;
-            desk.make_progress();
+            self.proven = true;
+            if count < lane::STEP {
+                break;
+            }
         }
+        if sum == 0 { Pulled::Nothing } else { Pulled::Bytes(sum) }
     }
 
     pub(super) fn free(&mut self, ledger: &Ledger) {
-        let written = self.stream.written();
+        let written = self.stream.written().min(self.stream.filled());
         if written > self.freed {
             if self.stream.ledgered.load(Ordering::Acquire) {
                 ledger.set_freed(self.stream.index, written);
@@ -213,4 +243,9 @@ impl Drain {
             self.freed = written;
         }
     }
+}
+
+/// Positions are far from the largest.
+fn signed(pos: u64) -> i64 {
+    i64::try_from(pos).unwrap_or(i64::MAX)
 }

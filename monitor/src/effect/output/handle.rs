@@ -15,9 +15,9 @@ use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 use super::history::{self, Follower};
-use super::lane::{self, Lane};
+use super::folder::{self, Folder};
 use super::ledger::{self, Ledger};
-use super::pipe::Inlet;
+use super::pipe::{Inlet, Pipes};
 use super::places::Life;
 use super::reader::{Ends, Message, Reader};
 use super::service::Service;
@@ -84,38 +84,39 @@ pub struct Logs {
 pub struct Farewell(Receiver<()>);
 
 impl Farewell {
-    /// Waits until the last output is written, or for five seconds.
-    pub fn wait(self) {
+    /// Waits until the last output is written, or for five seconds; whether it is.
+    pub fn wait(self) -> bool {
         // The sender is dropped with the thread.
-        if self.0.recv_timeout(FAREWELL) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        let late = self.0.recv_timeout(FAREWELL) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if late {
             tracing::warn!("the last output of services could not be written in time");
         }
+        !late
     }
 }
 
-/// What must outlive the daemon, for the keeper to hold.
+/// What must outlive the daemon.
 #[derive(Debug)]
 pub struct Held {
-    /// How much of the spools is in which file.
+    /// How much of the spools is in which file, for the keeper to hold.
     pub ledger: OwnedFd,
-    /// The pipe through which busy streams go into their files.
-    pub lane: OwnedFd,
+    /// Where all of it has names.
+    pub folder: Option<Arc<Folder>>,
 }
 
-/// A new ledger.
+/// A new ledger. With a folder it has a name, and takes over what the one of that name says of pipes that were found, of the
+/// service in that slot.
 ///
 /// # Errors
-/// If the process is out of file descriptors, or the kernel out of memory.
-pub fn ledger() -> io::Result<OwnedFd> {
-    ledger::make()
-}
-
-/// A new lane.
-///
-/// # Errors
-/// If the process is out of file descriptors, or the kernel out of memory.
-pub fn lane() -> io::Result<OwnedFd> {
-    lane::make()
+/// If the process is out of file descriptors, the kernel out of memory, or the folder cannot be written.
+pub fn ledger(folder: Option<&Folder>, found: &[(u32, &Pipes)]) -> io::Result<OwnedFd> {
+    let mut spools = Vec::new();
+    for (slot, pipes) in found {
+        for (index, inlet) in (u64::from(*slot) * 2..).zip(&pipes.daemon) {
+            spools.push((index, folder::inode(&inlet.spool)?));
+        }
+    }
+    ledger::make(folder, &spools)
 }
 
 impl Logs {
@@ -128,9 +129,8 @@ impl Logs {
         let wake = Arc::new(rustix::event::eventfd(0, flags)?);
         let desk = Arc::new(Desk::new());
         let ledger = Arc::new(Ledger::new(held.ledger));
-        let lane = Lane::new(held.lane);
-        let writer =
-            Writer::new(Arc::clone(&desk), Arc::clone(&ledger), lane, log_dir.clone(), Arc::clone(&wake));
+        let (table, pages) = (Arc::clone(&desk), Arc::clone(&ledger));
+        let writer = Writer::new(table, pages, held.folder, log_dir.clone(), Arc::clone(&wake))?;
         let shared = Arc::new(Shared { services: RwLock::default(), log_dir, desk, ledger, wake });
         let (messages, waiting) = queue::bounded(QUEUE);
         let reader = Reader::new(Arc::clone(&shared), waiting)?;
@@ -270,29 +270,105 @@ impl Logs {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use defib_core::model::LogStreams;
 
+    use super::super::ledger::FileId;
     use super::super::pipe::{self, Plumbing};
+    use super::super::lane;
     use super::*;
+
+    /// What an earlier daemon has left of the first stream of slot 3, and what the next one makes of it.
+    struct Left {
+        folder: tempfile::TempDir,
+        names: Arc<Folder>,
+        ledger: OwnedFd,
+        pipes: Pipes,
+    }
+
+    impl Left {
+        fn new(log: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("a.log"), log).unwrap();
+            let names = Arc::new(Folder::open(folder.path(), None).unwrap());
+            let plumbing =
+                Plumbing { streams: LogStreams::Joined, owner: rustix::process::geteuid().as_raw() };
+            let pipes = pipe::make(plumbing, 0, Some((&names, &"a".parse().unwrap()))).unwrap();
+            let ledger = ledger(Some(&names), &[(3, &pipes)]).unwrap();
+            Self { folder, names, ledger, pipes }
+        }
+
+        /// The ledger says that the start of the spool is at this place of the log, and goes there by the lane.
+        fn by_lane(&self, offset: u64) {
+            let found = fs::metadata(self.folder.path().join("a.log")).unwrap();
+            let file = FileId { device: found.dev(), inode: found.ino() };
+            Ledger::new(self.ledger.try_clone().unwrap()).set_lane(6, 0, file, offset);
+        }
+
+        fn says(&self, text: &str) {
+            rustix::io::write(&self.pipes.service[0], text.as_bytes()).unwrap();
+        }
+
+        /// The log after the next daemon.
+        fn written(mut self) -> String {
+            let ledger = ledger(Some(&self.names), &[(5, &self.pipes)]).unwrap();
+            let held = Held { ledger, folder: Some(Arc::clone(&self.names)) };
+            let (logs, farewell) = Logs::start(self.folder.path().to_owned(), held).unwrap();
+            let name: ServiceName = "a".parse().unwrap();
+            logs.configure(&name, &LogSpec::default());
+            logs.connect(&name, 5, std::mem::take(&mut self.pipes.daemon), false);
+            logs.stop();
+            assert!(farewell.wait());
+            self.names.clear_away();
+            fs::read_to_string(self.folder.path().join("a.log")).unwrap()
+        }
+    }
 
     #[test]
     fn what_a_killed_daemon_has_left_is_written_in_the_order_in_which_it_came() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = Held { ledger: ledger().unwrap(), lane: lane().unwrap() };
-        let owner = rustix::process::geteuid().as_raw();
-        let mut pipes = pipe::make(Plumbing { streams: LogStreams::Joined, owner }, 0).unwrap();
-        let inlet = pipes.daemon.remove(0);
-        // The first stream of slot 3.
-        Ledger::new(held.ledger.try_clone().unwrap()).set_lane(6);
-        rustix::io::write(&held.lane, b"lane\n").unwrap();
-        rustix::io::write(&inlet.spool, b"spool\n").unwrap();
-        rustix::io::write(&pipes.service[0], b"pipe\n").unwrap();
-        let (logs, farewell) = Logs::start(folder.path().to_owned(), held).unwrap();
-        let name: ServiceName = "a".parse().unwrap();
-        logs.configure(&name, &LogSpec::default());
-        logs.connect(&name, 3, vec![inlet], false);
-        logs.stop();
-        farewell.wait();
-        assert_eq!(std::fs::read_to_string(folder.path().join("a.log")).unwrap(), "lane\nspool\npipe\n");
+        let left = Left::new("");
+        rustix::io::write(&left.pipes.daemon[0].spool, b"spool\n").unwrap();
+        left.says("pipe\n");
+        assert_eq!(left.written(), "spool\npipe\n");
+    }
+
+    #[test]
+    fn what_is_in_the_file_and_still_in_the_pipe_is_not_written_twice() {
+        let left = Left::new("one\ntw");
+        left.by_lane(4);
+        left.says("two\nthree\n");
+        lane::mark(&left.pipes.daemon[0].pipe).unwrap();
+        assert_eq!(left.written(), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn what_has_been_read_is_not_looked_for_in_the_pipe() {
+        let left = Left::new("one\ntwo\n");
+        left.by_lane(4);
+        left.says("two\ntwo\n");
+        lane::mark(&left.pipes.daemon[0].pipe).unwrap();
+        lane::Lane::new().unwrap().take(&left.pipes.daemon[0].pipe, 4);
+        assert_eq!(left.written(), "one\ntwo\ntwo\n");
+    }
+
+    #[test]
+    fn what_was_taken_back_into_the_spool_is_written_from_where_the_file_ends() {
+        let left = Left::new("one\ntw");
+        left.by_lane(4);
+        lane::mark(&left.pipes.daemon[0].pipe).unwrap();
+        rustix::io::write(&left.pipes.daemon[0].spool, b"two\nthree\n").unwrap();
+        left.says("four\n");
+        assert_eq!(left.written(), "one\ntwo\nthree\nfour\n");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_held_is_empty_and_what_comes_next_is_new() {
+        let left = Left::new("one\ntwo\n");
+        left.by_lane(4);
+        lane::mark(&left.pipes.daemon[0].pipe).unwrap();
+        left.says("new");
+        assert_eq!(left.written(), "one\ntwo\nnew");
     }
 }

@@ -6,7 +6,7 @@
 mod lending;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::TryRecvError;
@@ -18,6 +18,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
+use super::folder;
 use super::handle::Shared;
 use super::pipe::Inlet;
 use super::places::Life;
@@ -30,7 +31,7 @@ use crate::effect::{clock, queue};
 const SPOOL: u64 = 2 << 20;
 
 /// What all spools together may hold, but for the little that every stream is allowed.
-const SPOOLS: u64 = 24 << 20;
+const SPOOLS: i64 = 24 << 20;
 
 /// What a stream may have in its spool in any case: a quiet service loses nothing because others are loud.
 const LITTLE: u64 = 4096;
@@ -42,13 +43,14 @@ const GULP: usize = 256 * 1024;
 /// for up to 200 ms (`MAX_PAUSE` of mm/page-writeback.c), more than once in one write(2).
 const STALLED: Duration = Duration::from_millis(500);
 
-/// A pipe that had this much in it is made larger, and one that has it again is lent.
+/// A pipe that has this much in it is lent.
 const BUSY: usize = 32 * 1024;
 
-/// The size of a busy pipe, as far as this user may, and of a quiet one.
+/// The size of a pipe that has ever been used, as far as this user may: so much can be written while nobody reads. And that of
+/// the others.
 const SIZES: (usize, usize) = (1 << 20, 64 * 1024);
 
-/// A large pipe that was quiet for so long is made small again.
+/// A spool that was quiet for so long gives back its last page.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// How long the first bytes of a life wait to be told which life it is.
@@ -103,7 +105,8 @@ struct Tap {
     stream: Arc<Stream>,
     /// Whether the epoll looks away.
     held: bool,
-    large: bool,
+    /// Whether it is as large as it gets; `None`: it was never used.
+    large: Option<bool>,
     /// Whether its spool may hold a page.
     warm: bool,
     used: Tick,
@@ -185,7 +188,7 @@ impl Reader {
         self.say_goodbye();
     }
 
-    /// When to look without having been woken: nothing held or lent, no pipe large, no timeout.
+    /// When to look without having been woken: nothing held or lent, no spool warm, no timeout.
     fn timeout(&self) -> Option<Duration> {
         if !self.held.is_empty() {
             return Some(Duration::from_millis(50));
@@ -193,7 +196,7 @@ impl Reader {
         if !self.lent.is_empty() {
             return Some(lending::LOOK);
         }
-        self.taps.values().any(|tap| tap.large || tap.warm).then_some(QUIET)
+        self.taps.values().any(|tap| tap.warm).then_some(QUIET)
     }
 
     /// Takes what the supervisor thread tells.
@@ -235,7 +238,12 @@ impl Reader {
             Message::Removed { name } => {
                 for id in self.of(&name) {
                     self.take_back(id);
-                    self.gulp(id, GULP);
+                    // All that the pipe can hold: nobody looks into it again.
+                    for _ in 0..=SIZES.0 / GULP {
+                        if self.gulp(id, GULP) != Gulp::More {
+                            break;
+                        }
+                    }
                     self.disconnect(id);
                 }
                 self.shared.remove(&name);
@@ -262,7 +270,8 @@ impl Reader {
         for (number, (inlet, kind)) in (0_u64..).zip(inlets.into_iter().zip(kinds)) {
             let index = u64::from(slot) * 2 + number;
             if fresh {
-                self.shared.ledger.clear(index);
+                // A spool that has no number is in no entry, and none is looked for.
+                self.shared.ledger.begin(index, folder::inode(&inlet.spool).unwrap_or_default());
             }
             if let Err(error) = self.tap(&service, *kind, inlet, index) {
                 tracing::error!(service = %name, stream = %kind, %error, "its output cannot be read");
@@ -280,13 +289,14 @@ impl Reader {
         epoll::add(&self.epoll, pipe, epoll::EventData::new_u64(id), epoll::EventFlags::IN)?;
         service.add(Arc::clone(&stream));
         // An earlier daemon may have left something in the spool.
-        self.shared.desk.backlog.fetch_add(stream.backlog(), Ordering::AcqRel);
+        self.shared.desk.backlog.fetch_add(stream.backlog() as i64, Ordering::AcqRel);
         self.shared.desk.put_stream(&stream);
         let now = clock::now();
+        let large = size_at_first(&stream);
         let tap = Tap {
             stream,
             held: false,
-            large: false,
+            large,
             warm: true,
             used: now,
             between: between.then_some(now),
@@ -299,8 +309,8 @@ impl Reader {
     }
 
     fn disconnect(&mut self, id: u64) {
+        self.take_back(id);
         if let Some(tap) = self.taps.remove(&id) {
-            tap.stream.take_back();
             epoll::delete(&self.epoll, tap.stream.fds().0).ok();
             tap.stream.service.remove(id);
             self.shared.desk.put_stream(&tap.stream);
@@ -387,9 +397,9 @@ impl Reader {
             Ok(0) | Err(Errno::AGAIN) => Gulp::Nothing,
             Ok(count) => {
                 (tap.used, tap.warm) = (now, true);
-                if count >= BUSY && !tap.large {
-                    // Who may not gets no more than was there.
-                    tap.large = rustix::pipe::fcntl_setpipe_size(pipe, SIZES.0).is_ok();
+                if tap.large.is_none() {
+                    // Who may not (pipe-user-pages-soft) gets no more than was there.
+                    tap.large = Some(rustix::pipe::fcntl_setpipe_size(pipe, SIZES.0).is_ok());
                 }
                 self.took(&stream, count);
                 Gulp::More
@@ -406,7 +416,7 @@ impl Reader {
         let from = stream.filled();
         stream.add_filled(count as u64, at);
         stream.counters.add(count as u64, 0);
-        self.shared.desk.backlog.fetch_add(count as u64, Ordering::AcqRel);
+        self.shared.desk.backlog.fetch_add(count as i64, Ordering::AcqRel);
         let limits = stream.service.limits();
         // Of a flood, what comes next would push it out again. Whoever asks finds it in the file.
         let flood = count == GULP && stream.service.followers.load(Ordering::Relaxed) == 0;
@@ -423,8 +433,7 @@ impl Reader {
 
     /// Takes what nobody can write to a file. Memory has it for a while.
     fn discard(&mut self, stream: &Arc<Stream>, most: usize) -> Gulp {
-        self.scratch.resize(self.scratch.len().max(SIZES.1), 0);
-        match rustix::io::read(&stream.inlet.pipe, &mut self.scratch[..SIZES.1.min(most)]) {
+        match self.read_away(stream, most) {
             Ok(0) | Err(_) => Gulp::Nothing,
             Ok(count) => {
                 let limits = stream.service.limits();
@@ -437,6 +446,12 @@ impl Reader {
                 Gulp::More
             }
         }
+    }
+
+    /// Takes what is in a pipe, at most so much, and leaves it where the next read goes; how much it was.
+    fn read_away(&mut self, stream: &Stream, most: usize) -> Result<usize, Errno> {
+        self.scratch.resize(self.scratch.len().max(SIZES.1), 0);
+        rustix::io::read(&stream.inlet.pipe, &mut self.scratch[..SIZES.1.min(most)])
     }
 
     /// Looks away from a pipe until there is room.
@@ -479,13 +494,11 @@ impl Reader {
         }
     }
 
-    /// Makes pipes that have become quiet small again, and gives memory back.
+    /// Gives the memory of quiet spools back. Pipes stay as they are: what is written while there is no daemon needs room.
     fn shrink(&mut self, now: Tick) {
         for tap in self.taps.values_mut().filter(|tap| now.since(tap.used) >= QUIET) {
             // What waits for a disk, or does not fit, is for another time.
             tap.warm = tap.warm && !tap.stream.free_last();
-            tap.large =
-                tap.large && rustix::pipe::fcntl_setpipe_size(tap.stream.fds().0.as_fd(), SIZES.1).is_err();
         }
         if self.held.is_empty() {
             self.scratch = Vec::new();
@@ -522,6 +535,17 @@ enum Gulp {
     Full,
     /// The pipe is empty.
     Nothing,
+}
+
+/// Whether a pipe is as large as it gets, if it was ever used. One that was not, and was made large while there was no
+/// daemon, is made small again.
+fn size_at_first(stream: &Stream) -> Option<bool> {
+    let (pipe, _) = stream.fds();
+    let large = rustix::pipe::fcntl_getpipe_size(pipe).is_ok_and(|size| size >= SIZES.0);
+    if large && stream.filled() == 0 && rustix::io::ioctl_fionread(pipe) == Ok(0) {
+        return rustix::pipe::fcntl_setpipe_size(pipe, SIZES.1).is_err().then_some(true);
+    }
+    large.then_some(true)
 }
 
 fn timespec(delay: Duration) -> Timespec {

@@ -36,11 +36,6 @@ pub(super) struct Outcome {
     pub(super) dropped: u64,
 }
 
-/// What came by the lane is in no ledger.
-impl Account for () {
-    fn goes_to(&self, _: u64, _: FileId, _: u64) {}
-}
-
 /// Where and how a file is to be.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
@@ -65,7 +60,7 @@ pub(super) struct Sink {
     stamp: bool,
     /// The latest of the file's times.
     stamped: Option<Timestamp>,
-    /// Whether the ledger knows nothing of the bytes in the file, as they came by the lane.
+    /// Whether the ledger is to be told where the next byte goes.
     untold: bool,
 }
 
@@ -172,25 +167,23 @@ impl Sink {
         self.current(place, now).map(|(open, _)| open.takes_lanes())
     }
 
-    /// The ledger has forgotten the file: it is to be told of the next byte that it is about.
-    pub(super) fn forget(&mut self) {
-        self.untold = true;
-    }
-
-    /// As [`Sink::write`] the next so many bytes of a lane, which came at `at`. The ledger must have forgotten the file.
+    /// As [`Sink::write`] the next so many bytes of a lane, which came at `at`. The ledger is told where they go, and will be
+    /// told where what is written after them goes.
     pub(super) fn pour(
         &mut self,
         lane: &mut Lane,
         count: usize,
         at: Timestamp,
         place: &Place<'_>,
+        account: &impl Account,
         now: Tick,
     ) -> Outcome {
         let due = |last: Timestamp| at.duration_since(last).unsigned_abs() >= TIME_EVERY;
         self.at = Some(at);
         self.stamp |= self.stamped.is_none_or(due);
+        self.untold = true;
         let mut load = Load::Lane(lane, count);
-        let outcome = self.write_load(&mut load, place, &(), now);
+        let outcome = self.write_load(&mut load, place, account, now);
         if let Load::Lane(lane, left @ 1..) = load {
             lane.discard(left);
         }
@@ -403,15 +396,15 @@ mod tests {
         sink.write(b"one\n", &place, &said, Tick(0));
         let pipe = super::super::lane::make().unwrap();
         rustix::io::write(&pipe, b"two\nthree\nfour\n").unwrap();
-        let mut lane = Lane::new(pipe);
+        let mut lane = Lane::new().unwrap();
         assert!(sink.takes_lanes(&place, Tick(0)).unwrap());
-        sink.forget();
-        let outcome = sink.pour(&mut lane, 15, Timestamp::UNIX_EPOCH, &place, Tick(0));
-        assert_eq!((outcome, lane.len()), (Outcome { written: 15, dropped: 0 }, 0));
+        assert_eq!(lane.show(&pipe), 15);
+        let outcome = sink.pour(&mut lane, 15, Timestamp::UNIX_EPOCH, &place, &said, Tick(0));
+        assert_eq!((outcome, lane.peek(1).is_err()), (Outcome { written: 15, dropped: 0 }, true));
         sink.write(b"5\n", &place, &said, Tick(0));
         let text = |number| fs::read_to_string(places::rotated(&base, number)).unwrap();
         assert_eq!([text(2), text(1), text(0)], ["one\ntwo\n", "three\n", "four\n5\n"]);
-        assert_eq!(said.0.into_inner(), [(0, 0), (0, 5)]);
+        assert_eq!(said.0.into_inner(), [(0, 0), (0, 4), (4, 0), (10, 0), (0, 5)]);
     }
 
     #[test]
@@ -423,10 +416,12 @@ mod tests {
         let mut sink = Sink::default();
         let pipe = super::super::lane::make().unwrap();
         rustix::io::write(&pipe, b"lost").unwrap();
-        let mut lane = Lane::new(pipe);
+        let mut lane = Lane::new().unwrap();
         fs::create_dir(&base).unwrap();
-        let outcome = sink.pour(&mut lane, 4, Timestamp::UNIX_EPOCH, &place, Tick(0));
-        assert_eq!((outcome, lane.len()), (Outcome { written: 0, dropped: 4 }, 0));
+        assert_eq!(lane.show(&pipe), 4);
+        let said = Said::default();
+        let outcome = sink.pour(&mut lane, 4, Timestamp::UNIX_EPOCH, &place, &said, Tick(0));
+        assert_eq!((outcome, lane.peek(1).is_err()), (Outcome { written: 0, dropped: 4 }, true));
         assert!(sink.takes_lanes(&place, Tick(1)).is_err(), "not tried again so soon");
     }
 

@@ -13,6 +13,7 @@ use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
+use super::lane;
 use super::ledger::{Entry, FileId};
 use super::pipe::Inlet;
 use super::places::Life;
@@ -92,6 +93,9 @@ pub(super) struct Stream {
     pub(super) ledgered: AtomicBool,
     /// What an earlier daemon had written, as the ledger says.
     pub(super) past: Entry,
+    /// How much was in the pipe at first, if nothing had been read since it began to go into the file: the head of it may be
+    /// there already.
+    pub(super) unread: Option<u64>,
     /// The length of the spool at first: what is before that was captured by an earlier daemon.
     pub(super) born: u64,
     /// The length of the spool. The reader's thread adds.
@@ -118,6 +122,10 @@ pub(super) struct Stream {
 struct Loan {
     /// The writer's thread, by its lane.
     lent: bool,
+    /// So much at its head is on its way into the file.
+    shown: usize,
+    /// It was taken back meanwhile, and so much of that is in the spool.
+    saved: Option<usize>,
     /// Whether that has it among those to look into. It may find that it was taken back.
     listed: bool,
 }
@@ -161,6 +169,8 @@ impl Stream {
     ) -> io::Result<Self> {
         let filled = rustix::fs::fstat(&inlet.spool)?.st_size.unsigned_abs();
         let counters = service.counters(kind);
+        let marked = past.lane && lane::is_marked(&inlet.pipe);
+        let unread = marked.then(|| rustix::io::ioctl_fionread(&inlet.pipe)).transpose()?;
         Ok(Self {
             id,
             service,
@@ -170,6 +180,7 @@ impl Stream {
             index,
             ledgered: AtomicBool::new(true),
             past,
+            unread,
             born: filled,
             filled: AtomicU64::new(filled),
             written: AtomicU64::new(past.freed.min(filled)),
@@ -201,9 +212,14 @@ impl Stream {
         !std::mem::replace(&mut loan.listed, true)
     }
 
-    /// Takes the pipe back: when this returns, the writer's thread moves nothing out of it any more.
-    pub(super) fn take_back(&self) {
-        lock(&self.loan).lent = false;
+    /// Takes the pipe back: when this returns, the writer's thread moves nothing out of it any more. `save` moves so much
+    /// into the spool, of which that thread does not know yet when it will be in the file, and says how much it was.
+    pub(super) fn take_back(&self, save: impl FnOnce(usize) -> usize) {
+        let mut loan = lock(&self.loan);
+        loan.lent = false;
+        if let shown @ 1.. = std::mem::take(&mut loan.shown) {
+            loan.saved = Some(save(shown));
+        }
     }
 
     /// The writer's thread has done with it.
@@ -215,10 +231,32 @@ impl Stream {
         lock(&self.loan).lent
     }
 
-    /// Does this while the pipe is the writer's thread's, if it is, and nothing that came before waits in the spool.
-    pub(super) fn while_lent<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
-        let loan = lock(&self.loan);
-        (loan.lent && self.is_settled()).then(act)
+    /// Has the writer's thread look at the head of the pipe, if that is lent to it and nothing that came before waits in the
+    /// spool; how much it has seen.
+    pub(super) fn show(&self, look: impl FnOnce() -> usize) -> usize {
+        let mut loan = lock(&self.loan);
+        if !loan.lent || !self.is_settled() || self.is_ahead() {
+            return 0;
+        }
+        loan.shown = look();
+        loan.shown
+    }
+
+    /// What the writer's thread has seen is in the file: `take` takes it out of the pipe. If that was taken back
+    /// meanwhile, nothing is taken, and the answer is how much of it is in the spool.
+    pub(super) fn taken(&self, take: impl FnOnce()) -> Option<usize> {
+        let mut loan = lock(&self.loan);
+        if let Some(saved) = loan.saved.take() {
+            return Some(saved);
+        }
+        loan.shown = 0;
+        take();
+        None
+    }
+
+    /// Whether the next bytes of the pipe are in the file already: an earlier daemon was killed before it took them out.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.written() > self.filled()
     }
 
     /// Says until when it is not to be lent again.
@@ -232,6 +270,7 @@ impl Stream {
         now.0 >= self.refused.load(Ordering::Relaxed)
             && self.service.followers.load(Ordering::Relaxed) == 0
             && self.ledgered.load(Ordering::Acquire)
+            && !self.is_ahead()
             && self.service.spec().layout == LogLayout::Single
     }
 

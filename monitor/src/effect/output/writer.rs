@@ -7,8 +7,9 @@
 //! bytes. With nothing to do the thread sleeps; once after each time of work it wakes to give memory back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use defib_core::model::Tick;
 use tokio::sync::oneshot;
 
 use super::drain::{Drain, Pulled};
+use super::folder::Folder;
 use super::lane::{self, Lane};
 use super::ledger::Ledger;
 use super::service::Service;
@@ -49,9 +51,6 @@ const QUIET: Duration = Duration::from_millis(20);
 /// How long a stream whose file cannot be opened goes by its spool.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// How long what an earlier daemon has left in the lane waits for its stream.
-const LEFT: Duration = Duration::from_secs(5);
-
 /// Work for the thread.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -74,8 +73,8 @@ pub(super) struct Desk {
     /// Guards the work; held for moments by all who put and by the one who takes.
     jobs: Mutex<Jobs>,
     come: Condvar,
-    /// The bytes in all spools that are in no file yet.
-    pub(super) backlog: AtomicU64,
+    /// The bytes in all spools that are in no file yet, less those that are in a file before they are in a spool.
+    pub(super) backlog: AtomicI64,
     /// When the writer's thread has last made progress, in ticks.
     beat: AtomicU64,
     /// Whether the reader's thread waits for room.
@@ -160,9 +159,9 @@ pub(super) struct Writer {
     drains: BTreeMap<u64, Drain>,
     buffer: Vec<u8>,
     lane: Lane,
-    /// What an earlier daemon has left in the lane: of which stream, and until when it waits for that.
-    left: Option<(u64, Tick)>,
     lent: Vec<Lent>,
+    /// Where streams have names.
+    folder: Option<Arc<Folder>>,
 }
 
 /// A stream whose pipe is lent.
@@ -179,13 +178,12 @@ impl Writer {
     pub(super) fn new(
         desk: Arc<Desk>,
         ledger: Arc<Ledger>,
-        lane: Lane,
+        folder: Option<Arc<Folder>>,
         log_dir: PathBuf,
         wake: Arc<std::os::fd::OwnedFd>,
-    ) -> Self {
-        let left = (lane.len() > 0).then(|| (ledger.lane(), clock::now() + LEFT));
+    ) -> io::Result<Self> {
         let (drains, buffer, lent) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { desk, ledger, log_dir, wake, drains, buffer, lane, left, lent }
+        Ok(Self { desk, ledger, log_dir, wake, drains, buffer, lane: Lane::new()?, lent, folder })
     }
 
     /// Runs until it is told to stop.
@@ -214,7 +212,7 @@ impl Writer {
                 // Its last bytes may want more than one turn.
                 Some(Job::Close(id)) => match self.drains.get(&id) {
                     Some(drain) if !drain.stream.is_settled() => self.desk.put(Job::Close(id)),
-                    Some(_) | None => drop(self.drains.remove(&id)),
+                    Some(_) | None => self.close(id),
                 },
                 Some(Job::Vacuum(services, wanted, reply)) => {
                     let gone = usage::vacuum(services.iter().map(AsRef::as_ref), &self.log_dir, wanted);
@@ -237,17 +235,13 @@ impl Writer {
     fn serve(&mut self, stream: &Arc<Stream>) {
         stream.queued.store(false, Ordering::Release);
         let now = clock::now();
-        let Self { ledger, log_dir, drains, buffer, desk, lane, left, .. } = self;
+        let Self { ledger, log_dir, drains, buffer, desk, .. } = self;
         let drain = drains.entry(stream.id).or_insert_with(|| Drain::new(stream));
         let (base, spec) = stream.service.base(log_dir);
         let place = Place { base: &base, spec: &spec, kind: stream.kind };
         if !drain.settled {
             drain.settled = true;
             drain.settle(ledger, &place, desk);
-            if left.is_some_and(|(index, _)| index == stream.index) {
-                *left = None;
-                drain.take_over(lane, &place, desk);
-            }
         }
         drain.used = now;
         let mut room = TURN;
@@ -263,7 +257,7 @@ impl Writer {
                 break;
             }
             drain.move_on(count, &place, ledger, buffer);
-            desk.backlog.fetch_sub(count as u64, Ordering::AcqRel);
+            desk.backlog.fetch_sub(count as i64, Ordering::AcqRel);
             desk.make_progress();
             room -= count;
         }
@@ -316,15 +310,6 @@ impl Writer {
 
     /// Moves what is in a lent pipe to its file.
     fn pull(&mut self, stream: &Arc<Stream>, now: Tick) -> Pulled {
-        if let Some((_, until)) = self.left {
-            if now < until {
-                return Pulled::Refused(until);
-            }
-            let bytes = self.lane.len();
-            tracing::error!(bytes, "output of before the daemon's end is dropped: its service is gone");
-            self.lane.discard(bytes);
-            self.left = None;
-        }
         if !stream.is_lent() {
             return Pulled::Nothing;
         }
@@ -352,6 +337,15 @@ impl Writer {
             drain.free(&self.ledger);
         }
         self.buffer = Vec::new();
+        self.lane.rest();
+    }
+
+    /// A stream is over, and in files.
+    fn close(&mut self, id: u64) {
+        if let (Some(drain), Some(folder)) = (self.drains.remove(&id), &self.folder) {
+            let stream = drain.stream;
+            folder.remove_own(&stream.service.name, stream.kind, &stream.inlet.spool);
+        }
     }
 
     /// Closes the files that were used least, if there are too many.

@@ -11,6 +11,9 @@ use crate::keeper::notify::Alarm;
 use crate::keeper::nurse::Next;
 use crate::keeper::say;
 
+/// How many services get larger pipes before the keeper looks for something else to do: some 5 µs each.
+const AT_ONCE: usize = 16;
+
 impl Keeper {
     pub(super) fn start_daemon(&mut self) {
         let started = self.nurse.start(clock::now()).and_then(|socket| {
@@ -36,6 +39,7 @@ impl Keeper {
             }
             (Alarm::Abort, Some(pid)) => {
                 say("the daemon does not answer: it is ended, and started again");
+                self.nobody_reads();
                 // A child that has not been reaped: nobody else has its pid. One that is stopped must go on to end.
                 rustix::process::kill_process(pid, Signal::ABORT).ok();
                 rustix::process::kill_process(pid, Signal::CONT).ok();
@@ -44,6 +48,22 @@ impl Keeper {
                 rustix::process::kill_process(pid, Signal::KILL).ok();
             }
             (Alarm::None, _) | (Alarm::Abort | Alarm::Kill, None) => {}
+        }
+    }
+
+    /// What services write from here on stays in their pipes for a while.
+    pub(super) fn nobody_reads(&mut self) {
+        let written = self.slots.iter().filter(|(_, it)| it.pipes.is_some() && it.process().is_some());
+        self.unread = written.map(|(slot, _)| *slot).collect();
+    }
+
+    /// Makes the pipes of a few services larger.
+    pub(super) fn grow_pipes(&mut self) {
+        let rest = self.unread.len().saturating_sub(AT_ONCE);
+        for slot in self.unread.split_off(rest) {
+            if let Some(pipes) = self.slots.get(&slot).and_then(|it| it.pipes.as_ref()) {
+                pipes.grow();
+            }
         }
     }
 
@@ -66,6 +86,7 @@ impl Keeper {
                     None => format!("exit code {}", status.code().unwrap_or(0)),
                 };
                 self.notify.daemon_ended(clock::now(), &how);
+                self.nobody_reads();
                 say(&format!("the daemon ended by {how}; the next one starts in {delay:?}; services run on"));
                 None
             }
