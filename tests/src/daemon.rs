@@ -255,8 +255,23 @@ impl Daemon {
     }
 }
 
+/// The folder in memory that belongs to a runtime folder on a disk.
+struct Output(PathBuf);
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        let bytes = self.0.as_os_str().as_encoded_bytes().iter();
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        fs::remove_dir_all(format!("/dev/shm/defib-output-{hash:016x}")).ok();
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // After it has ended, of which a keeper that was killed leaves this behind.
+        let _output = Output(self.path("run"));
         if std::thread::panicking() {
             eprintln!("--- the daemon's log ---\n{}", self.log());
         }

@@ -40,6 +40,7 @@ const ROWS: [&str; 27] = [
     "open-files",
     "pid-max",
     "tasks",
+    "log-pipes",
 ];
 
 /// The report of a doctor that is started by `before`, in folders in which no daemon is.

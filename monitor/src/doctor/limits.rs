@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, getrlimit};
 
-use super::facts::{Facts, word};
+use super::facts::{Facts, brief, word};
 use super::latency::path_of;
 use super::row::{Group, Row};
 
@@ -16,8 +17,11 @@ const FEW_FILES: u64 = 4096;
 /// Below this, a service with threads comes to the end of it.
 const FEW_TASKS: u64 = 512;
 
+/// The size of a pipe that carries the output of a service.
+const LARGE: usize = 1 << 20;
+
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    vec![open_files(), pid_max(), tasks(facts)]
+    vec![open_files(), pid_max(), tasks(facts), log_pipes()]
 }
 
 fn open_files() -> Row {
@@ -37,6 +41,29 @@ fn pid_max() -> Row {
     match [pids, threads].into_iter().flatten().min() {
         Some(most) => GROUP.ok("pid-max", format!("at most {most} processes and threads on the host")),
         None => GROUP.limited("pid-max", "/proc/sys/kernel/pid_max cannot be read", ""),
+    }
+}
+
+/// How much a service can write while nobody reads, by a trial.
+fn log_pipes() -> Row {
+    let name = "log-pipes";
+    let trial = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .and_then(|(read, _write)| rustix::pipe::fcntl_setpipe_size(&read, LARGE));
+    if let Err(errno) = trial {
+        let found = format!(
+            "a service that writes waits after 64 KiB of each stream while defib is away: no larger pipe: {}",
+            brief(&errno.into())
+        );
+        return GROUP.limited(name, found, "sysctl fs.pipe-max-size=1048576 fs.pipe-user-pages-soft=0, or run it as root");
+    }
+    let found = "1 MiB of each stream can be written while defib is away";
+    let soft = || word("/proc/sys/fs/pipe-user-pages-soft").and_then(|text| text.parse::<u64>().ok());
+    match soft() {
+        Some(pages @ 1..) if !rustix::process::geteuid().is_root() => {
+            let streams = pages * 4096 / LARGE as u64;
+            GROUP.ok(name, format!("{found}, of {streams} streams in all (fs.pipe-user-pages-soft), 64 KiB of the others"))
+        }
+        _ => GROUP.ok(name, found),
     }
 }
 
