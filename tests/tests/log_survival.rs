@@ -73,7 +73,8 @@ impl Home {
         let (log, lives) = (self.log(name), self.lives(name));
         let mut found: BTreeMap<u32, u64> = BTreeMap::new();
         for (number, line) in log.lines().enumerate() {
-            let words = line.split_once(' ').and_then(|(pid, line)| Some((pid.parse().ok()?, line.parse().ok()?)));
+            let words =
+                line.split_once(' ').and_then(|(pid, line)| Some((pid.parse().ok()?, line.parse().ok()?)));
             let (pid, line): (u32, u64) = words.unwrap_or_else(|| panic!("{name}: line {number}: {line:?}"));
             let next = found.entry(pid).or_default();
             assert_eq!(line, *next, "{name}: line {number}, of {pid}");

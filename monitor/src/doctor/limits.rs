@@ -54,14 +54,23 @@ fn log_pipes() -> Row {
             "a service that writes waits after 64 KiB of each stream while defib is away: no larger pipe: {}",
             brief(&errno.into())
         );
-        return GROUP.limited(name, found, "sysctl fs.pipe-max-size=1048576 fs.pipe-user-pages-soft=0, or run it as root");
+        return GROUP.limited(
+            name,
+            found,
+            "sysctl fs.pipe-max-size=1048576 fs.pipe-user-pages-soft=0, or run it as root",
+        );
     }
     let found = "1 MiB of each stream can be written while defib is away";
     let soft = || word("/proc/sys/fs/pipe-user-pages-soft").and_then(|text| text.parse::<u64>().ok());
     match soft() {
         Some(pages @ 1..) if !rustix::process::geteuid().is_root() => {
             let streams = pages * 4096 / LARGE as u64;
-            GROUP.ok(name, format!("{found}, of {streams} streams in all (fs.pipe-user-pages-soft), 64 KiB of the others"))
+            GROUP.ok(
+                name,
+                format!(
+                    "{found}, of {streams} streams in all (fs.pipe-user-pages-soft), 64 KiB of the others"
+                ),
+            )
         }
         _ => GROUP.ok(name, found),
     }

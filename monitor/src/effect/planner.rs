@@ -271,8 +271,7 @@ impl Workshop {
             let place = self.output.as_ref().map_or_else(String::new, |folder| {
                 format!(", or {} cannot be written", folder.path().display())
             });
-            let remedy =
-                format!("defib is out of memory or file descriptors, or `/proc` is missing{place}");
+            let remedy = format!("defib is out of memory or file descriptors, or `/proc` is missing{place}");
             failure::of_call(
                 StartFailureKind::Output,
                 "make a pipe for the output".to_owned(),

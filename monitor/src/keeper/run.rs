@@ -521,7 +521,8 @@ impl Keeper {
                     self.end();
                 }
                 self.link.tell_signal(number);
-            } else if signal.ssi_code == libc::CLD_STOPPED && self.nurse.pid() == Some(signal.ssi_pid as i32) {
+            } else if signal.ssi_code == libc::CLD_STOPPED && self.nurse.pid() == Some(signal.ssi_pid as i32)
+            {
                 self.nobody_reads();
             }
         }

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
-use super::history::{self, Follower};
 use super::folder::{self, Folder};
+use super::history::{self, Follower};
 use super::ledger::{self, Ledger};
 use super::pipe::{Inlet, Pipes};
 use super::places::Life;
@@ -275,9 +275,9 @@ mod tests {
 
     use defib_core::model::LogStreams;
 
+    use super::super::lane;
     use super::super::ledger::FileId;
     use super::super::pipe::{self, Plumbing};
-    use super::super::lane;
     use super::*;
 
     /// What an earlier daemon has left of the first stream of slot 3, and what the next one makes of it.

@@ -143,7 +143,9 @@ pub(super) fn mark(pipe: &OwnedFd) -> io::Result<()> {
 
 /// Whether nothing has been read from a pipe since it was marked.
 pub(super) fn is_marked(pipe: &OwnedFd) -> bool {
-    rustix::fs::fstat(pipe).is_ok_and(|stat| (i128::from(stat.st_atime), i128::from(stat.st_atime_nsec)) == (i128::from(MARK), 0))
+    rustix::fs::fstat(pipe).is_ok_and(|stat| {
+        (i128::from(stat.st_atime), i128::from(stat.st_atime_nsec)) == (i128::from(MARK), 0)
+    })
 }
 
 /// Whether a file can be at the end of a lane. An empty lane cannot be poured: EAGAIN says that it could.
@@ -180,9 +182,9 @@ mod tests {
 
     #[test]
     fn a_pipe_with_a_name_tells_whether_it_has_been_read() {
-        use defib_core::model::LogStreams;
         use super::super::folder::Folder;
         use super::super::pipe::{self, Plumbing};
+        use defib_core::model::LogStreams;
         let runtime = tempfile::tempdir().unwrap();
         let folder = Folder::open(runtime.path(), None).unwrap();
         let owner = rustix::process::geteuid().as_raw();

@@ -74,8 +74,12 @@ pub(super) fn make(folder: Option<&Folder>, spools: &[(u64, u64)]) -> io::Result
     match fs::read(&path) {
         Ok(bytes) => {
             for entry in bytes.chunks(ENTRY as usize) {
-                let spool = entry[(SPOOL as usize).min(entry.len())..].first_chunk().map(|word| u64::from_ne_bytes(*word));
-                old.extend(spool.filter(|spool| *spool != 0).zip(Some(entry[..FREED as usize + 8].to_owned())));
+                let spool = entry[(SPOOL as usize).min(entry.len())..]
+                    .first_chunk()
+                    .map(|word| u64::from_ne_bytes(*word));
+                old.extend(
+                    spool.filter(|spool| *spool != 0).zip(Some(entry[..FREED as usize + 8].to_owned())),
+                );
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

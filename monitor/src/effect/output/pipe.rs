@@ -147,7 +147,8 @@ fn named(folder: &Folder, service: &ServiceName, kind: Kind) -> io::Result<Optio
 pub fn of_process(pid: u32, found: Option<Pipes>) -> io::Result<Option<Pipes>> {
     let outputs = [1, 2].map(|fd| -> io::Result<Option<(OwnedFd, (u64, u64))>> {
         let path = format!("/proc/{pid}/fd/{fd}");
-        let (Ok(there), Ok(info)) = (fs::metadata(&path), fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")))
+        let (Ok(there), Ok(info)) =
+            (fs::metadata(&path), fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")))
         else {
             // It has closed it. A process that is gone has no folder either.
             return fs::metadata(format!("/proc/{pid}")).map(|_| None);
@@ -162,7 +163,9 @@ pub fn of_process(pid: u32, found: Option<Pipes>) -> io::Result<Option<Pipes>> {
     if let Some(found) = found {
         let known: io::Result<Vec<_>> = found.service.iter().map(identity).collect();
         let known = known?;
-        let has = |output: &Option<(OwnedFd, (u64, u64))>| output.as_ref().is_some_and(|(_, id)| known.contains(id));
+        let has = |output: &Option<(OwnedFd, (u64, u64))>| {
+            output.as_ref().is_some_and(|(_, id)| known.contains(id))
+        };
         if has(&first) || has(&second) || (first.is_none() && second.is_none()) {
             return Ok(Some(found));
         }
@@ -269,7 +272,8 @@ mod tests {
             command.arg("1000").stdout(output).stderr(error).spawn().unwrap()
         };
         let end = || pipes.service[0].try_clone().unwrap().into();
-        let (mut ours, mut piped) = (start(end(), end()), start(std::process::Stdio::piped(), std::process::Stdio::null()));
+        let (mut ours, mut piped) =
+            (start(end(), end()), start(std::process::Stdio::piped(), std::process::Stdio::null()));
         let again = of_process(ours.id(), None).unwrap().unwrap();
         assert_eq!(identity(&again.service[0]).unwrap(), identity(&pipes.service[0]).unwrap());
         assert_eq!(again.plumbing, pipes.plumbing);

@@ -132,6 +132,10 @@ impl Desk {
         self.beat.store(clock::now().0, Ordering::Relaxed);
     }
 
+    fn has_work(&self) -> bool {
+        !self.jobs.lock().unwrap_or_else(PoisonError::into_inner).queue.is_empty()
+    }
+
     /// The next job; `None` when `patience` is over.
     fn take(&self, patience: Option<Duration>) -> Option<Job> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,6 +223,8 @@ impl Writer {
                     // Who asked may have given up.
                     reply.send(gone).ok();
                 }
+                // What takes more than one turn is behind it.
+                Some(Job::Stop) if self.desk.has_work() => self.desk.put(Job::Stop),
                 Some(Job::Stop) => return,
                 None if due.is_some() => {}
                 None if rested => self.look_at_ages(),
