@@ -6,7 +6,7 @@ use aya_ebpf::maps::HashMap;
 use defib_ebpf::{BLOW_FATAL, Blow, Culprit, SignalEvent, Tracked, culprit, kind};
 
 use crate::emit::{Wake, emit, event, now};
-use crate::maps::{count, fact, tracked_by_number};
+use crate::maps::{count, keeper, tracked_by_number};
 use crate::signal::{asks_to_end, is_answer};
 use crate::slots::may_tell;
 
@@ -41,7 +41,7 @@ pub(crate) fn strike(tgid: u32, entry: &Tracked, culprit: Culprit, fatal: bool, 
         return;
     }
     // What the keeper ends of a tree, when its main process has ended or was asked to, is no news.
-    let is_news = || culprit.pid != fact!(keeper_tgid) && may_tell(entry, at);
+    let is_news = || culprit.pid != keeper() && may_tell(entry, at);
     if fatal && (entry.is_main() || is_news()) {
         let record = SignalEvent { event: event(kind::SIGNAL, at, tgid, entry, name), culprit };
         emit(kind::SIGNAL, record, if entry.is_reported() { Wake::WithReport } else { Wake::Now });

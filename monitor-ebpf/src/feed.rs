@@ -4,18 +4,17 @@
 //! rest, so there is one in [`QUIET_NS`] at most, and the reader looks again after it.
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
-use defib_ebpf::{EVENT_DESCENDANT, Event, FeedStats, NAME_LEN, NO_SLOT, Tracked, VERSION};
+use defib_ebpf::{EVENT_DESCENDANT, Event, FeedStats, NAME_LEN, NO_SLOT, Tracked, VERSION, ctrl};
+
+use crate::maps::set;
 
 /// Room for what some 3,600 processes do in their lives.
 #[map]
 static BULK: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
-
-/// What user space switches; the feed at 0: it is on if that is not zero.
-#[map]
-static CTRL: Array<u64> = Array::with_max_entries(1, 0);
 
 /// When the reader was last woken.
 #[map]
@@ -27,11 +26,13 @@ static FEED_STATS: PerCpuArray<FeedStats> = PerCpuArray::with_max_entries(1, 0);
 /// How long the reader is left alone after it was woken. It looks again after twice that.
 const QUIET_NS: u64 = 5_000_000;
 
-/// Whether somebody listens. One load: the verifier makes the look-up an address.
+/// Whether somebody listens. A listener says until when it does: the programs may outlive it, and the host shall not pay
+/// for a feed that nobody reads. While nobody listens this is one load.
 #[inline(always)]
 pub(crate) fn is_on() -> bool {
-    // SAFETY: the array has this entry. Volatile: user space writes it.
-    CTRL.get_ptr(0).is_some_and(|switch| unsafe { core::ptr::read_volatile(switch) } != 0)
+    let until = set(ctrl::FEED);
+    // SAFETY: the helper takes no arguments and always succeeds.
+    until != 0 && unsafe { bpf_ktime_get_ns() } < until
 }
 
 /// The beginning of every record: about the process `tgid` that started at `start`. `entry` is that of a descendant of a

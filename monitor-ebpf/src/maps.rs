@@ -5,7 +5,7 @@ use core::arch::asm;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use defib_ebpf::{End, EndKey, Facts, Offsets, Stats, TRACKED_EXECUTED, Tracked};
+use defib_ebpf::{End, EndKey, Facts, Offsets, Stats, TRACKED_EXECUTED, Tracked, ctrl};
 
 /// Replaced before the load; see [`offset!`].
 #[unsafe(no_mangle)]
@@ -14,7 +14,7 @@ pub(crate) static OFFSETS: Offsets = Offsets::UNSET;
 /// Replaced before the load; see [`fact!`].
 #[unsafe(no_mangle)]
 pub(crate) static FACTS: Facts =
-    Facts { keeper_tgid: 0, exit_has_group_dead: 0, oom_arg_is_task: 0, action_size: 0 };
+    Facts { exit_has_group_dead: 0, oom_arg_is_task: 0, action_size: 0, padding: 0 };
 
 /// The offset of a field in the running kernel. Volatile: the compiler must not fold the value of this build.
 macro_rules! offset {
@@ -48,6 +48,10 @@ static TRACKED: HashMap<u32, Tracked> = HashMap::with_max_entries(16 * 1024, BPF
 /// comes when there is no memory.
 #[map]
 static EXITS: HashMap<EndKey, End> = HashMap::with_max_entries(16 * 1024, 0);
+
+/// What user space sets while the programs run, and what one daemon leaves to the next: see [`ctrl`].
+#[map]
+static CTRL: Array<u64> = Array::with_max_entries(ctrl::COUNT, 0);
 
 /// The slot of the child that the keeper is about to make, plus one; zero when it makes none that is supervised.
 ///
@@ -89,6 +93,19 @@ pub(crate) fn suppressed() {
         // SAFETY: the map has this entry.
         add(unsafe { &raw mut (*stats).suppressed }, 1);
     }
+}
+
+/// What user space has set. One load: the verifier makes the look-up an address.
+#[inline(always)]
+pub(crate) fn set(index: u32) -> u64 {
+    // SAFETY: the array has this entry. Volatile: user space writes it.
+    CTRL.get_ptr(index).map_or(0, |value| unsafe { core::ptr::read_volatile(value) })
+}
+
+/// The thread group of the keeper. No constant: programs that are pinned outlive it, and serve the next one.
+#[inline(always)]
+pub(crate) fn keeper() -> u32 {
+    set(ctrl::KEEPER) as u32
 }
 
 /// The slot that the keeper has announced.

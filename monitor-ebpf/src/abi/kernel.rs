@@ -94,14 +94,14 @@ offsets! {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The keeper, whose children are the main processes. Zero while nothing is to be tracked.
-    pub keeper_tgid: u32,
     /// 1 if `sched_process_exit` says by its second argument whether the last thread ends (newer than 6.12).
     pub exit_has_group_dead: u32,
     /// 1 if the argument of `mark_victim` is a task (late 6.1), 0 if it is a thread's pid.
     pub oom_arg_is_task: u32,
     /// `sizeof(struct k_sigaction)`, which depends on the architecture.
     pub action_size: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 16);

@@ -1,6 +1,7 @@
 //! One file per record that crosses the border.
 
 mod blow;
+mod control;
 mod event;
 mod kernel;
 mod process;
@@ -8,6 +9,7 @@ mod slot;
 mod stats;
 
 pub use blow::{BLOW_FATAL, Blow, Culprit, culprit};
+pub use control::ctrl;
 pub use event::{
     EVENT_DESCENDANT, EVENT_OOM, Event, ExecEvent, ExitEvent, FILENAME_LEN, ForkEvent, NAME_LEN, NO_SLOT,
     PortEvent, SignalEvent, kind,
@@ -19,4 +21,4 @@ pub use stats::{FeedStats, Stats};
 
 /// Raised with every change of a layout in this crate. Each ring record carries it, so that a reader
 /// never takes the bytes of another version for its own.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;

@@ -6,7 +6,7 @@ use defib_ebpf::{ForkEvent, TRACKED_MAIN, Tracked, kind};
 
 use crate::emit::{Wake, emit, event, now};
 use crate::feed;
-use crate::maps::{count, fact, next_slot, track, tracked};
+use crate::maps::{count, keeper, next_slot, track, tracked};
 use crate::task::{Task, thread_name};
 
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -19,7 +19,7 @@ fn on_fork(ctx: BtfTracePointContext) -> i32 {
     }
     count(|stats| stats.host[kind::FORK as usize] += 1);
 
-    let entry = if parent_tgid == fact!(keeper_tgid) {
+    let entry = if parent_tgid == keeper() {
         // Without an announced slot the child is the daemon or a helper of the keeper.
         next_slot().map(|slot| Tracked { start: child.start(), slot, flags: TRACKED_MAIN })
     } else {

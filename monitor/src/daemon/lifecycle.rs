@@ -41,7 +41,7 @@ use super::slots::{Kept, Slots};
 use super::sockets::HeldSockets;
 use super::surfaces::{Serve, Surfaces};
 use crate::config::{self, Overrides, OwnLog, Settings};
-use crate::effect::cgroup::CgroupTree;
+use crate::effect::cgroup::{self, CgroupTree};
 use crate::effect::clock;
 use crate::effect::holders::Household;
 use crate::effect::output::handle::{Farewell, Held};
@@ -155,7 +155,9 @@ async fn supervise(
     let (door, doors) = Door::open(settings.listen.metrics, past.held.remove(door::HELD), &mut link)?;
 
     let choice = source_choice(daemon.source);
-    let selection = source::open(&choice, keeper_pid).map_err(|error| DaemonError::Source(error.chain()))?;
+    let name = cgroup::short_name(&daemon.state_dir);
+    let selection =
+        source::open(&choice, keeper_pid, Some(&name)).map_err(|error| DaemonError::Source(error.chain()))?;
     for why in &selection.why {
         tracing::info!(source = selection.name.as_str(), "{why}");
     }
@@ -254,6 +256,7 @@ async fn supervise(
 
     supervisor.run().await?;
 
+    supervisor.source.leave(false);
     supervisor.remove_paths(supervisor.sockets.paths());
     logs.stop();
     if let (true, Some(folder)) = (last_output.wait(), names.folder) {

@@ -12,7 +12,7 @@ const COST: &str = "costs every fork, exec and exit of the host about 30 %";
 /// Why the source cannot be had, if it cannot.
 pub(super) fn refusal() -> Option<SourceError> {
     // No process is followed: 0 is nobody's parent.
-    source::open(&SourceChoice::ProcConnector, 0).err()
+    source::open(&SourceChoice::ProcConnector, 0, None).err()
 }
 
 /// Whether the kernel would tell.

@@ -79,7 +79,7 @@ impl CgroupTree {
     }
 
     fn choose(here: &Path, state_dir: &Path, keeper: u32) -> Result<Self, NoCgroup> {
-        let own_name = format!("defib-{:08x}", fnv(state_dir.as_os_str().as_bytes()));
+        let own_name = format!("defib-{}", short_name(state_dir));
         // A daemon before this one has moved the keeper into its leaf already, or systemd has: `DelegateSubgroup=defib`.
         if here.ends_with("defib")
             && let Some(base) = here.parent()
@@ -309,6 +309,11 @@ fn unescape(text: &str) -> PathBuf {
 /// The path in the unified hierarchy: cgroups(7), `/proc/pid/cgroup`.
 fn own_path(membership: &str) -> Option<&str> {
     membership.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// A short name for the daemon with this state directory, for what it makes in the kernel.
+pub fn short_name(state_dir: &Path) -> String {
+    format!("{:08x}", fnv(state_dir.as_os_str().as_bytes()))
 }
 
 /// FNV-1a: a short name for a state directory that stays the same over versions of defib.

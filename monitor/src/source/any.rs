@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use defib_core::model::{KernelEvent, SourceName, Tick, WaitStatus, Witness};
 
 use super::connector::{ConnectorError, ConnectorSource};
-use super::ebpf::{EbpfError, EbpfSource};
+use super::ebpf::{EbpfError, EbpfSource, remove_pins};
 use super::feed::Feed;
 use super::pidfd::PidfdSource;
 use super::rights;
@@ -116,13 +116,26 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Opens the source that `choice` asks for, to hear of the children of the process `keeper`.
+/// Opens the source that `choice` asks for, to hear of the children of the process `keeper`. What of it can outlive this
+/// process goes by `name`, which must be another for each daemon of the host; without a name nothing outlives it.
 ///
 /// `Auto` always finds one. To be called on the tokio runtime that will wait for the source.
-pub fn open(choice: &SourceChoice, keeper: u32) -> Result<Selection, SourceError> {
+pub fn open(choice: &SourceChoice, keeper: u32, name: Option<&str>) -> Result<Selection, SourceError> {
+    let selection = choose(choice, keeper, name)?;
+    // Probes of an earlier daemon would go on for nobody.
+    if selection.name != SourceName::Ebpf
+        && let Some(name) = name
+        && let Err(error) = remove_pins(name)
+    {
+        tracing::info!(error = chain(&error), "what an earlier daemon has pinned is left alone");
+    }
+    Ok(selection)
+}
+
+fn choose(choice: &SourceChoice, keeper: u32, name: Option<&str>) -> Result<Selection, SourceError> {
     match choice {
-        SourceChoice::Auto => Ok(best(keeper)),
-        SourceChoice::Ebpf => Ok(open_ebpf(keeper)?),
+        SourceChoice::Auto => Ok(best(keeper, name)),
+        SourceChoice::Ebpf => Ok(open_ebpf(keeper, name)?),
         SourceChoice::ProcConnector => Ok(open_connector(keeper)?),
         SourceChoice::Pidfd => Ok(open_pidfd(vec!["asked for by the configuration".into()])),
         SourceChoice::Scripted(path) => {
@@ -136,8 +149,8 @@ pub fn open(choice: &SourceChoice, keeper: u32) -> Result<Selection, SourceError
 }
 
 /// The best source that works, and why better ones do not.
-fn best(keeper: u32) -> Selection {
-    let ebpf = match open_ebpf(keeper) {
+fn best(keeper: u32, name: Option<&str>) -> Selection {
+    let ebpf = match open_ebpf(keeper, name) {
         Ok(selection) => return selection,
         Err(error) => format!("ebpf: {}", error.chain()),
     };
@@ -169,8 +182,8 @@ pub fn may_cost_the_host() -> Result<(), &'static str> {
     }
 }
 
-fn open_ebpf(keeper: u32) -> Result<Selection, EbpfError> {
-    let (source, feed, why) = EbpfSource::open(keeper)?;
+fn open_ebpf(keeper: u32, name: Option<&str>) -> Result<Selection, EbpfError> {
+    let (source, feed, why) = EbpfSource::open(keeper, name)?;
     let (source, feed) = (Source::Ebpf(source), Some(Feed::Ebpf(feed)));
     Ok(Selection { source, name: SourceName::Ebpf, why, feed })
 }
@@ -237,10 +250,31 @@ impl Source {
     /// time as the source told it. `None` if the source has not seen the end.
     pub fn take_end(&mut self, life: &Life, start: Option<u64>, status: WaitStatus) -> Option<Witness> {
         match self {
-            Self::Ebpf(ebpf) => ebpf.take_end(life.pid, start?),
+            Self::Ebpf(ebpf) => match start {
+                Some(start) => ebpf.take_end(life.pid, start),
+                None => ebpf.recorded_end(life.pid, life.started.0),
+            },
             Self::ProcConnector(connector) => connector.take_end(life, status),
             Self::Pidfd(pidfd) => pidfd.take_end(life, status),
             Self::Scripted(script) => script.take_end(life.pid, start?),
+        }
+    }
+
+    /// The end of a main process that died while no daemon listened, once: that of the process `pid` whose keeper had made
+    /// it at `started`, in nanoseconds of `CLOCK_BOOTTIME`, give or take 50 ms. `None` if it was not recorded. To be asked
+    /// within a minute after the source was opened; what nobody asks for is forgotten.
+    pub fn recorded_end(&mut self, pid: u32, started: u64) -> Option<Witness> {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.recorded_end(pid, started),
+            Self::ProcConnector(_) | Self::Pidfd(_) | Self::Scripted(_) => None,
+        }
+    }
+
+    /// Ends the source's work. If `keep`, what it has in the kernel goes on recording ends until the next daemon comes.
+    pub fn leave(&mut self, keep: bool) {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.leave(keep),
+            Self::ProcConnector(_) | Self::Pidfd(_) | Self::Scripted(_) => {}
         }
     }
 

@@ -28,7 +28,7 @@ mod watch;
 
 pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, may_cost_the_host, open};
 pub use connector::ConnectorError;
-pub use ebpf::{EbpfError, ProbeReport, probe_report, probes};
+pub use ebpf::{EbpfError, PinnedSet, ProbeReport, Unpinned, pinned, probe_report, probes, remove_pins};
 pub use feed::Feed;
 pub use pidfd::tells_ends;
 pub use stats::{KindStats, SourceStats};

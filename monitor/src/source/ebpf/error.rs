@@ -91,6 +91,9 @@ pub enum EbpfError {
         #[source]
         cause: Box<MapError>,
     },
+    /// A descriptor could not be duplicated.
+    #[error("a program's descriptor cannot be kept")]
+    Descriptor(#[source] io::Error),
     /// The ring could not be waited for.
     #[error("the ring cannot be polled")]
     Poll(#[source] io::Error),

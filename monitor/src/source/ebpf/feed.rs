@@ -9,9 +9,10 @@ use aya::maps::{MapData, RingBuf};
 use defib_ebpf::FeedStats;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::any::Batch;
+use super::super::clocks;
 use super::decode::decode;
 use super::error::EbpfError;
 use super::maps::{FeedMaps, RestingRing};
@@ -23,6 +24,12 @@ const TURN: usize = 4096;
 /// `feed`. So what was written without a wake-up is never left lying.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// How long the probes tell of every process after the reader has said that it listens: they may outlive it.
+const LEASE_NS: u64 = 30_000_000_000;
+
+/// How often it says so.
+const RENEWAL: Duration = Duration::from_secs(10);
+
 /// The reader of the bulk ring. It ends with the source that it came with: nothing is heard after that.
 pub struct EbpfFeed {
     ring: RestingRing,
@@ -32,6 +39,8 @@ pub struct EbpfFeed {
     hears_signals: bool,
     /// When to look without having been woken.
     look: Option<Instant>,
+    /// When to tell the probes again that somebody listens.
+    renew: Instant,
     counts: FeedCounts,
     /// Losses that a [`Batch`] has told already.
     told: u64,
@@ -58,7 +67,18 @@ impl fmt::Debug for EbpfFeed {
 
 impl EbpfFeed {
     pub(super) fn new(ring: RestingRing, maps: FeedMaps, hears_signals: bool) -> Self {
-        Self { ring, polled: None, maps, hears_signals, look: None, counts: FeedCounts::default(), told: 0 }
+        let (look, renew, counts) = (None, Instant::now(), FeedCounts::default());
+        Self { ring, polled: None, maps, hears_signals, look, renew, counts, told: 0 }
+    }
+
+    /// Goes on where a reader that is gone has stopped, whatever it left unread.
+    pub(super) fn resume(&mut self) -> Result<(), EbpfError> {
+        let mut ring = self.ring.map()?;
+        while ring.next().is_some() {}
+        let FeedStats { emitted, lost } = self.maps.stats()?;
+        self.counts.received = emitted.saturating_sub(lost);
+        self.told = lost;
+        Ok(())
     }
 
     pub(in crate::source) fn start(&mut self) -> Result<(), EbpfError> {
@@ -72,23 +92,37 @@ impl EbpfFeed {
         }
         // The first look needs no wake-up: the last one may have been spent on what was thrown away.
         self.look = Some(Instant::now() + AGAIN);
-        self.maps.switch(true)
+        self.listen()
+    }
+
+    /// Tells the probes that somebody listens, for a while.
+    fn listen(&mut self) -> Result<(), EbpfError> {
+        self.renew = Instant::now() + RENEWAL;
+        self.maps.switch(clocks::monotonic() + LEASE_NS)
     }
 
     pub(in crate::source) async fn read(&mut self, batch: &mut Batch) {
         loop {
+            if self.polled.is_some()
+                && Instant::now() >= self.renew
+                && let Err(error) = self.listen()
+            {
+                tracing::warn!(error = %error.chain(), "the feed will fall silent");
+            }
+            let renew = self.renew;
             let Some(ring) = &mut self.polled else { return std::future::pending().await };
             let woken = match self.look {
                 Some(when) => {
                     sleep_until(when).await;
                     false
                 }
-                None => match ring.readable_mut().await {
-                    Ok(mut ready) => {
+                None => match timeout_at(renew, ring.readable_mut()).await {
+                    Ok(Ok(mut ready)) => {
                         ready.clear_ready();
                         true
                     }
-                    Err(error) => {
+                    Err(_elapsed) => continue,
+                    Ok(Err(error)) => {
                         // The runtime is shutting down.
                         tracing::debug!(%error, "the ring is not polled any more");
                         return std::future::pending().await;
@@ -111,7 +145,7 @@ impl EbpfFeed {
     }
 
     pub(in crate::source) fn stop(&mut self) {
-        if let Err(error) = self.maps.switch(false) {
+        if let Err(error) = self.maps.switch(0) {
             tracing::warn!(error = %error.chain(), "the feed cannot be switched off");
         }
         if let Some(polled) = self.polled.take() {

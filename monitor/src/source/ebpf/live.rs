@@ -6,40 +6,53 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use aya::maps::{MapData, RingBuf};
-use defib_core::model::Witness;
-use defib_ebpf::{EndKey, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, kind};
+use defib_core::model::Tick;
+use defib_ebpf::{COARSE_NS, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, ctrl, kind};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::super::any::Batch;
+use super::super::any::{Batch, chain};
+use super::super::clocks;
 use super::super::procfs;
 use super::super::stats::{KindStats, SourceStats};
-use super::decode::{decode, witness};
+use super::control::Control;
+use super::decode::decode;
+use super::ends::Ends;
 use super::error::EbpfError;
 use super::feed::EbpfFeed;
-use super::load::{Loaded, ON_GENERATE, ON_STATE, PROBES, lines, load};
+use super::load::{Loaded, ON_GENERATE, ON_STATE};
 use super::maps::{FeedMaps, Maps, RestingRing, take_ring};
 use super::misses::Misses;
+use super::open::{Opened, Past, open};
+use super::pins::Folder;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
 const TURN: usize = 512;
 
-/// Probes that hear of the keeper's children. Dropping it detaches them.
+/// Probes that hear of the keeper's children. Dropping it detaches them, unless they are pinned.
 pub struct EbpfSource {
     ring: AsyncFd<RingBuf<MapData>>,
     pub(super) maps: Maps,
-    tally: Tally,
-    /// Ends that have been looked up and are still in EXITS.
-    taken: Vec<EndKey>,
+    control: Control,
+    pub(super) tally: Tally,
+    pub(super) ends: Ends,
+    /// What was tracked under the keeper before, whose slots may have had other numbers.
+    earlier: Vec<(u32, Tracked)>,
     misses: Misses,
     pub(super) probes: Loaded,
+    /// Where the probes are pinned.
+    folder: Option<Folder>,
+    /// Whether the pins are to outlive this: not those of a daemon that never began.
+    keep: bool,
 }
 
 /// What this side has counted.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     /// Whether the probes see who sends signals.
-    hears_signals: bool,
+    pub(super) hears_signals: bool,
+    /// Records from before this are another daemon's, and counted as received by it.
+    since: Tick,
     received: [u64; kind::COUNT],
     malformed: u64,
     /// Losses that a [`Batch`] has told already.
@@ -55,37 +68,61 @@ impl fmt::Debug for EbpfSource {
 }
 
 impl EbpfSource {
-    /// Loads and attaches the probes. Also returns the feed that they can tell, and what came of each of them.
-    pub(in crate::source) fn open(keeper: u32) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
-        Self::over(load(keeper)?)
+    /// Opens the pinned probes of that name, or loads, attaches and pins them; without a name they are not pinned. Also
+    /// returns the feed that they can tell, and what came of each of them.
+    pub(in crate::source) fn open(
+        keeper: u32,
+        name: Option<&str>,
+    ) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
+        Self::over(open(keeper, name)?)
     }
 
     /// Takes hold of probes that are attached.
-    pub(super) fn over(mut probes: Loaded) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
-        let why = lines(&probes.reports);
-        for report in &probes.reports {
+    pub(super) fn over(mut opened: Opened) -> Result<(Self, EbpfFeed, Vec<String>), EbpfError> {
+        let why = std::mem::take(&mut opened.why);
+        for report in &opened.loaded.reports {
             if let Err(error) = &report.outcome {
                 let log = error.verifier_log().unwrap_or_default();
                 tracing::debug!(probe = report.probe, log, "a probe is left out");
             }
         }
+        let since = clocks::boottime();
+        let shelf = &mut opened.loaded.maps;
+        let control = Control::of(shelf)?;
+        let ring = take_ring(shelf, "URGENT")?;
+        let mut maps = Maps::take(shelf)?;
+        let feed_ring = RestingRing::take(shelf, "BULK")?;
+        let feed_maps = FeedMaps::take(shelf)?;
+        let inherited = opened.inherit(&mut maps);
+        let Opened { loaded: probes, folder, past, .. } = opened;
+
         let hears_signals = probes.has(ON_GENERATE);
         // A socket changes its state in interrupts too, so the probe there does meet itself. What it then skips is never
         // the begin or the end of listening, which happen in processes, one at a time on a CPU: no loss.
-        let that_matter = PROBES.iter().filter(|probe| probe.name != ON_STATE);
-        let misses = Misses::of(that_matter.filter_map(|probe| probes.probe(probe.name)));
-        let ring = take_ring(&mut probes.object, "URGENT")?;
-        let maps = Maps::take(&mut probes.object)?;
-        let feed_ring = RestingRing::take(&mut probes.object, "BULK")?;
-        let feed = EbpfFeed::new(feed_ring, FeedMaps::take(&mut probes.object)?, hears_signals);
+        let misses = Misses::of(probes.programs_but(ON_STATE));
+        let mut feed = EbpfFeed::new(feed_ring, feed_maps, hears_signals);
+        let mut tally = Tally { hears_signals, since, ..Tally::default() };
+        let (mut ring, mut earlier) = (ring, Vec::new());
+        if past != Past::New {
+            feed.resume()?;
+            tally.received = maps.stats()?.emitted;
+            (tally.told, tally.told_skipped) = (control.get(ctrl::TOLD)?, control.get(ctrl::TOLD_SKIPPED)?);
+        }
+        if past == Past::Keeper {
+            // Told by the slots of the keeper before. What counts of it is in the maps, too.
+            while ring.next().is_some() {}
+            earlier = maps.all_tracked().collect();
+        }
         // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| EbpfError::Poll(error.into()))?;
-        let tally = Tally { hears_signals, ..Tally::default() };
-        Ok((Self { ring, maps, tally, taken: Vec::new(), misses, probes }, feed, why))
+        let (ends, keep) = (Ends::new(inherited), past != Past::New);
+        let source = Self { ring, maps, control, tally, ends, earlier, misses, probes, folder, keep };
+        Ok((source, feed, why))
     }
 
     pub(in crate::source) async fn wait(&mut self, batch: &mut Batch) {
+        self.keep = true;
         match self.ring.readable_mut().await {
             Ok(mut ready) => {
                 // Readiness is an edge: it is given up only when the ring was seen empty.
@@ -107,40 +144,23 @@ impl EbpfSource {
     }
 
     pub(in crate::source) fn settle(&mut self, batch: &mut Batch) {
-        for key in std::mem::take(&mut self.taken) {
-            if let Err(error) = self.maps.forget_end(key) {
-                tracing::warn!(pid = key.tgid, error = %error.chain(), "an end stays recorded");
-            }
-        }
+        self.ends.forget_taken(&mut self.maps);
         let skipped = self.misses.known();
         self.tell_losses(batch, skipped);
     }
 
-    pub(in crate::source) fn take_end(&mut self, pid: u32, start: u64) -> Option<Witness> {
-        let key = EndKey::new(pid, start);
-        if self.taken.contains(&key) {
-            return None;
-        }
-        match self.maps.end(key) {
-            Ok(Some(end)) => {
-                self.taken.push(key);
-                return Some(witness(&end, self.tally.hears_signals));
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(pid, error = %error.chain(), "an end cannot be looked up"),
-        }
-        // The probe missed it, and would have removed this too.
-        if let Ok(Some(entry)) = self.maps.tracked(pid)
-            && entry.start == start
-            && let Err(error) = self.maps.untrack(pid)
-        {
-            tracing::warn!(pid, error = %error.chain(), "a process that has ended is still tracked");
-        }
-        None
-    }
-
     pub(in crate::source) fn track(&mut self, pid: u32, slot: u32) -> Result<Option<u64>, EbpfError> {
         let Some(start) = started(pid) else { return Ok(None) };
+        // An earlier daemon's probes know it better than `/proc` does.
+        if let Some(entry) = self.maps.tracked(pid)?
+            && entry.is_main()
+            && entry.start - entry.start % COARSE_NS == start
+        {
+            if entry.slot != slot {
+                self.renumber(entry.slot, slot)?;
+            }
+            return Ok(Some(entry.start));
+        }
         self.maps
             .track(pid, Tracked { start, slot, flags: TRACKED_MAIN | TRACKED_COARSE | TRACKED_EXECUTED })?;
         // It may have ended in between. An entry for a zombie stays until `take_end` removes it.
@@ -149,6 +169,36 @@ impl EbpfSource {
             return Ok(None);
         }
         Ok(Some(start))
+    }
+
+    /// A service that had the slot `was` under the keeper before has another now.
+    fn renumber(&mut self, was: u32, now: u32) -> Result<(), EbpfError> {
+        for (tgid, then) in self.earlier.iter().filter(|(_, entry)| entry.slot == was) {
+            // It may have ended, and the number may be another's.
+            if let Some(entry) = self.maps.tracked(*tgid)?
+                && entry.start == then.start
+            {
+                self.maps.track(*tgid, Tracked { slot: now, ..entry })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the source's work: detaches the probes and removes their pins, or leaves them to go on without a daemon.
+    pub(in crate::source) fn leave(&mut self, keep: bool) {
+        self.keep = keep;
+        if !keep {
+            self.detach();
+        }
+    }
+
+    fn detach(&mut self) {
+        if let Some(folder) = self.folder.take()
+            && let Err(error) = folder.remove()
+        {
+            tracing::warn!(error = %chain(&error), "pins stay; `defib daemon purge` removes them");
+        }
+        self.probes.programs.clear();
     }
 
     pub(in crate::source) fn follows(&self, pid: u32, start: u64) -> bool {
@@ -197,9 +247,16 @@ impl EbpfSource {
         let counted = self.counted();
         let unkept = counted.tracked_full + counted.exits_full + counted.blows_full + counted.listeners_full;
         let lost = counted.lost.iter().sum::<u64>() + unkept + self.tally.malformed;
-        for (lost, told) in [(lost, &mut self.tally.told), (skipped, &mut self.tally.told_skipped)] {
-            batch.lost += lost.saturating_sub(*told);
+        let Tally { told, told_skipped, .. } = &mut self.tally;
+        for (lost, told, index) in [(lost, told, ctrl::TOLD), (skipped, told_skipped, ctrl::TOLD_SKIPPED)] {
+            let news = lost.saturating_sub(*told);
+            batch.lost += news;
             *told = lost.max(*told);
+            if news > 0
+                && let Err(error) = self.control.set(index, *told)
+            {
+                tracing::warn!(error = %error.chain(), "the next daemon will tell of the same losses");
+            }
         }
     }
 }
@@ -211,13 +268,23 @@ impl Tally {
             let Some(record) = ring.next() else { return true };
             match decode(&record, self.hears_signals) {
                 Some(decoded) => {
-                    self.received[usize::from(decoded.kind)] += 1;
+                    if decoded.event.at >= self.since {
+                        self.received[usize::from(decoded.kind)] += 1;
+                    }
                     batch.events.push(decoded.event);
                 }
                 None => self.malformed += 1,
             }
         }
         false
+    }
+}
+
+impl Drop for EbpfSource {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.detach();
+        }
     }
 }
 

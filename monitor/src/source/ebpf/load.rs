@@ -1,5 +1,8 @@
 //! Loads and attaches the probes, after looking for everything that would make the kernel refuse.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use defib_ebpf::Group;
@@ -7,10 +10,12 @@ use defib_ebpf::Group;
 use super::super::namespace::{self, Foreign};
 use super::super::rights;
 use super::btf::Btf;
+use super::control::Control;
 use super::error::EbpfError;
 use super::maps::Abi;
 use super::offsets::{Resolved, resolve};
 use super::report::ProbeReport;
+use super::shape::{self, Shelf};
 
 /// The object, if there was a tool chain to build it.
 #[cfg(ebpf_object)]
@@ -51,11 +56,24 @@ pub(super) const PROBES: [Probe; 7] = [
 
 const CAPABILITIES: [(&str, u64); 2] = [("CAP_BPF", rights::BPF), ("CAP_PERFMON", rights::PERFMON)];
 
-/// The attached probes, which are detached when this is dropped.
+/// The attached probes. Dropping it detaches those that are not pinned.
 pub(super) struct Loaded {
-    pub(super) object: Ebpf,
+    /// What user space uses of the maps.
+    pub(super) maps: Shelf,
+    /// The programs that are attached.
+    pub(super) programs: Vec<Program>,
     /// What came of each, in the order of [`PROBES`].
     pub(super) reports: Vec<ProbeReport>,
+    /// What was loaded here: nothing if all was pinned already.
+    pub(super) object: Option<Ebpf>,
+}
+
+/// A program that is attached.
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    pub(super) fd: OwnedFd,
+    /// While it lives, or its pin, the program is attached.
+    pub(super) link: Option<FdLink>,
 }
 
 impl Loaded {
@@ -64,29 +82,43 @@ impl Loaded {
         self.reports.iter().any(|report| report.probe == name && report.outcome.is_ok())
     }
 
-    /// A probe that is attached.
-    pub(super) fn probe(&self, name: &str) -> Option<&BtfTracePoint> {
-        self.object.program(name)?.try_into().ok()
+    /// The programs that are attached, all but this one.
+    pub(super) fn programs_but(&self, name: &str) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.programs.iter().filter(move |program| program.name != name).map(|program| program.fd.as_fd())
     }
 }
 
 /// Loads and attaches the probes, to follow the children of the process `keeper`.
 pub(super) fn load(keeper: u32) -> Result<Loaded, EbpfError> {
-    load_for(&resolve_here(keeper)?)
+    check()?;
+    load_for(&resolve_here()?, keeper)
 }
 
-/// What the probes must know of this kernel, if it may be asked to load them at all.
-pub(super) fn resolve_here(keeper: u32) -> Result<Resolved, EbpfError> {
+/// Whether this process may ask the kernel to load them, or to open those that are pinned.
+pub(super) fn check() -> Result<(), EbpfError> {
     if OBJECT.is_none() {
         return Err(EbpfError::NoObject);
     }
     check_namespaces()?;
-    check_capabilities()?;
-    resolve(&Btf::of_kernel().map_err(EbpfError::Btf)?, keeper)
+    check_capabilities()
+}
+
+/// What tells this object from others: its bytes, eight by eight (FNV-1a over words).
+pub(super) fn fingerprint() -> u64 {
+    OBJECT.unwrap_or_default().chunks(8).fold(0xcbf2_9ce4_8422_2325, |hash, bytes| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// What the probes must know of this kernel.
+pub(super) fn resolve_here() -> Result<Resolved, EbpfError> {
+    resolve(&Btf::of_kernel().map_err(EbpfError::Btf)?)
 }
 
 /// Loads and attaches the probes with these offsets and facts.
-pub(super) fn load_for(resolved: &Resolved) -> Result<Loaded, EbpfError> {
+pub(super) fn load_for(resolved: &Resolved, keeper: u32) -> Result<Loaded, EbpfError> {
     let object = OBJECT.ok_or(EbpfError::NoObject)?;
     let (offsets, facts) = (Abi(resolved.offsets), Abi(resolved.facts));
     let btf = aya::Btf::from_sys_fs().map_err(|cause| EbpfError::KernelBtf(Box::new(cause)))?;
@@ -96,27 +128,40 @@ pub(super) fn load_for(resolved: &Resolved) -> Result<Loaded, EbpfError> {
         .override_global("FACTS", &facts, true)
         .load(object)
         .map_err(|cause| EbpfError::Load(Box::new(cause)))?;
-    let mut reports = Vec::new();
+    let maps = shape::shelf(&mut object)?;
+    // Before the first of them runs.
+    Control::of(&maps)?.serve(keeper)?;
+    let (mut reports, mut programs) = (Vec::new(), Vec::new());
     for probe in &PROBES {
         let Probe { name, tracepoint, group } = *probe;
-        let outcome = resolved.check(group).and_then(|()| attach(program(&mut object, name)?, probe, &btf));
-        let outcome = match (outcome, group) {
+        let attached = resolved.check(group).and_then(|()| attach(program(&mut object, name)?, probe, &btf));
+        let outcome = match (attached, group) {
             (Err(error), Group::Base) => return Err(error),
-            (outcome, _) => outcome,
+            (Err(error), _) => Err(error),
+            (Ok((program, count)), _) => {
+                programs.push(program);
+                Ok(count)
+            }
         };
         reports.push(ProbeReport { probe: name, tracepoint, outcome });
     }
-    Ok(Loaded { object, reports })
+    Ok(Loaded { maps, programs, reports, object: Some(object) })
 }
 
 /// Loads and attaches one program, and says how many instructions the verifier looked at.
-fn attach(program: &mut BtfTracePoint, probe: &Probe, btf: &aya::Btf) -> Result<Option<u32>, EbpfError> {
+fn attach(
+    program: &mut BtfTracePoint,
+    probe: &Probe,
+    btf: &aya::Btf,
+) -> Result<(Program, Option<u32>), EbpfError> {
     let Probe { name, tracepoint, .. } = *probe;
     program.load(tracepoint, btf).map_err(|error| refused(name, error))?;
     let failed = |cause| EbpfError::Attach { probe: name, cause: Box::new(cause) };
-    program.attach().map_err(failed)?;
+    let link = program.attach().and_then(|id| program.take_link(id)).map_err(failed)?;
     let info = program.info().map_err(failed)?;
-    Ok(info.verified_instruction_count().filter(|&count| count > 0))
+    let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(EbpfError::Descriptor)?;
+    let count = info.verified_instruction_count().filter(|&count| count > 0);
+    Ok((Program { name, fd, link: Some(link.into()) }, count))
 }
 
 /// Loads and attaches the probes, says what came of each, and takes them away again. An error if there would be no

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use defib_ebpf::{Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, Slot, Stats, Tracked, kind};
+use defib_ebpf::{Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, Slot, Stats, Tracked, ctrl, kind};
 
+use super::control::Control;
 use super::error::EbpfError;
+use super::shape::{self, Shelf};
 
 /// A type of the ABI as aya takes it.
 #[derive(Clone, Copy, Debug)]
@@ -38,31 +40,31 @@ pub(super) struct Maps {
 }
 
 /// A failed use of the map of that name.
-fn failed(map: &'static str) -> impl FnOnce(MapError) -> EbpfError {
+pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> EbpfError {
     move |cause| EbpfError::Map { map, cause: Box::new(cause) }
 }
 
-/// Takes a map out of the object.
-fn take(object: &mut aya::Ebpf, name: &'static str) -> Result<Map, EbpfError> {
-    object.take_map(name).ok_or(EbpfError::Missing { what: "map", name })
+/// Takes a map off the shelf.
+fn take(shelf: &mut Shelf, name: &'static str) -> Result<Map, EbpfError> {
+    shelf.remove(name).ok_or(EbpfError::Missing { what: "map", name })
 }
 
-/// Takes a ring out of the object.
-pub(super) fn take_ring(object: &mut aya::Ebpf, name: &'static str) -> Result<RingBuf<MapData>, EbpfError> {
-    take(object, name)?.try_into().map_err(failed(name))
+/// Takes a ring off the shelf.
+pub(super) fn take_ring(shelf: &mut Shelf, name: &'static str) -> Result<RingBuf<MapData>, EbpfError> {
+    take(shelf, name)?.try_into().map_err(failed(name))
 }
 
 impl Maps {
-    /// Takes the maps out of the object.
-    pub(super) fn take(object: &mut aya::Ebpf) -> Result<Self, EbpfError> {
-        let Map::Array(next_slot) = take(object, "NEXT_SLOT")? else {
+    /// Takes the maps off the shelf.
+    pub(super) fn take(shelf: &mut Shelf) -> Result<Self, EbpfError> {
+        let Map::Array(next_slot) = take(shelf, "NEXT_SLOT")? else {
             return Err(EbpfError::Missing { what: "array", name: "NEXT_SLOT" });
         };
         Ok(Self {
-            tracked: take(object, "TRACKED")?.try_into().map_err(failed("TRACKED"))?,
-            blows: take(object, "BLOWS")?.try_into().map_err(failed("BLOWS"))?,
-            exits: take(object, "EXITS")?.try_into().map_err(failed("EXITS"))?,
-            stats: take(object, "STATS")?.try_into().map_err(failed("STATS"))?,
+            tracked: take(shelf, "TRACKED")?.try_into().map_err(failed("TRACKED"))?,
+            blows: take(shelf, "BLOWS")?.try_into().map_err(failed("BLOWS"))?,
+            exits: take(shelf, "EXITS")?.try_into().map_err(failed("EXITS"))?,
+            stats: take(shelf, "STATS")?.try_into().map_err(failed("STATS"))?,
             next_slot,
         })
     }
@@ -99,6 +101,27 @@ impl Maps {
         Ok(end.map(|Abi(end)| end))
     }
 
+    /// The ends in EXITS, in no order. Bounded, because what is added meanwhile may come round again.
+    pub(super) fn ends(&self) -> impl Iterator<Item = EndKey> {
+        self.exits.keys().take(shape::PROCESSES as usize).filter_map(Result::ok).map(|Abi(key)| key)
+    }
+
+    /// Everything in TRACKED, bounded likewise.
+    pub(super) fn all_tracked(&self) -> impl Iterator<Item = (u32, Tracked)> {
+        let entries = self.tracked.iter().take(shape::PROCESSES as usize).filter_map(Result::ok);
+        entries.map(|(tgid, Abi(entry))| (tgid, entry))
+    }
+
+    /// Lets nobody's child be taken for a service's until the keeper says so again.
+    pub(super) fn announce_nothing(shelf: &Shelf) -> Result<(), EbpfError> {
+        let Some(Map::Array(map)) = shelf.get("NEXT_SLOT") else {
+            return Err(EbpfError::Missing { what: "array", name: "NEXT_SLOT" });
+        };
+        let fd = map.fd().as_fd().try_clone_to_owned().map_err(EbpfError::Descriptor)?;
+        let map = MapData::from_fd(fd).and_then(|map| Map::Array(map).try_into());
+        map.and_then(|mut map: Array<_, u64>| map.set(0, 0, 0)).map_err(failed("NEXT_SLOT"))
+    }
+
     /// Takes an end out of EXITS.
     pub(super) fn forget_end(&mut self, key: EndKey) -> Result<(), EbpfError> {
         found(self.exits.remove(&Abi(key))).map_err(failed("EXITS")).map(drop)
@@ -118,9 +141,9 @@ pub(super) struct RestingRing {
 }
 
 impl RestingRing {
-    /// Takes the ring out of the object.
-    pub(super) fn take(object: &mut aya::Ebpf, name: &'static str) -> Result<Self, EbpfError> {
-        let Map::RingBuf(map) = take(object, name)? else {
+    /// Takes the ring off the shelf.
+    pub(super) fn take(shelf: &mut Shelf, name: &'static str) -> Result<Self, EbpfError> {
+        let Map::RingBuf(map) = take(shelf, name)? else {
             return Err(EbpfError::Missing { what: "ring", name });
         };
         Ok(Self { name, map })
@@ -136,22 +159,22 @@ impl RestingRing {
 
 /// The maps of the feed, all but its ring.
 pub(super) struct FeedMaps {
-    switch: Array<MapData, u64>,
+    switch: Control,
     stats: PerCpuArray<MapData, Abi<FeedStats>>,
 }
 
 impl FeedMaps {
-    /// Takes the maps out of the object.
-    pub(super) fn take(object: &mut aya::Ebpf) -> Result<Self, EbpfError> {
+    /// Takes the maps off the shelf.
+    pub(super) fn take(shelf: &mut Shelf) -> Result<Self, EbpfError> {
         Ok(Self {
-            switch: take(object, "CTRL")?.try_into().map_err(failed("CTRL"))?,
-            stats: take(object, "FEED_STATS")?.try_into().map_err(failed("FEED_STATS"))?,
+            switch: Control::of(shelf)?,
+            stats: take(shelf, "FEED_STATS")?.try_into().map_err(failed("FEED_STATS"))?,
         })
     }
 
-    /// Lets the probes tell of every process, or not.
-    pub(super) fn switch(&mut self, on: bool) -> Result<(), EbpfError> {
-        self.switch.set(0, u64::from(on), 0).map_err(failed("CTRL"))
+    /// Lets the probes tell of every process until then, in nanoseconds of `CLOCK_MONOTONIC`; zero for not at all.
+    pub(super) fn switch(&mut self, until: u64) -> Result<(), EbpfError> {
+        self.switch.set(ctrl::FEED, until)
     }
 
     /// The counters of all CPUs together.

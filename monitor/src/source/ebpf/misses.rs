@@ -1,11 +1,10 @@
 //! Runs of probes that the kernel skipped because the same probe was running on that CPU already.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use aya::programs::BtfTracePoint;
 use tokio::time::Instant;
 
 /// How often [`Misses::known`] looks, at most. Each look costs a few microseconds a probe.
@@ -23,13 +22,10 @@ pub(super) struct Misses {
 }
 
 impl Misses {
-    /// Of the probes that are loaded among these.
-    pub(super) fn of<'a>(probes: impl IntoIterator<Item = &'a BtfTracePoint>) -> Self {
-        let open = |probe: &BtfTracePoint| {
-            let fd = probe.fd().ok()?.as_fd().as_raw_fd();
-            File::open(format!("/proc/self/fdinfo/{fd}")).ok()
-        };
-        let files = probes.into_iter().filter_map(open).collect();
+    /// Of these programs.
+    pub(super) fn of<'a>(programs: impl IntoIterator<Item = BorrowedFd<'a>>) -> Self {
+        let open = |fd: BorrowedFd<'_>| File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok();
+        let files = programs.into_iter().filter_map(open).collect();
         Self { files, next: Instant::now() + PAUSE, known: 0 }
     }
 

@@ -3,12 +3,17 @@
 //! Opening it reads the kernel's own types ([`btf`]), resolves from them what the probes must know ([`offsets`]),
 //! loads and attaches the embedded object ([`load`]) and takes hold of its maps ([`maps`]). From then on [`live`]
 //! turns ring records into events by way of [`decode`], and [`feed`] those of the second ring, which tells of every
-//! process of the host while somebody listens. Dropping the source detaches the probes.
+//! process of the host while somebody listens.
+//!
+//! The probes are pinned where that is possible ([`pins`]): they outlive the daemon, and [`open`] finds them again. Else
+//! dropping the source detaches them.
 //!
 //! The kernel half is the package `defib-ebpf`, whose library holds the layouts that both halves share.
 
 mod btf;
+mod control;
 mod decode;
+mod ends;
 mod error;
 mod feed;
 mod live;
@@ -16,7 +21,10 @@ mod load;
 mod maps;
 mod misses;
 mod offsets;
+mod open;
+mod pins;
 mod report;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -24,4 +32,5 @@ pub use error::EbpfError;
 pub(super) use feed::EbpfFeed;
 pub(super) use live::EbpfSource;
 pub use load::{probe_report, probes};
+pub use pins::{PinnedSet, Unpinned, pinned, remove_pins};
 pub use report::ProbeReport;

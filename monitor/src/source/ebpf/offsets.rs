@@ -30,8 +30,8 @@ impl Resolved {
     }
 }
 
-/// The offsets and facts of the kernel that `btf` describes, for probes that follow the children of `keeper`.
-pub(super) fn resolve(btf: &Btf, keeper: u32) -> Result<Resolved, EbpfError> {
+/// The offsets and facts of the kernel that `btf` describes.
+pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
     let mut offsets = [ABSENT; Offsets::PATHS.len()];
     let mut missing = Vec::new();
     for (offset, (group, path)) in offsets.iter_mut().zip(Offsets::PATHS) {
@@ -50,10 +50,10 @@ pub(super) fn resolve(btf: &Btf, keeper: u32) -> Result<Resolved, EbpfError> {
         found.ok_or_else(|| EbpfError::Kernel { what: format!("tracepoint {tracepoint}") })
     };
     let facts = Facts {
-        keeper_tgid: keeper,
         exit_has_group_dead: (arguments("sched_process_exit")?.len() > 1).into(),
         oom_arg_is_task: btf.is_pointer(arguments("mark_victim")?[0]).into(),
         action_size: action_size.unwrap_or(0),
+        padding: 0,
     };
     Ok(Resolved { offsets: Offsets::from_array(offsets), facts, missing })
 }

@@ -24,6 +24,7 @@ use super::error::EbpfError;
 use super::feed::EbpfFeed;
 use super::live::EbpfSource;
 use super::load::{Loaded, load};
+use super::open::Opened;
 use crate::source::any::Batch;
 
 /// A small generator (splitmix64): the same numbers on every run.
@@ -116,7 +117,7 @@ impl World {
     /// The same with probes that are loaded in another way.
     fn with(load: impl FnOnce(u32) -> Result<Loaded, EbpfError>) -> Option<Self> {
         let keeper = Keeper::start();
-        let opened = load(keeper.shell.id()).and_then(EbpfSource::over);
+        let opened = load(keeper.shell.id()).map(Opened::unpinned).and_then(EbpfSource::over);
         let (source, feed, attached) = match opened {
             Ok(opened) => opened,
             Err(error @ EbpfError::Refused { .. }) => {
@@ -186,7 +187,13 @@ impl World {
 
     /// How many entries a map of the object has.
     fn entries<V: aya::Pod, K: aya::Pod>(&self, map: &str) -> usize {
-        let map = self.source.probes.object.map(map).expect("the source has left it there");
+        let map = self
+            .source
+            .probes
+            .object
+            .as_ref()
+            .and_then(|object| object.map(map))
+            .expect("the source has left it there");
         aya::maps::HashMap::<_, K, V>::try_from(map).expect("its types are right").keys().count()
     }
 }

@@ -137,9 +137,9 @@ async fn a_reader_that_keeps_up_loses_nothing() {
 async fn where_two_threads_see_the_end_it_is_told_once() {
     // As on kernels until 6.12, whose tracepoint does not say which thread is the last.
     let old = |keeper| {
-        let mut resolved = resolve_here(keeper)?;
+        let mut resolved = resolve_here()?;
         resolved.facts.exit_has_group_dead = 0;
-        load_for(&resolved)
+        load_for(&resolved, keeper)
     };
     let Some(mut world) = World::with(old) else { return };
     world.feed.start().expect("it can be polled");

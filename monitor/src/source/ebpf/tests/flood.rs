@@ -9,7 +9,13 @@ use super::World;
 impl World {
     /// What is counted of a slot.
     pub(super) fn slot(&self, slot: u32) -> Slot {
-        let map = self.source.probes.object.map("SLOTS").expect("the source has left it there");
+        let map = self
+            .source
+            .probes
+            .object
+            .as_ref()
+            .and_then(|object| object.map("SLOTS"))
+            .expect("the source has left it there");
         let slots: aya::maps::Array<_, Abi<Slot>> = map.try_into().expect("its types are right");
         slots.get(&slot, 0).expect("the keeper has as many").0
     }

@@ -237,9 +237,9 @@ async fn descendants_die_of_signals_too() {
 #[tokio::test(flavor = "current_thread")]
 async fn without_the_probes_of_signals_nobody_is_accused() {
     let blind = |keeper| {
-        let mut resolved = resolve_here(keeper)?;
+        let mut resolved = resolve_here()?;
         resolved.forget(Group::Signals);
-        load_for(&resolved)
+        load_for(&resolved, keeper)
     };
     let Some(mut world) = World::with(blind) else { return };
     let left_out: Vec<_> =

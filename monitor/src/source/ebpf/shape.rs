@@ -1,0 +1,80 @@
+//! What the maps that user space uses must be like, whoever made them.
+
+use std::collections::BTreeMap;
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, MapInfo, MapType};
+use defib_ebpf::{Blow, End, EndKey, FeedStats, Stats, Tracked, ctrl};
+
+use super::error::EbpfError;
+
+/// Entries of TRACKED, of EXITS and of BLOWS.
+pub(super) const PROCESSES: u32 = 16 * 1024;
+
+/// Maps by their names in the object.
+pub(super) type Shelf = BTreeMap<&'static str, Map>;
+
+/// What a map of the object is like.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: u32,
+}
+
+const fn hash<K, V>(name: &'static str) -> Shape {
+    Shape { name, kind: MapType::Hash, key: size_of::<K>(), value: size_of::<V>(), entries: PROCESSES }
+}
+
+const fn array<V>(name: &'static str, kind: MapType, entries: u32) -> Shape {
+    Shape { name, kind, key: size_of::<u32>(), value: size_of::<V>(), entries }
+}
+
+const fn ring(name: &'static str, bytes: u32) -> Shape {
+    Shape { name, kind: MapType::RingBuf, key: 0, value: 0, entries: bytes }
+}
+
+/// The maps that user space uses: those that are pinned. The programs keep the others alive.
+pub(super) const SHAPES: [Shape; 9] = [
+    hash::<u32, Tracked>("TRACKED"),
+    hash::<u32, Blow>("BLOWS"),
+    hash::<EndKey, End>("EXITS"),
+    array::<Stats>("STATS", MapType::PerCpuArray, 1),
+    array::<FeedStats>("FEED_STATS", MapType::PerCpuArray, 1),
+    array::<u64>("NEXT_SLOT", MapType::Array, 1),
+    array::<u64>("CTRL", MapType::Array, ctrl::COUNT),
+    ring("URGENT", 256 * 1024),
+    ring("BULK", 1024 * 1024),
+];
+
+impl Shape {
+    /// Whether a map is like that.
+    pub(super) fn fits(&self, info: &MapInfo) -> bool {
+        info.map_type().is_ok_and(|kind| kind == self.kind)
+            && info.key_size() as usize == self.key
+            && info.value_size() as usize == self.value
+            && info.max_entries() == self.entries
+    }
+
+    /// A map of that kind.
+    pub(super) fn map(&self, data: MapData) -> Option<Map> {
+        match self.kind {
+            MapType::Hash => Some(Map::HashMap(data)),
+            MapType::Array => Some(Map::Array(data)),
+            MapType::PerCpuArray => Some(Map::PerCpuArray(data)),
+            MapType::RingBuf => Some(Map::RingBuf(data)),
+            _ => None,
+        }
+    }
+}
+
+/// Takes the maps out of an object that was loaded.
+pub(super) fn shelf(object: &mut Ebpf) -> Result<Shelf, EbpfError> {
+    let take = |shape: &Shape| {
+        let name = shape.name;
+        let map = object.take_map(name).ok_or(EbpfError::Missing { what: "map", name })?;
+        Ok((name, map))
+    };
+    SHAPES.iter().map(take).collect()
+}
