@@ -33,7 +33,7 @@ const TURN: usize = 512;
 pub struct EbpfSource {
     ring: AsyncFd<RingBuf<MapData>>,
     pub(super) maps: Maps,
-    control: Control,
+    pub(super) control: Control,
     pub(super) tally: Tally,
     pub(super) ends: Ends,
     /// What was tracked under the keeper before, whose slots may have had other numbers.

@@ -8,6 +8,7 @@
 mod feed;
 mod flood;
 mod lives;
+mod pins;
 mod ports;
 mod signals;
 mod victim;
@@ -117,8 +118,16 @@ impl World {
     /// The same with probes that are loaded in another way.
     fn with(load: impl FnOnce(u32) -> Result<Loaded, EbpfError>) -> Option<Self> {
         let keeper = Keeper::start();
-        let opened = load(keeper.shell.id()).map(Opened::unpinned).and_then(EbpfSource::over);
-        let (source, feed, attached) = match opened {
+        let loaded = load(keeper.shell.id());
+        if let Ok(loaded) = &loaded {
+            assert_eq!(loaded.reports.len(), 7);
+        }
+        Some(Self::over(keeper, loaded.map(Opened::unpinned))?.0)
+    }
+
+    /// Over probes that were opened; also returns what was said of it.
+    fn over(keeper: Keeper, opened: Result<Opened, EbpfError>) -> Option<(Self, Vec<String>)> {
+        let (source, feed, why) = match opened.and_then(EbpfSource::over) {
             Ok(opened) => opened,
             Err(error @ EbpfError::Refused { .. }) => {
                 panic!("{}\n{}", error.chain(), error.verifier_log().unwrap_or_default())
@@ -128,7 +137,6 @@ impl World {
                 return None;
             }
         };
-        assert_eq!(attached.len(), 7, "{attached:?}");
         // SAFETY: the mapping is as large as the map's one value, shared, and never unmapped.
         let next_slot = unsafe {
             let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -136,7 +144,7 @@ impl World {
                 mmap(std::ptr::null_mut(), size_of::<u64>(), access, MapFlags::SHARED, source.next_slot(), 0);
             AtomicU64::from_ptr(page.expect("the map can be mapped").cast())
         };
-        Some(Self { keeper, source, feed, next_slot })
+        Some((Self { keeper, source, feed, next_slot }, why))
     }
 
     /// Runs a line whose first process is the main process of `slot`, and returns what was heard.
