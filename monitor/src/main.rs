@@ -26,6 +26,7 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now }), .. }) => {
             cli::daemon::stop(&options, now)
         }
+        Command::Daemon(Daemon { ask: Some(DaemonVerb::Purge), .. }) => cli::daemon::purge(options),
         Command::Status { chosen } => cli::status::run(&options, &chosen),
         Command::Stats(words) => cli::stats::run(&options, &words),
         Command::Inspect(words) => cli::inspect::run(&options, &words),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -275,8 +276,22 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("--- the daemon's log ---\n{}", self.log());
         }
-        if !matches!(self.keeper.try_wait(), Ok(None)) {
-            return;
+        match self.keeper.try_wait() {
+            Ok(None) => {}
+            // Killed: what it has pinned in the kernel would stay. Refused if another test's daemon uses it.
+            Ok(Some(status)) if status.signal().is_some() => {
+                let (state, run) = (self.path("state"), self.path("run"));
+                let purged = Command::new(program())
+                    .args(["--config", "/dev/null", "--state-dir"])
+                    .arg(state)
+                    .arg("--runtime-dir")
+                    .arg(run)
+                    .args(["daemon", "purge"])
+                    .output();
+                purged.ok();
+                return;
+            }
+            Ok(Some(_)) | Err(_) => return,
         }
         signal(self.keeper(), libc::SIGTERM);
         let begun = Instant::now();

@@ -12,7 +12,7 @@ const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=54321", "--regid=54321", "--cl
 const GROUPS: [&str; 7] = ["host", "sources", "trees", "state", "ports", "latency", "limits"];
 
 /// Rows that are there wherever defib runs.
-const ROWS: [&str; 27] = [
+const ROWS: [&str; 29] = [
     "kernel",
     "user",
     "namespaces",
@@ -31,6 +31,7 @@ const ROWS: [&str; 27] = [
     "state-dir",
     "state-db",
     "bpffs",
+    "pins",
     "sock-diag",
     "network",
     "pressure",

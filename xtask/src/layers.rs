@@ -53,6 +53,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "size",
             "effect::clock",
             "keeper::run",
+            "daemon::purge",
             "daemon::run",
             "doctor",
             "preflight",

@@ -382,6 +382,8 @@ pub enum DaemonVerb {
         #[arg(long)]
         now: bool,
     },
+    /// Remove what a daemon that does not run any more has left: pins, empty cgroups, its state, not its logs
+    Purge,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `defib daemon stop`
+//! `defib daemon stop` and `defib daemon purge`
 
 use std::time::Duration;
 
@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::Exit;
 use super::args::Options;
-use super::output::complain_of;
+use super::output::{Printer, complain, complain_of, escape};
 use super::session;
+use crate::daemon::purge;
 
 /// How long the process may take to end once its API has.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -38,4 +39,27 @@ pub fn stop(options: &Options, now: bool) -> Exit {
         }
         Ok(Exit::Done)
     })
+}
+
+/// Removes what a daemon that does not run any more has left, and says what that was.
+pub fn purge(options: Options) -> Exit {
+    let mut printer = Printer::new(&options);
+    let purged = match purge::purge(&options.overrides(false)) {
+        Ok(purged) => purged,
+        Err(error) => {
+            complain(&error);
+            return Exit::Failed;
+        }
+    };
+    let mut text: String =
+        purged.removed.iter().map(|path| format!("removed {}\n", escape(&path.to_string_lossy()))).collect();
+    for left in &purged.left {
+        text.push_str(&format!("left {}: {}\n", escape(&left.path.to_string_lossy()), escape(&left.why)));
+    }
+    if text.is_empty() {
+        text.push_str("there was nothing to remove\n");
+    }
+    let shown = if printer.json { printer.print_json(&purged) } else { printer.print(&text) };
+    let code = if purged.left.is_empty() { Exit::Done } else { Exit::Failed };
+    session::finish(shown.map(|()| code))
 }

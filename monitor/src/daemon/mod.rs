@@ -31,6 +31,7 @@ mod lifecycle;
 mod link;
 mod own_log;
 mod ports;
+pub mod purge;
 mod reload;
 mod remember;
 mod run;

@@ -17,6 +17,7 @@ mod latency;
 mod limits;
 mod mounts;
 mod pidfd;
+mod pins;
 mod ports;
 mod rights;
 mod row;

@@ -10,6 +10,7 @@ use rustix::fs::{Access, access};
 
 use super::daemon::Running;
 use super::facts::{Facts, brief};
+use super::pins;
 use super::rights::{self, Place};
 use super::row::{Group, Row};
 
@@ -23,7 +24,7 @@ const DATABASE: &str = "state.db";
 
 pub(super) fn rows(facts: &Facts, running: &Running) -> Vec<Row> {
     let folder_row = folder(&facts.settings.state_dir);
-    vec![folder_row, database(&facts.settings.state_dir, running), bpffs(facts)]
+    vec![folder_row, database(&facts.settings.state_dir, running), bpffs(facts), pins::row(facts)]
 }
 
 /// What outlives defib: as the daemon says, or else as the file is.
@@ -75,7 +76,11 @@ fn bpffs(facts: &Facts) -> Row {
     let unpinned = "nothing is recorded while no daemon runs";
     if !facts.mounts.iter().any(|mount| mount.filesystem == "bpf" && mount.point == Path::new(BPFFS)) {
         let found = format!("not mounted at {BPFFS}: {unpinned}");
-        return GROUP.missing(name, found, format!("as root: mount -t bpf -o mode=0700 none {BPFFS}"));
+        return GROUP.missing(
+            name,
+            found,
+            format!("a daemon that runs as root mounts it; or: mount -t bpf -o mode=0700 none {BPFFS}"),
+        );
     }
     let found = match fs::metadata(BPFFS) {
         Ok(found) => found,

@@ -311,6 +311,42 @@ fn own_path(membership: &str) -> Option<&str> {
     membership.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
+/// Groups that [`abandoned`] looks at, at most.
+const LOOKED_AT: usize = 100_000;
+
+/// The trees of daemons with this state directory, wherever they were started, that are not there by delegation.
+pub fn abandoned(state_dir: &Path) -> Vec<PathBuf> {
+    let Ok(mountinfo) = read(Path::new("/proc/self/mountinfo")) else { return Vec::new() };
+    let Some(mount) = mount_point(&mountinfo) else { return Vec::new() };
+    let name = format!("defib-{}", short_name(state_dir));
+    let (mut found, mut groups) = (Vec::new(), vec![mount]);
+    for _ in 0..LOOKED_AT {
+        let Some(group) = groups.pop() else { break };
+        match group.ends_with(&name) {
+            true => found.push(group),
+            false => groups.extend(folders(&group)),
+        }
+    }
+    found
+}
+
+/// Removes such a tree.
+///
+/// # Errors
+/// If processes live in it.
+pub fn remove_abandoned(base: &Path) -> io::Result<()> {
+    let events = fs::File::open(base.join("cgroup.events"))?;
+    if populated(&events) {
+        return Err(io::Error::other("processes live in it"));
+    }
+    remove_tree(base)
+}
+
+fn remove_tree(group: &Path) -> io::Result<()> {
+    folders(group).iter().try_for_each(|folder| remove_tree(folder))?;
+    fs::remove_dir(group)
+}
+
 /// A short name for the daemon with this state directory, for what it makes in the kernel.
 pub fn short_name(state_dir: &Path) -> String {
     format!("{:08x}", fnv(state_dir.as_os_str().as_bytes()))

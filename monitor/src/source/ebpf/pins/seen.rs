@@ -1,6 +1,7 @@
 //! What is pinned, for `doctor`; and its removal without a daemon.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,10 +33,12 @@ pub struct PinnedSet {
 /// # Errors
 /// If the folder of all pins is not root's alone: nothing in it is used.
 pub fn pinned(name: &str) -> Result<Vec<PinnedSet>, Unpinned> {
-    if fs::symlink_metadata(root()).is_err() {
-        return Ok(Vec::new());
+    match trust(&root()) {
+        Err(Unpinned::Failed { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        trusted => trusted?,
     }
-    trust(&root())?;
     let places = versions().into_iter().filter(|version| version.join(name).exists());
     Ok(places.map(|version| look(version, name)).collect())
 }
