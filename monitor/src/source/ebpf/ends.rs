@@ -36,12 +36,14 @@ impl Ends {
     }
 
     /// Takes what was looked up out of the map, and now and then what nobody will look up.
-    pub(super) fn forget_taken(&mut self, maps: &mut Maps) {
+    /// True if it has been done with those of the past.
+    pub(super) fn forget_taken(&mut self, maps: &mut Maps) -> bool {
         let taken = std::mem::take(&mut self.taken);
         self.inherited.retain(|(key, _)| !taken.contains(key));
         taken.into_iter().for_each(|key| forget(maps, key));
         let now = Instant::now();
-        if now >= self.next_sweep {
+        let sweeps = now >= self.next_sweep;
+        if sweeps {
             self.next_sweep = now + SWEEP;
             self.inherited.clear();
             let is_old = |at: u64| clocks::boottime().since(Tick(at)) > UNCLAIMED;
@@ -49,6 +51,7 @@ impl Ends {
             let unclaimed: Vec<_> = maps.ends().take(SWEPT).filter(old).collect();
             unclaimed.into_iter().for_each(|key| forget(maps, key));
         }
+        sweeps
     }
 
     fn inherited(&self, key: EndKey) -> Option<End> {

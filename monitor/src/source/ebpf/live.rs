@@ -144,7 +144,9 @@ impl EbpfSource {
     }
 
     pub(in crate::source) fn settle(&mut self, batch: &mut Batch) {
-        self.ends.forget_taken(&mut self.maps);
+        if self.ends.forget_taken(&mut self.maps) {
+            self.earlier = Vec::new();
+        }
         let skipped = self.misses.known();
         self.tell_losses(batch, skipped);
     }
