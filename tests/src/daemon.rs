@@ -99,6 +99,9 @@ pub struct Daemon {
     keeper: Child,
     /// What is put before the program.
     before: Vec<String>,
+    /// The whole command line, and what is added to the environment.
+    words: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -131,7 +134,6 @@ impl Daemon {
         if options.owner.is_some() {
             std::os::unix::fs::chown(folder.path(), options.owner, options.owner).expect("root");
         }
-        let log = fs::File::create(path("daemon.log")).expect("a log");
         let program = program().into_os_string().into_string().expect("UTF-8");
         let mut words = options.before.clone();
         words.extend([program, "daemon".into(), "--config".into(), path("defib.toml")]);
@@ -142,15 +144,29 @@ impl Daemon {
             words.extend(["--listen-metrics".into(), String::new()]);
         }
         words.extend(options.args.iter().cloned());
-        let keeper = Command::new(&words[0])
-            .args(&words[1..])
-            .envs(options.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
-        Self { folder, keeper, before: options.before.clone() }
+        let keeper = spawn(&words, &options.env, &folder.path().join("daemon.log"));
+        Self { folder, keeper, before: options.before.clone(), words, env: options.env.clone() }
+    }
+
+    /// Starts another keeper in place of one that has ended, and waits until its daemon answers.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.exit_code();
+        self.keeper = spawn(&self.words, &self.env, &self.path("daemon.log"));
+        patiently("the next daemon to answer", || {
+            let ended = self.keeper.try_wait().expect("a child");
+            assert_eq!(ended, None, "{}", self.log());
+            (self.cli(&["status"]).code == 0).then_some(())
+        });
+    }
+
+    /// Kills the keeper, and waits until its daemon has left.
+    #[track_caller]
+    pub fn kill_keeper(&mut self) {
+        let daemon = self.daemon();
+        signal(self.keeper(), libc::SIGKILL);
+        self.exit_code();
+        patiently("the daemon to leave", || (!lives(daemon)).then_some(()));
     }
 
     /// A path in its folder.
@@ -304,6 +320,18 @@ impl Drop for Daemon {
             std::thread::sleep(LOOK);
         }
     }
+}
+
+fn spawn(words: &[String], env: &[(String, String)], log: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(log).expect("a log");
+    Command::new(&words[0])
+        .args(&words[1..])
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the program starts")
 }
 
 /// Where a daemon whose `[listen]` leaves the port to the kernel serves its metrics.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use defib_tests::{Daemon, Options, lives, patiently, signal};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const THREE: &str = r#"
 [service.a]
@@ -90,26 +90,6 @@ fn a_second_daemon_on_the_same_state_is_refused_with_the_holder() {
     let log = second.log();
     assert!(log.contains(&format!("pid {}", first.keeper())) && log.contains(&state), "{log}");
     first.wait_state("a", "running");
-}
-
-/// A keeper that is killed leaves its services to nobody: the next one must not run them twice.
-#[test]
-fn what_a_killed_keeper_left_is_ended_by_the_next_start() {
-    let mut first = Daemon::start(THREE);
-    let orphan = pid(&first.wait_state("a", "running"));
-    let daemon = first.daemon();
-    signal(first.keeper(), libc::SIGKILL);
-    assert_eq!(first.exit_code(), -1);
-    patiently("the daemon to leave", || (!lives(daemon)).then_some(()));
-    assert!(lives(orphan), "services go on");
-
-    let state = first.path("state").display().to_string();
-    let options = Options { args: vec!["--state-dir".into(), state], ..Options::default() };
-    let second = Daemon::start_with(THREE, &options);
-    // No number of a life is given twice.
-    assert_eq!(second.wait_state("a", "running")["incarnation"], json!(2));
-    assert!(!lives(orphan));
-    assert!(second.log().contains("killed"), "{}", second.log());
 }
 
 /// The daemon dies while it ends everything: the next one goes on with that.

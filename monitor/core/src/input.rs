@@ -34,6 +34,29 @@ pub enum Input {
         /// since, or the machine has.
         torn: bool,
     },
+    /// The keeper is a new one, and this life that an earlier one had begun was found. Comes after `Resume`, if anything
+    /// is remembered of the service.
+    Adopted {
+        /// The service.
+        service: ServiceName,
+        /// The life.
+        incarnation: Incarnation,
+        /// Its main process.
+        pid: u32,
+        /// When the earlier keeper made it.
+        at: Tick,
+        /// How the life ended that is remembered, if that is an earlier one.
+        lost: Option<Lost>,
+        /// Whether the sockets of the service were taken back from the process.
+        holds: bool,
+    },
+    /// The keeper is a new one, and nothing lives that an earlier one had begun. Comes after `Resume`.
+    Deserted {
+        /// The service.
+        service: ServiceName,
+        /// How the latest life ended that is known of, as far as anybody can tell.
+        lost: Option<Lost>,
+    },
     /// All of the past has been told: start what is to start.
     Begin,
     /// All specifications anew.
@@ -126,6 +149,19 @@ pub enum Input {
     Shutdown,
     /// The same, without waiting for anybody.
     Hurry,
+}
+
+/// The end of a life while there was no keeper, or of which its keeper could tell nobody any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The life.
+    pub incarnation: Incarnation,
+    /// Its main process.
+    pub pid: u32,
+    /// When the earlier keeper made it.
+    pub started: Tick,
+    /// How it ended.
+    pub end: End,
 }
 
 /// What a client can ask of a service.

@@ -22,6 +22,7 @@ mod timers;
 mod waiters;
 
 pub use effect::{Effect, Effects, Reply};
-pub use input::{Input, Verb};
+pub use input::{Input, Lost, Verb};
 pub use memo::{Gist, Memo};
+pub use service::KnownLife;
 pub use supervisor::Supervisor;

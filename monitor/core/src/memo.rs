@@ -23,6 +23,12 @@ pub struct Memo {
     pub(crate) draft: Draft,
     /// Whether the plan that the keeper holds is that of an earlier specification.
     pub(crate) outdated: bool,
+    /// Whether the keeper is a new one, and holds no plan yet.
+    #[serde(default)]
+    pub(crate) unplanned: bool,
+    /// The latest life that was taken over from an earlier keeper.
+    #[serde(default)]
+    pub(crate) adopted: Option<Incarnation>,
     pub(crate) series: Series,
     /// The order that stands with the keeper, as it was given and counted down since.
     pub(crate) standing: Option<Standing>,
@@ -103,6 +109,8 @@ impl Memo {
             incarnation: Incarnation::default(),
             draft: Draft::default(),
             outdated: false,
+            unplanned: false,
+            adopted: None,
             series: Series::default(),
             standing: None,
             withdrawal: Withdrawal::default(),

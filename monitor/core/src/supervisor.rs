@@ -83,6 +83,14 @@ impl Supervisor {
                 });
                 self.torn.extend(ran.then_some(service));
             }
+            Input::Adopted { service, incarnation, pid, at, lost, holds } => {
+                self.fresh.retain(|name| *name != service);
+                let life = Life { pid, started: at };
+                self.with(now, &service, fx, |it, turn| it.adopted(turn, incarnation, life, lost, holds));
+            }
+            Input::Deserted { service, lost } => {
+                self.with(now, &service, fx, |it, turn| it.deserted(turn, lost));
+            }
             Input::Begin => {
                 for name in std::mem::take(&mut self.torn) {
                     self.with(now, &name, fx, |it, turn| {

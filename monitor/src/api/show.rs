@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use defib_core::model::{
-    Blame, Cause, End, Ending, KernelEvent, KernelFact, Record, ServiceView, Tick, Unknown, WaitStatus,
-    What as Told, Witness,
+    Blame, Cause, End, Ending, KernelEvent, KernelFact, Record, ServiceView, Tick, Unknown, What as Told,
+    Witness,
 };
 use jiff::Timestamp;
 
@@ -33,7 +33,7 @@ pub(super) fn service(view: &ServiceView, usage: Option<Use>, ports: Vec<Port>, 
         incarnation: view.incarnation,
         ready: view.ready,
         healthy: None,
-        adopted: false,
+        adopted: view.adopted,
         enabled: view.enabled,
         paused: view.paused.is_some(),
         paused_until: view.paused.and_then(|paused| paused.until).map(time),
@@ -56,9 +56,9 @@ fn last_exit(Ending { end, by }: &Ending) -> LastExit {
     LastExit {
         cause: end.cause(),
         by: *by,
-        code: end.status.code(),
-        signal: signal(end.status),
-        core: end.status.core(),
+        code: end.code(),
+        signal: signal(end),
+        core: end.core(),
         sender: sender(&end.blame),
         address: address(&end.blame),
         at: time(end.at),
@@ -91,10 +91,12 @@ fn told(record: &Record) -> What {
             incarnation: Some(incarnation),
             by: Some(by),
             ran_seconds: started.map(|started| seconds(end.at.since(started))),
+            // Only who reaps a process is told what it has used, and no process uses no memory.
             cpu_seconds: Some(seconds(Duration::from_micros(
                 end.usage.user_us.saturating_add(end.usage.system_us),
-            ))),
-            max_rss_bytes: Some(end.usage.max_rss_kib.saturating_mul(1024)),
+            )))
+            .filter(|_| end.usage.max_rss_kib > 0),
+            max_rss_bytes: Some(end.usage.max_rss_kib.saturating_mul(1024)).filter(|bytes| *bytes > 0),
             ..exit(&end, true)
         })),
         Told::StartFailed { failure } => What::Exec(Exec {
@@ -146,11 +148,9 @@ pub(super) fn seen(event: &KernelEvent) -> What {
 
 /// An end of which the source may not know how.
 fn witnessed(Witness { at, status, oom, blame }: &Witness, told: Tick, main: bool) -> Exit {
-    let known = status.is_some();
-    let (status, blame) = (status.unwrap_or(WaitStatus(0)), blame.clone());
-    let end = End { status, at: at.unwrap_or(told), usage: Default::default(), oom: *oom, blame };
-    let shown = exit(&end, main);
-    if known { shown } else { Exit { code: None, oom: *oom, unknown: vec![Unknown::Status], ..shown } }
+    let (at, blame) = (at.unwrap_or(told), blame.clone());
+    let end = End { status: *status, at, usage: Default::default(), oom: *oom, blame };
+    exit(&end, main)
 }
 
 /// An end without what only defib knows of it.
@@ -160,10 +160,14 @@ fn exit(end: &End, main: bool) -> Exit {
         incarnation: None,
         cause: end.cause(),
         by: None,
-        code: end.status.code(),
-        signal: signal(end.status),
-        core: end.status.core(),
-        oom: if end.unknowns().contains(&Unknown::Oom) { None } else { Some(end.cause() == Cause::Oom) },
+        code: end.code(),
+        signal: signal(end),
+        core: end.core(),
+        oom: match end.status {
+            None => end.oom,
+            Some(_) if end.unknowns().contains(&Unknown::Oom) => None,
+            Some(_) => Some(end.cause() == Some(Cause::Oom)),
+        },
         sender: sender(&end.blame),
         address: address(&end.blame),
         ran_seconds: None,
@@ -193,8 +197,8 @@ fn address(blame: &Blame) -> Option<String> {
     }
 }
 
-fn signal(status: WaitStatus) -> Option<String> {
-    status.signal().map(|signal| signal.to_string())
+fn signal(end: &End) -> Option<String> {
+    end.signal().map(|signal| signal.to_string())
 }
 
 #[cfg(test)]

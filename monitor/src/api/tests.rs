@@ -50,6 +50,7 @@ pub(super) fn view(name: &str) -> ServiceView {
         enabled: name != "off",
         paused: None,
         group: None,
+        adopted: false,
         started: None,
         restarts: 0,
         ports: Vec::new(),

@@ -185,8 +185,8 @@ pub struct Port {
 /// How the last life of a service ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastExit {
-    /// What ended it, from the kernel's side.
-    pub cause: Cause,
+    /// What ended it, from the kernel's side; `null` if nobody can tell.
+    pub cause: Option<Cause>,
     /// Who at defib asked for it.
     pub by: By,
     /// The exit code, if it exited.
@@ -364,8 +364,8 @@ pub struct Exit {
     pub main: bool,
     /// The life that ended with it; `null` for a descendant, as in all that only defib knows.
     pub incarnation: Option<Incarnation>,
-    /// What ended it, from the kernel's side.
-    pub cause: Cause,
+    /// What ended it, from the kernel's side; `null` if nobody can tell.
+    pub cause: Option<Cause>,
     /// Who at defib asked for it.
     pub by: Option<By>,
     /// The exit code, if it exited.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use defib_core::model::{By, Cause, HeldSocket, State, Unknown};
+use defib_core::model::{By, Cause, HeldSocket, State, UNWATCHED, Unknown};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -33,6 +33,7 @@ fn rows(service: &Service, now: Timestamp) -> Vec<(&'static str, String)> {
     row("pid", service.pid.map(|pid| format!("{pid}, life {}", service.incarnation)));
     let since = service.started_at.filter(|_| service.pid.is_some());
     row("since", since.map(|at| when(at, now)));
+    row("adopted", service.adopted.then(|| "begun by an earlier keeper, and taken over from it".to_owned()));
     row("next start", service.next_start_at.map(|at| format!("in {}", span_to(at, now))));
     row("paused", service.paused.then(|| paused(service, now)));
     row("restarts", Some(service.restarts.to_string()));
@@ -92,11 +93,11 @@ fn socket(HeldSocket { listen, name, held }: &HeldSocket) -> String {
 fn ended(exit: &LastExit) -> String {
     let signal = escape(exit.signal.as_deref().unwrap_or("a signal"));
     let how = match exit.cause {
-        Cause::Exit if exit.unknown.contains(&Unknown::Status) => "ended; how is unknown".to_owned(),
-        Cause::Exit => format!("code {}", exit.code.unwrap_or_default()),
-        Cause::Signal => signal,
-        Cause::Core => format!("{signal} (core)"),
-        Cause::Oom => format!("{signal} (oom)"),
+        None => UNWATCHED.to_owned(),
+        Some(Cause::Exit) => format!("code {}", exit.code.unwrap_or_default()),
+        Some(Cause::Signal) => signal,
+        Some(Cause::Core) => format!("{signal} (core)"),
+        Some(Cause::Oom) => format!("{signal} (oom)"),
     };
     let from =
         |sender: &Sender| format!("pid {} ({}, user {})", sender.pid, escape(&sender.name), sender.uid);

@@ -1,6 +1,6 @@
 //! `defib events`
 
-use defib_core::model::{By, Cause, ServiceName, Unknown};
+use defib_core::model::{By, Cause, ServiceName, UNWATCHED, Unknown};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -113,11 +113,12 @@ fn obstacle(Obstacle { call, error, remedy, .. }: &Obstacle) -> String {
 fn end(exit: &End, pid: Option<u32>) -> String {
     let signal = escape(exit.signal.as_deref().unwrap_or("a signal"));
     let how = match exit.cause {
-        Cause::Exit if exit.unknown.contains(&Unknown::Status) => "ended; how is unknown".to_owned(),
-        Cause::Exit => format!("exited with code {}", exit.code.unwrap_or_default()),
-        Cause::Signal => format!("ended by {signal}"),
-        Cause::Core => format!("ended by {signal} (core dumped)"),
-        Cause::Oom => format!("ended by {signal} (out of memory)"),
+        None if exit.incarnation.is_some() => UNWATCHED.to_owned(),
+        None => "ended; how is unknown".to_owned(),
+        Some(Cause::Exit) => format!("exited with code {}", exit.code.unwrap_or_default()),
+        Some(Cause::Signal) => format!("ended by {signal}"),
+        Some(Cause::Core) => format!("ended by {signal} (core dumped)"),
+        Some(Cause::Oom) => format!("ended by {signal} (out of memory)"),
     };
     let after = exit.ran_seconds.map(|ran| format!(" after {}", span(ran))).unwrap_or_default();
     let by = match exit.by {
@@ -172,7 +173,7 @@ mod tests {
         End {
             main: true,
             incarnation: Some(Incarnation(2)),
-            cause: Cause::Core,
+            cause: Some(Cause::Core),
             by: Some(By::Itself),
             code: None,
             signal: Some("SIGSEGV".to_owned()),
@@ -193,7 +194,12 @@ mod tests {
         for (what, text) in [
             (What::Exit(Box::new(exit())), "exit     pid 4711 ended by SIGSEGV (core dumped) after 3.0s"),
             (
-                What::Exit(Box::new(End { cause: Cause::Exit, code: Some(0), by: Some(By::Stop), ..exit() })),
+                What::Exit(Box::new(End {
+                    cause: Some(Cause::Exit),
+                    code: Some(0),
+                    by: Some(By::Stop),
+                    ..exit()
+                })),
                 "exit     pid 4711 exited with code 0 after 3.0s, asked by stop",
             ),
             (

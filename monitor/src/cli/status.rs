@@ -125,10 +125,11 @@ fn ports(ports: &[Port]) -> String {
 fn last_exit(exit: &LastExit, now: Timestamp) -> String {
     let signal = exit.signal.as_deref().unwrap_or("a signal");
     let how = match exit.cause {
-        Cause::Exit => format!("code {}", exit.code.unwrap_or_default()),
-        Cause::Signal => signal.to_owned(),
-        Cause::Core => format!("{signal} (core)"),
-        Cause::Oom => format!("{signal} (oom)"),
+        None => "unknown".to_owned(),
+        Some(Cause::Exit) => format!("code {}", exit.code.unwrap_or_default()),
+        Some(Cause::Signal) => signal.to_owned(),
+        Some(Cause::Core) => format!("{signal} (core)"),
+        Some(Cause::Oom) => format!("{signal} (oom)"),
     };
     format!("{} {} ago", escape(&how), span(now.duration_since(exit.at).as_secs_f64()))
 }
@@ -141,8 +142,9 @@ fn next_or_why(service: &Service, now: Timestamp) -> String {
         State::Running if service.healthy == Some(false) => Some("unhealthy".to_owned()),
         _ => None,
     };
+    let adopted = service.adopted.then(|| "adopted".to_owned());
     let why = Some(escape(&service.why)).filter(|why| !why.is_empty());
-    [paused, next, flag, why].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    [paused, next, flag, adopted, why].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 /// That restarts are paused, and for how long.
@@ -207,7 +209,7 @@ mod tests {
     fn the_table_shows_what_an_operator_asks_first() {
         let now: Timestamp = "2026-08-03T14:00:00Z".parse().unwrap();
         let exit = LastExit {
-            cause: Cause::Core,
+            cause: Some(Cause::Core),
             by: By::Itself,
             code: None,
             signal: Some("SIGSEGV".to_owned()),

@@ -25,6 +25,7 @@ use nix::unistd::{Gid, Group, Uid};
 use tokio::sync::{mpsc, watch};
 
 use super::accepted;
+use super::adoption::{self, Residents};
 use super::boot::{self, BootFile};
 use super::capture::{self, Capture, Captured, Names};
 use super::door::{self, Door};
@@ -54,9 +55,6 @@ use crate::keeper::protocol::{LEDGER, Order, Report, SlotState, VERSION};
 use crate::metrics::{LogLayer, Metrics};
 use crate::source::{self, Life, SourceChoice};
 use crate::state::Remembered;
-
-/// How long processes that an earlier keeper left may take to end.
-const STRAYS: Duration = Duration::from_secs(5);
 
 /// How long the planner may take for what is still to be removed.
 const LAST_JOBS: Duration = Duration::from_secs(2);
@@ -169,7 +167,10 @@ async fn supervise(
     let (lock, first) = (past.held.remove(capture::LOCK), past.is_first());
     let mut names = Names::open(&daemon.runtime_dir, lock, first, &mut link).await?;
     // After all that can fail: a daemon that does not start leaves no groups behind.
-    let cgroups = cgroups(&daemon.state_dir, keeper_pid, past.is_first());
+    let cgroups = cgroups(&daemon.state_dir, keeper_pid);
+    if past.is_first() {
+        past.residents = adoption::census(cgroups.as_ref().ok(), &past.remembered, &settings.services);
+    }
 
     let household = Household { cgroups: cgroups.as_ref().ok().cloned(), keeper: keeper_pid };
     let workshop = Workshop {
@@ -232,6 +233,7 @@ async fn supervise(
         tenants,
         settings: settings.clone(),
         pid_files: PidFiles::new(daemon.pid_dir.clone(), Uid::effective().as_raw()),
+        cgroups: cgroups.as_ref().ok().cloned(),
         capture,
         sockets,
         asks: waiting,
@@ -295,6 +297,8 @@ struct Past {
     signals: Vec<i32>,
     /// What the state database holds, for the first daemon of a keeper.
     remembered: Remembered,
+    /// Who lives of an earlier keeper's, for the first daemon of the next one.
+    residents: Residents,
 }
 
 impl Past {
@@ -453,14 +457,11 @@ fn listen(path: &Path, link: &mut KeeperLink, past: &mut Past) -> Result<UnixLis
     Ok(listener)
 }
 
-fn cgroups(state_dir: &Path, keeper: u32, first: bool) -> Result<CgroupTree, String> {
+fn cgroups(state_dir: &Path, keeper: u32) -> Result<CgroupTree, String> {
     let tree = CgroupTree::set_up(state_dir, keeper).map_err(|why| why.to_string());
     match &tree {
         Ok(tree) => {
             tracing::info!(cgroup = %tree.base().display(), "services live in cgroups of their own");
-            if first && let (true, gone) = tree.end_strays(STRAYS) {
-                tracing::warn!(gone, "an earlier keeper that was killed had left processes: they were ended");
-            }
         }
         Err(why) => tracing::warn!(why, "no cgroups: trees are followed by process group and environment"),
     }
@@ -485,7 +486,8 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         tracing::debug!(slot, %service, "resumed");
         daemon.turn([Input::Resume { service, memo }])?;
     }
-    daemon.recall(past.remembered)?;
+    let strangers = daemon.take_up(past.remembered, past.residents)?;
+    daemon.recall(strangers)?;
     for report in past.states {
         if let Report::Slot { slot, state: SlotState::Living { pid, started, .. } } = report {
             daemon.follow(&Life { slot, pid, started: Tick(started) });

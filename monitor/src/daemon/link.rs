@@ -46,7 +46,7 @@ pub(super) struct KeeperLink {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     /// It has ended.
-    #[error("the keeper is gone; services run on, and a new start of defib ends them first")]
+    #[error("the keeper is gone; services run on, and the next start of defib takes them over")]
     KeeperGone,
     /// Too many packets wait.
     #[error("the keeper does not listen: {QUEUE} packets wait")]
@@ -163,6 +163,7 @@ fn slot_of(order: &Order) -> Option<u32> {
         | Order::Pipes { slot, .. }
         | Order::Sockets { slot, .. }
         | Order::Spawn { slot, .. }
+        | Order::Adopt { slot, .. }
         | Order::Stand { slot, .. }
         | Order::Withdraw { slot, .. }
         | Order::Signal { slot, .. }
@@ -191,6 +192,7 @@ fn weight(order: &Order) -> usize {
         | Order::Plan { .. }
         | Order::Pipes { .. }
         | Order::Spawn { .. }
+        | Order::Adopt { .. }
         // Its numbers take 70 bytes at most, most of them 20.
         | Order::Stand { .. }
         | Order::Withdraw { .. }

@@ -19,6 +19,7 @@
 //! Invariant: nothing that the supervisor thread calls can block on a disk, a network or another thread.
 
 mod accepted;
+mod adoption;
 mod boot;
 mod capture;
 mod count;

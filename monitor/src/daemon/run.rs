@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use defib_core::model::{
-    KernelFact, RequestId, ServiceName, SourceName, Tick, WaitStatus, What, Withdrawal, Witness,
+    Cause, KernelFact, RequestId, ServiceName, SourceName, Tick, UNWATCHED, WaitStatus, What, Withdrawal,
+    Witness,
 };
 use defib_core::{Effect, Effects, Input, Reply, Supervisor};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +26,7 @@ use super::remember::Memory;
 use super::slots::{Kept, Slots};
 use super::sockets::HeldSockets;
 use crate::config::Settings;
+use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Job, Planned, Planner};
@@ -53,6 +55,8 @@ pub(super) struct Daemon {
     pub(super) settings: Settings,
     pub(super) tenants: watch::Sender<Tenants>,
     pub(super) pid_files: PidFiles,
+    /// Where services live, if there are cgroups.
+    pub(super) cgroups: Option<CgroupTree>,
     pub(super) capture: Capture,
     pub(super) sockets: HeldSockets,
     pub(super) asks: mpsc::Receiver<Ask>,
@@ -236,7 +240,15 @@ impl Daemon {
     fn witness(&mut self, slot: u32, end: &LifeEnd) -> Option<Witness> {
         let (life, status) = (ended_life(slot, end), end.status);
         let start = self.slots.start_of(slot, end.pid);
-        let witness = self.source.take_end(&life, start, WaitStatus(status))?;
+        // Of an end that the keeper could not read, the source is asked as of the one kind that it may know more of.
+        let asked = WaitStatus(status.unwrap_or(libc::SIGKILL));
+        let witness = self.source.take_end(&life, start, asked);
+        let Some(status) = status else {
+            let told = witness.as_ref().is_some_and(|witness| witness.status.is_some());
+            let recorded = (!told).then(|| self.source.recorded_end(end.pid, end.started)).flatten();
+            return recorded.or(witness);
+        };
+        let witness = witness?;
         match witness.status {
             // The keeper knows, so a source that says otherwise speaks of another death, or is wrong altogether.
             Some(WaitStatus(other)) if other != status => {
@@ -513,9 +525,9 @@ fn log(service: &ServiceName, what: &What) {
         }
         What::Exit { ending, .. } => {
             let end = &ending.end;
-            let (cause, by) = (end.cause().as_str(), ending.by.as_str());
-            tracing::info!(%service, cause, by, code = end.status.code(),
-                signal = end.status.signal().map(tracing::field::display), core = end.status.core(), "exit");
+            let (cause, by) = (end.cause().map_or(UNWATCHED, Cause::as_str), ending.by.as_str());
+            tracing::info!(%service, cause, by, code = end.code(),
+                signal = end.signal().map(tracing::field::display), core = end.core(), "exit");
         }
         What::StartFailed { failure } => {
             // As a string, which the log escapes: the program may be called anything.

@@ -195,7 +195,8 @@ fn ended(service: ServiceName, told: LifeEnd, witness: Option<Witness>, followed
     let (incarnation, started, seen) = (Incarnation(incarnation), Tick(started), Tick(at));
     let witness = witness.unwrap_or_default();
     let end = End {
-        status: WaitStatus(status),
+        // The keeper cannot read how one ended that was no child of its own: the kernel may have said it to the source.
+        status: status.map(WaitStatus).or(witness.status),
         // Within the life, whatever the source says: delays are counted from it.
         at: witness.at.map_or(seen, |died| died.max(started).min(seen)),
         usage,

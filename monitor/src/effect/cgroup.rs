@@ -16,12 +16,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use defib_core::model::ServiceName;
+use defib_core::model::{ServiceName, Tick};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::clock;
+
+/// The most processes of a leaf that are looked at, and the most groups in it.
+const MOST: usize = 4096;
 
 /// The tree of one daemon.
 #[derive(Clone, Debug)]
@@ -113,7 +115,8 @@ impl CgroupTree {
         self.services().join(service.as_str())
     }
 
-    fn services(&self) -> PathBuf {
+    /// The folder of all services.
+    pub(super) fn services(&self) -> PathBuf {
         self.base.join("svc")
     }
 
@@ -147,41 +150,7 @@ impl CgroupTree {
 
     /// The processes of a service, of whichever life: those in its folder and below. At most `limit`.
     pub fn processes_of(&self, service: &ServiceName, limit: usize) -> Vec<u32> {
-        let mut found = Vec::new();
-        let mut groups = vec![self.services().join(service.as_str())];
-        // A service may make groups of its own in its leaf. One that makes too many hides the rest from itself only.
-        for _ in 0..limit {
-            let Some(group) = groups.pop() else { break };
-            found.extend(processes(&group).into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()));
-            if found.len() >= limit {
-                break;
-            }
-            groups.extend(folders(&group));
-        }
-        found.truncate(limit);
-        found
-    }
-
-    /// Ends what an earlier keeper left running, so that no service runs twice. Returns whether there was anything, and
-    /// whether it is gone.
-    pub fn end_strays(&self, patience: Duration) -> (bool, bool) {
-        let services = self.services();
-        let Ok(events) = fs::File::open(services.join("cgroup.events")) else { return (false, true) };
-        if !populated(&events) {
-            return (false, true);
-        }
-        // Before Linux 5.14 there is no cgroup.kill, and the processes of the leaves are ended one by one.
-        if fs::write(services.join("cgroup.kill"), "1").is_err() {
-            for leaf in leaf_folders(&services) {
-                for pid in processes(&leaf) {
-                    rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-                }
-            }
-        }
-        let gone = wait_until_empty(&events, patience);
-        // A leaf in which something was killed is not used again: see the keeper's `Leaf`.
-        self.remove_leaves().ok();
-        (true, gone)
+        within(self.services().join(service.as_str()), limit)
     }
 
     fn remove_leaves(&self) -> io::Result<()> {
@@ -239,6 +208,59 @@ fn enter(group: &Path, pid: u32) -> Result<(), NoCgroup> {
     fs::write(&path, pid.to_string()).map_err(|cause| NoCgroup::Unusable { what: "write", path, cause })
 }
 
+/// The processes of a group and of those below it, at most so many.
+fn within(group: PathBuf, limit: usize) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut groups = vec![group];
+    // A service may make groups of its own in its leaf. One that makes too many hides the rest from itself only.
+    for _ in 0..limit {
+        let Some(group) = groups.pop() else { break };
+        found.extend(processes(&group).into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()));
+        if found.len() >= limit {
+            break;
+        }
+        groups.extend(folders(&group));
+    }
+    found.truncate(limit);
+    found
+}
+
+/// The processes of a leaf, and of the groups that a service has made in it.
+pub(super) fn processes_below(leaf: &Path) -> Vec<u32> {
+    within(leaf.to_owned(), MOST)
+}
+
+/// Whether a living process is in a group or below it.
+pub(super) fn is_populated(group: &Path) -> bool {
+    fs::File::open(group.join("cgroup.events")).is_ok_and(|events| populated(&events))
+}
+
+/// SIGKILL to everything in a leaf.
+pub(super) fn kill(leaf: &Path) {
+    // Before Linux 5.14 there is no cgroup.kill, and the processes are ended one by one.
+    if fs::write(leaf.join("cgroup.kill"), "1").is_err() {
+        for pid in processes_below(leaf) {
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+            pid.and_then(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok());
+        }
+    }
+}
+
+/// Removes a leaf, and the groups that a service has made in it, as far as nobody lives in them.
+pub(super) fn remove_with_all_below(leaf: &Path) {
+    let mut groups = vec![leaf.to_owned()];
+    let mut at = 0;
+    while let Some(group) = groups.get(at)
+        && at < MOST
+    {
+        groups.extend(folders(group));
+        at += 1;
+    }
+    for group in groups.iter().rev() {
+        fs::remove_dir(group).ok();
+    }
+}
+
 /// Whether a living process is in the group that this `cgroup.events` is of. Read through the descriptor that may be
 /// polled: a poll tells of changes since the last read.
 fn populated(events: &fs::File) -> bool {
@@ -247,7 +269,7 @@ fn populated(events: &fs::File) -> bool {
     text[..length].windows(11).any(|word| word == b"populated 1")
 }
 
-fn folders(parent: &Path) -> Vec<PathBuf> {
+pub(super) fn folders(parent: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
@@ -262,14 +284,14 @@ fn processes(leaf: &Path) -> Vec<rustix::process::Pid> {
 }
 
 /// Waits for the kernel to tell that a group is empty.
-fn wait_until_empty(events: &fs::File, patience: Duration) -> bool {
-    let deadline = clock::now() + patience;
-    while populated(events) {
+pub(super) fn wait_until_empty(group: &Path, deadline: Tick) -> bool {
+    let Ok(events) = fs::File::open(group.join("cgroup.events")) else { return true };
+    while populated(&events) {
         let left = deadline.since(clock::now());
         if left.is_zero() {
             return false;
         }
-        let mut poll = [PollFd::new(events, PollFlags::PRI)];
+        let mut poll = [PollFd::new(&events, PollFlags::PRI)];
         let (tv_sec, tv_nsec) = (left.as_secs().try_into().unwrap_or(i64::MAX), left.subsec_nanos().into());
         rustix::event::poll(&mut poll, Some(&Timespec { tv_sec, tv_nsec })).ok();
     }
@@ -307,7 +329,7 @@ fn unescape(text: &str) -> PathBuf {
 }
 
 /// The path in the unified hierarchy: cgroups(7), `/proc/pid/cgroup`.
-fn own_path(membership: &str) -> Option<&str> {
+pub(super) fn own_path(membership: &str) -> Option<&str> {
     membership.lines().find_map(|line| line.strip_prefix("0::"))
 }
 

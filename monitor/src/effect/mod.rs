@@ -1,5 +1,6 @@
 //! The edges outwards: what carries out effects and reads the world for them.
 
+pub mod census;
 pub mod cgroup;
 pub mod clock;
 pub mod failure;

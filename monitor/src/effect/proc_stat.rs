@@ -45,6 +45,8 @@ pub(super) struct Stat {
     pub(super) state: String,
     /// The parent.
     pub(super) parent: u32,
+    /// The session that it is in: the pid of who began it.
+    pub(super) session: u32,
     /// CPU time of its own.
     pub(super) cpu: Duration,
     /// CPU time of the children that it has waited for.
@@ -88,6 +90,7 @@ impl Stat {
             name,
             state: field(3)?.to_owned(),
             parent: field(4)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
             cpu: units.time(count(14)?.saturating_add(count(15)?)),
             children_cpu: units.time(count(16)?.saturating_add(count(17)?)),
             threads: count(20)?,
@@ -112,6 +115,7 @@ mod tests {
                 name: name.to_owned(),
                 state: "S".to_owned(),
                 parent: 1,
+                session: 7,
                 cpu: Duration::from_secs(2),
                 children_cpu: Duration::from_millis(500),
                 threads: 3,

@@ -11,6 +11,7 @@
 //! - `slots`: what it holds for a service, one life at a time;
 //! - `sockets`: what is passed to each life of a service, and stays open between two;
 //! - `pipes`: what carries the output of a service, for its next life and for the next daemon;
+//! - `stranger`: how a main process ended that is no child, because an earlier keeper made it;
 //! - `tree`: what is left when a main process has ended;
 //! - `link`: the socket to the daemon, which never blocks and never loses;
 //! - `nurse`: the daemon as a child;
@@ -36,6 +37,7 @@ mod run;
 mod slots;
 mod sockets;
 mod spawn;
+mod stranger;
 mod tree;
 mod trial;
 mod voice;

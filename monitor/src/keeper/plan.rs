@@ -19,6 +19,10 @@ use super::tree::Tag;
 /// number at each start.
 pub const INCARNATION_VARIABLE: &str = "DEFIB_INCARNATION";
 
+/// The extended attributes of a leaf cgroup, of which one says whose it is: the first needs CAP_SYS_ADMIN. The number of
+/// the life; behind it, where that is known, the pid of its main process and when that was made, in ns of CLOCK_BOOTTIME.
+pub const MARKS: [&str; 2] = ["trusted.defib.life", "user.defib.life"];
+
 /// The variable by which a process knows that the sockets are meant for it: sd_listen_fds(3). The process that is being
 /// made writes its own pid there.
 pub const PID_VARIABLE: &str = "LISTEN_PID";

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of the messages. Keeper and daemon are one binary until one of them is upgraded.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The largest packet. The largest message is a memo: the times of 256 restarts and two texts.
 pub const MAX_PACKET: usize = 16 * 1024;
@@ -85,6 +85,22 @@ pub enum Order {
         slot: u32,
         /// The life.
         incarnation: u64,
+    },
+    /// Take over a life that an earlier keeper had begun, in an empty slot. Descriptors: its pidfd, and the cgroup of the
+    /// service if there are cgroups.
+    Adopt {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+        /// Its main process.
+        pid: u32,
+        /// When the earlier keeper made it, in ns of CLOCK_BOOTTIME.
+        started: u64,
+        /// Whether the rest of the tree is ended with the main process.
+        end_leftovers: bool,
+        /// Whether the cgroup comes with it.
+        cgroup: bool,
     },
     /// What may be done without asking at the end of this life and of those that follow by it, in place of an earlier
     /// order.
@@ -159,7 +175,7 @@ impl Order {
     /// How many descriptors come with it.
     fn fds(&self) -> usize {
         match self {
-            Self::Plan { cgroup, .. } => 1 + usize::from(*cgroup),
+            Self::Plan { cgroup, .. } | Self::Adopt { cgroup, .. } => 1 + usize::from(*cgroup),
             Self::Pipes { streams, .. } => 3 * usize::from(*streams),
             Self::Sockets { count, .. } => usize::from(*count),
             Self::Hold { .. } => 1,
@@ -314,8 +330,8 @@ pub struct LifeEnd {
     pub started: u64,
     /// When the keeper saw the end, in ns of CLOCK_BOOTTIME.
     pub at: u64,
-    /// The raw status of wait(2).
-    pub status: i32,
+    /// The raw status of wait(2). `None`: it was no child of this keeper, and who reaped it has not said.
+    pub status: Option<i32>,
     /// What it used.
     pub usage: Usage,
 }

@@ -156,6 +156,30 @@ pub(super) fn reap(pid: i32) -> io::Result<Option<Reaped>> {
     }
 }
 
+/// The raw status of a process that somebody has reaped: `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, since Linux 6.15.
+/// `None` before that, or if the kernel does not keep it; an error where it does not know the question.
+pub(super) fn pidfd_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    /// `struct pidfd_info` as it was first: mask, cgroup, eleven numbers of processes and users, and the status.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        status: i32,
+    }
+    const EXIT: u64 = 1 << 3;
+    const GET_INFO: u32 = rustix::ioctl::opcode::read_write::<Info>(0xFF, 11);
+    let mut info = Info { mask: EXIT, ..Info::default() };
+    // SAFETY: the operation has the size of `Info` in its number, and writes no more than that; any bits are an `Info`.
+    match unsafe { rustix::ioctl::ioctl(pidfd, rustix::ioctl::Updater::<GET_INFO, Info>::new(&mut info)) } {
+        // Of one that has been reaped, and was not kept.
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(errno) => Err(errno.into()),
+        Ok(()) => Ok((info.mask & EXIT != 0).then_some(info.status)),
+    }
+}
+
 /// A child that has ended and not been reaped, whichever it is. `waitid` leaves it as it is: the main process of a slot
 /// is reaped with its usage. (The safe wrappers fail on real-time signals, or do not tell the pid.)
 pub(super) fn ended_child() -> Option<i32> {

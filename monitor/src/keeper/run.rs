@@ -1,5 +1,6 @@
 //! The keeper's loop: one thread, one epoll.
 
+mod adoption;
 mod care;
 mod young;
 
@@ -10,7 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use defib_core::model::{Tick, WaitStatus};
+use adoption::{unwatch_rest, watch_rest};
+use defib_core::model::{Tick, Usage, WaitStatus};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{Timespec, epoll};
@@ -24,9 +26,10 @@ use super::pipes::{self, Pipes};
 use super::protocol::{LEDGER, MAX_SLOTS, Order, Step, VERSION};
 use super::raw;
 use super::say;
-use super::slots::{RawEnd, Slot, State};
+use super::slots::{Found, RawEnd, Slot, State};
 use super::sockets::Sockets;
 use super::spawn::{Answer, Nursery};
+use super::stranger::Fate;
 use super::window::Window;
 use crate::effect::clock;
 
@@ -74,6 +77,8 @@ struct Keeper {
     /// Slots whose children have just been made, and when they are looked at.
     young: Vec<u32>,
     quiet_until: Option<Tick>,
+    /// Slots whose main processes have ended in other hands, and until when their statuses are waited for.
+    unreaped: BTreeMap<u32, Tick>,
     /// Main processes, by pid: all of them children that have not been reaped.
     mains: BTreeMap<i32, u32>,
     /// Slots whose tree is being ended.
@@ -129,6 +134,7 @@ impl Keeper {
             unread: Vec::new(),
             young: Vec::new(),
             quiet_until: None,
+            unreaped: BTreeMap::new(),
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             unacknowledged: 0,
@@ -151,6 +157,7 @@ impl Keeper {
                 self.look_at_young();
                 self.flush();
             }
+            self.read_no_longer();
             let idle_work =
                 !(self.unready.is_empty() && self.unread.is_empty()) && self.quiet_until.is_none();
             if self.nurse.parting().is_some_and(|until| until <= clock::now()) {
@@ -158,7 +165,8 @@ impl Keeper {
                 return Ok(0);
             }
             let dates = [self.nurse.due(), self.notify.due(), self.quiet_until, self.nurse.parting()];
-            let due = dates.into_iter().flatten().min();
+            let unreaped = self.unreaped.values().min().copied();
+            let due = dates.into_iter().chain([unreaped]).flatten().min();
             let timeout = if idle_work {
                 Some(timespec(Duration::ZERO))
             } else {
@@ -284,6 +292,10 @@ impl Keeper {
                 }
             }
             Order::Forget { slot } => self.forget(slot),
+            Order::Adopt { slot, incarnation, pid, started, end_leftovers, .. } => {
+                let pid = pid.cast_signed();
+                self.adopt(slot, Found { incarnation, pid, started, end_leftovers }, fds);
+            }
             Order::Spawn { slot, incarnation } => self.spawn(slot, incarnation),
             Order::Stand { slot, incarnation, standing } => {
                 if let Some(it) = self.slot(slot) {
@@ -428,6 +440,7 @@ impl Keeper {
         if let Some(slot) = self.unready.pop_front()
             && let Some(it) = self.slots.get_mut(&slot)
         {
+            it.mark();
             it.prepare_next();
         }
         self.made_ready += 1;
@@ -440,9 +453,20 @@ impl Keeper {
     fn process_ended(&mut self, slot: u32) {
         let Some(it) = self.slots.get_mut(&slot) else { return };
         let Some((life, pidfd)) = it.process() else { return };
-        let Ok(Some(reaped)) = raw::reap(life.pid) else { return };
-        let at = clock::now().0;
-        self.mains.remove(&life.pid);
+        let end = match life.stranger() {
+            Some(stranger) => match stranger.fate(life.pid, pidfd, clock::now()) {
+                Fate::Lives => return,
+                Fate::Unread(until) => return self.wait_for_status(slot, until),
+                Fate::Ended(status) => RawEnd { at: clock::now().0, status, usage: Usage::default() },
+            },
+            None => {
+                let Ok(Some(reaped)) = raw::reap(life.pid) else { return };
+                let at = clock::now().0;
+                self.mains.remove(&life.pid);
+                RawEnd { at, status: Some(reaped.status), usage: reaped.usage }
+            }
+        };
+        self.unreaped.remove(&slot);
         unwatch(&self.epoll, pidfd.as_fd());
         let (life, failed) = match it.take_state() {
             State::Starting { life, flight, failed } => {
@@ -463,7 +487,6 @@ impl Keeper {
         it.state = match failed {
             Some((step, errno)) => State::Failed { incarnation: life.incarnation, step, errno },
             None => {
-                let end = RawEnd { at, status: reaped.status, usage: reaped.usage };
                 let follows =
                     !self.ending && self.unacknowledged < MAX_UNACKNOWLEDGED && it.takes_up(&life, &end);
                 let cleared = life.sweep();
@@ -472,6 +495,7 @@ impl Keeper {
                     if let Some(leaf) = life.leaf() {
                         watch(&self.epoll, leaf.events(), Token::Leaf(slot), epoll::EventFlags::PRI);
                     }
+                    watch_rest(&self.epoll, slot, &life);
                 }
                 State::Ended { life, end, cleared, acknowledged: false, follows }
             }
@@ -500,7 +524,10 @@ impl Keeper {
     fn sweep(&mut self, slot: u32) {
         let Some(it) = self.slots.get_mut(&slot) else { return };
         let State::Ended { life, cleared: false, .. } = &it.state else { return };
-        if life.sweep() {
+        unwatch_rest(&self.epoll, life);
+        let cleared = life.sweep();
+        watch_rest(&self.epoll, slot, life);
+        if cleared {
             if let Some(leaf) = life.leaf() {
                 unwatch(&self.epoll, leaf.events());
             }

@@ -22,12 +22,15 @@ use super::plan::{PackedPlan, ReadyPlan};
 use super::protocol::{LifeEnd, SlotState, Step};
 use super::sockets::Sockets;
 use super::spawn::{Berth, Flight};
+use super::stranger::Stranger;
 use super::tree::{self, Leaf, Leaves, Tag};
 
 /// One service.
 #[derive(Debug)]
 pub(super) struct Slot {
     provision: Option<Provision>,
+    /// The leaves of a life that was taken over, until the first plan comes.
+    inherited: Option<Leaves>,
     /// What the daemon wants the next daemon to know.
     pub(super) memo: Option<Vec<u8>>,
     pub(super) pipes: Option<Pipes>,
@@ -117,13 +120,25 @@ pub(super) struct Life {
     /// Whether the rest of the tree is ended with the main process.
     end_leftovers: bool,
     leaf: Option<Rc<Leaf>>,
+    /// What there is to know of it instead, if it is no child of this keeper.
+    stranger: Option<Stranger>,
 }
 
-/// An end as it was reaped.
+/// A life that was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) incarnation: u64,
+    pub(super) pid: i32,
+    pub(super) started: u64,
+    pub(super) end_leftovers: bool,
+}
+
+/// An end as it was reaped, or told of one who is no child.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawEnd {
     pub(super) at: u64,
-    pub(super) status: i32,
+    /// `None`: nobody has told it yet.
+    pub(super) status: Option<i32>,
     pub(super) usage: Usage,
 }
 
@@ -132,6 +147,7 @@ impl Slot {
     pub(super) fn new() -> Self {
         Self {
             provision: None,
+            inherited: None,
             memo: None,
             pipes: None,
             sockets: None,
@@ -151,7 +167,7 @@ impl Slot {
     ) -> io::Result<()> {
         let plan = PackedPlan::unseal(plan)?;
         let known = self.provision.take().and_then(|provision| provision.leaves);
-        let leaves = known.or_else(|| cgroup.map(Leaves::new));
+        let leaves = known.or_else(|| self.inherited.take()).or_else(|| cgroup.map(Leaves::new));
         self.provision = Some(Provision { plan, capture, leaves, ready: None });
         self.prepare_next();
         Ok(())
@@ -165,6 +181,15 @@ impl Slot {
         {
             // What fails now fails again, and is told, when it is wanted.
             provision.ready = provision.make_ready(next).ok().map(|ready| (next, ready));
+        }
+    }
+
+    /// Writes down who lives here, for a keeper that may come after this one.
+    pub(super) fn mark(&self) {
+        if let State::Living { life, .. } = &self.state
+            && let Some(leaf) = &life.leaf
+        {
+            leaf.mark(life.incarnation, Some((life.pid, life.started)));
         }
     }
 
@@ -203,8 +228,22 @@ impl Slot {
         let berth = Berth { slot, output, sockets, cgroup };
         let flight = make(&plan, &berth)?;
         let (tag, end_leftovers) = (Rc::clone(&plan.tag), plan.end_leftovers);
-        let life = Life { incarnation, pid: flight.pid, started: now, tag, end_leftovers, leaf };
+        let life =
+            Life { incarnation, pid: flight.pid, started: now, tag, end_leftovers, leaf, stranger: None };
         Ok(State::Starting { life, flight, failed: None })
+    }
+
+    /// Takes a life over that an earlier keeper had begun.
+    pub(super) fn adopt(&mut self, found: Found, pidfd: OwnedFd, cgroup: Option<OwnedFd>) {
+        let Found { incarnation, pid, started, end_leftovers } = found;
+        let mut leaves = cgroup.map(Leaves::new);
+        // One that cannot be opened has been removed meanwhile: the life is over, and the pidfd says so.
+        let leaf = leaves.as_mut().and_then(|leaves| leaves.of_survivor(incarnation).ok());
+        let stranger = Stranger::new(pid);
+        let tag = Rc::new(stranger.tag(pid, incarnation));
+        let life = Life { incarnation, pid, started, tag, end_leftovers, leaf, stranger: Some(stranger) };
+        self.inherited = leaves;
+        self.state = State::Living { life, pidfd };
     }
 
     /// Takes the state out, to be replaced.
@@ -251,7 +290,9 @@ impl Slot {
     /// Whether an end is to be followed without asking. The order counts down.
     pub(super) fn takes_up(&mut self, life: &Life, end: &RawEnd) -> bool {
         let lasted = Duration::from_nanos(end.at.saturating_sub(life.started));
-        self.standing.as_mut().is_some_and(|standing| standing.follow(WaitStatus(end.status), lasted))
+        // What nobody has told may still be known to the daemon, and decides whether the end was one to be followed.
+        let Some(status) = end.status else { return false };
+        self.standing.as_mut().is_some_and(|standing| standing.follow(Some(WaitStatus(status)), lasted))
     }
 
     /// Makes room for the next life after an end that is followed; the end is kept.
@@ -357,17 +398,28 @@ impl Life {
                 }
                 empty
             }
-            None => !tree::kill_by_tag(self.pid, &self.tag),
+            None => !self.kill_by_tag(),
         }
+    }
+
+    /// Without a cgroup. Returns whether somebody is left.
+    fn kill_by_tag(&self) -> bool {
+        match &self.stranger {
+            Some(stranger) => stranger.kill_by_tag(self.pid, &self.tag),
+            None => tree::kill_by_tag(self.pid, &self.tag),
+        }
+    }
+
+    /// What there is to know of it, if it is no child of this keeper.
+    pub(super) fn stranger(&self) -> Option<&Stranger> {
+        self.stranger.as_ref()
     }
 
     /// SIGKILL to the tree while the main process lives.
     pub(super) fn kill_tree(&self) {
         match &self.leaf {
             Some(leaf) => leaf.kill(),
-            None => {
-                tree::kill_by_tag(self.pid, &self.tag);
-            }
+            None => drop(self.kill_by_tag()),
         }
     }
 

@@ -14,11 +14,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use super::plan::{INCARNATION_VARIABLE, SERVICE_VARIABLE};
+use super::plan::{INCARNATION_VARIABLE, MARKS, SERVICE_VARIABLE};
 
 /// The cgroups of a service: two leaves, used in turn, because that of the last life may not be empty yet when
 /// leftovers are kept.
@@ -40,6 +40,7 @@ impl Leaves {
         if let Some(leaf) = &self.pair[index]
             && !leaf.spent.get()
         {
+            leaf.mark(incarnation, None);
             return Ok(Rc::clone(leaf));
         }
         let name = ["0", "1"][index];
@@ -54,6 +55,15 @@ impl Leaves {
             Err(errno) => return Err(errno.into()),
         }
         let leaf = Rc::new(Leaf::open(&self.service, name)?);
+        leaf.mark(incarnation, None);
+        self.pair[index] = Some(Rc::clone(&leaf));
+        Ok(leaf)
+    }
+
+    /// The leaf of a life that is there already, as an earlier keeper made it.
+    pub(super) fn of_survivor(&mut self, incarnation: u64) -> io::Result<Rc<Leaf>> {
+        let index = (incarnation % 2) as usize;
+        let leaf = Rc::new(Leaf::open(&self.service, ["0", "1"][index])?);
         self.pair[index] = Some(Rc::clone(&leaf));
         Ok(leaf)
     }
@@ -87,6 +97,18 @@ impl Leaf {
             spent: Cell::new(false),
             folder,
         })
+    }
+
+    /// Writes down whose it is, for a keeper that may come after this one: the life, and its main process with its start
+    /// once there is one. Not while a restart waits.
+    pub(super) fn mark(&self, incarnation: u64, main: Option<(i32, u64)>) {
+        let text = match main {
+            Some((pid, started)) => format!("{incarnation} {pid} {started}"),
+            None => incarnation.to_string(),
+        };
+        // Without either the next keeper's daemon has what processes themselves tell.
+        let set = |name| rustix::fs::fsetxattr(&self.folder, name, text.as_bytes(), XattrFlags::empty());
+        MARKS.iter().any(|name| set(*name).is_ok());
     }
 
     /// The folder, for CLONE_INTO_CGROUP.
@@ -167,7 +189,17 @@ impl Tag {
         Self { service, incarnation: format!("{INCARNATION_VARIABLE}={incarnation}").into_bytes() }
     }
 
-    fn marks(&self, pid: i32) -> bool {
+    /// The same by what a process of the life says. One that says nothing marks nobody.
+    pub(super) fn of_process(pid: i32, incarnation: u64) -> Self {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let env: Vec<_> = environment.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+        Self::new(&env, incarnation)
+    }
+
+    pub(super) fn marks(&self, pid: i32) -> bool {
+        if self.service.is_empty() {
+            return false;
+        }
         let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
         let has = |wanted: &[u8]| environment.split(|byte| *byte == 0).any(|entry| entry == wanted);
         has(&self.service) && has(&self.incarnation)

@@ -20,12 +20,15 @@ pub(super) enum Status {
     Code(u8),
     /// The number of a signal.
     Signal(i32),
+    /// Nobody can tell.
+    Unknown,
     /// One of too many.
     Other,
 }
 
 impl Status {
-    fn of(status: WaitStatus) -> Self {
+    fn of(status: Option<WaitStatus>) -> Self {
+        let Some(status) = status else { return Self::Unknown };
         match (status.code(), status.signal()) {
             (Some(code), _) => Self::Code(code),
             (None, Some(signal)) => Self::Signal(signal.0),
@@ -42,7 +45,7 @@ pub(super) struct Counted {
     pub(super) start_failures: BTreeMap<&'static str, u64>,
     /// By the words of [`Reason`].
     pub(super) restarts: BTreeMap<&'static str, u64>,
-    /// By the words of [`Cause`], and the status.
+    /// By the words of [`Cause`] or `unknown`, and the status.
     pub(super) exits: BTreeMap<(&'static str, Status), u64>,
     pub(super) oom_kills: u64,
     pub(super) start_limit_reached: u64,
@@ -141,10 +144,10 @@ impl Counted {
             }
         }
         self.course.executed = None;
-        if end.cause() == Cause::Oom {
+        if end.cause() == Some(Cause::Oom) {
             self.oom_kills += 1;
         }
-        let cause = end.cause().as_str();
+        let cause = end.cause().map_or("unknown", Cause::as_str);
         let key = (cause, Status::of(end.status));
         let refused = self.exits.len() >= MAX_STATUSES && !self.exits.contains_key(&key);
         let key = if refused { (cause, Status::Other) } else { key };

@@ -131,7 +131,7 @@ families! {
     PROCESS_EXIT_DETECTION = "defib_process_exit_detection_seconds", Histogram, Seconds, Scrape, ["source"],
         "Time from the kernel exit event to the supervisor acting on it.";
     PROCESS_EXITS = "defib_process_exits_total", Counter, One, Scrape, ["process", "cause", "status"],
-        "Ends of the main process, by how it ended and with which status.";
+        "Ends of the main process, by how it ended and with which status; `unknown` if it died while nobody watched.";
     PROCESS_INFO = "defib_process_info", Gauge, One, Scrape, ["process", "group", "backend"],
         "Static facts about a supervised process; always 1.";
     PROCESS_LAST_EXIT_STATUS = "defib_process_last_exit_status", Gauge, One, Scrape, ["process"],

@@ -66,7 +66,7 @@ pub(super) fn write_views(page: &mut Page, views: &[&ServiceView], counted: &BTr
     for view in views {
         let name = view.name.as_str();
         let died = view.last_exit.as_ref().map(|ending| ending.end.at);
-        if let Some(status) = view.last_exit.as_ref().map(|ending| ending.end.status) {
+        if let Some(status) = view.last_exit.as_ref().and_then(|ending| ending.end.status) {
             let signal = status.signal().map(|signal| f64::from(128 + signal.0));
             let status = signal.or(status.code().map(f64::from)).unwrap_or(f64::NAN);
             page.family(&names::PROCESS_LAST_EXIT_STATUS).add(&[name], status);
@@ -100,6 +100,7 @@ pub(super) fn write_counted(page: &mut Page, counted: &BTreeMap<ServiceName, Cou
             let status = match status {
                 Status::Code(code) => code.to_string(),
                 Status::Signal(number) => Signal(*number).to_string(),
+                Status::Unknown => "unknown".to_owned(),
                 Status::Other => "other".to_owned(),
             };
             samples.count(&[name, cause, &status], *count);

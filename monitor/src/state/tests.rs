@@ -20,7 +20,7 @@ fn memo(incarnation: u64) -> Box<Memo> {
 
 fn end(service: &str, incarnation: u64) -> Record {
     let end = End {
-        status: WaitStatus(9),
+        status: Some(WaitStatus(9)),
         at: clock::now(),
         usage: Usage::default(),
         oom: None,

@@ -108,6 +108,8 @@ pub enum Action {
         /// How many effects of the turn after those it carries out.
         effects: u32,
     },
+    /// The keeper dies, and the daemon with it. What lives, lives on; the next keeper holds nothing.
+    Orphan,
     /// All faults stop, and time passes until nothing is left to happen: nothing may be pending then.
     Rest,
 }

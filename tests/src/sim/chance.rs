@@ -185,6 +185,9 @@ impl Temper {
                 }
             }
         }
+        if self.crashing > 0 && !world.shutting_down && chance.one_in(3) {
+            choices.push((1, Action::Orphan));
+        }
         if world.fuse.is_none() {
             let (turns, effects) = (chance.below(12) as u32, chance.below(10) as u32);
             choices.push((self.crashing, Action::Doom { turns, effects }));

@@ -257,7 +257,9 @@ fn kill_date(world: &World, turn: &Turn, view: &ServiceView) -> Option<Tick> {
     let killed = turn.effects.iter().any(|effect| {
         matches!(effect, Effect::KillTree { service, incarnation } if of_life(service, *incarnation))
     });
-    if ended || killed || world.past.ended.contains(&life) || world.past.killed.contains(&life) {
+    let asked_again = matches!(&turn.input, Input::Adopted { service, .. } if *service == life.0);
+    let before = world.past.killed.contains(&life) && !asked_again;
+    if ended || killed || world.past.ended.contains(&life) || before {
         return None;
     }
     let since = turn.records().find_map(|record| match record.what {
@@ -265,7 +267,7 @@ fn kill_date(world: &World, turn: &Turn, view: &ServiceView) -> Option<Tick> {
         _ => None,
     });
     let signalled = |effect: &Effect| matches!(effect, Effect::Signal { service, .. } if *service == life.0);
-    let since = since.or((turn.is_followed() && turn.effects.iter().any(signalled)).then_some(turn.at));
+    let since = since.or((turn.asks_again() && turn.effects.iter().any(signalled)).then_some(turn.at));
     let date = since.map(|since| since + world.spec(&life.0).stop.timeout);
     date.or_else(|| world.past.kill_at.get(&life.0).copied())
 }

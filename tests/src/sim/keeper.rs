@@ -67,6 +67,15 @@ impl Process {
     }
 }
 
+/// What a new keeper finds of a life.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Found {
+    /// It lives.
+    Lives(Process),
+    /// It has ended; somebody may know how.
+    Ended(Process, End),
+}
+
 /// What a process will do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -149,6 +158,34 @@ impl Seat {
     /// The end of a life that the keeper has followed by itself.
     pub(crate) fn past_end(&self, incarnation: Incarnation) -> Option<&(Process, End)> {
         self.followed.iter().find(|(process, _)| process.incarnation == incarnation)
+    }
+
+    /// The keeper is gone: what it held is gone with it, but for the database's last memo, and the process.
+    pub(crate) fn orphan(&mut self) {
+        let (slot, memo, leftovers) = (self.slot.clone(), self.memo.take(), self.leftovers);
+        *self = Self { slot, memo, leftovers, ..Self::new() };
+    }
+
+    /// The next keeper takes the life over that was found, or finds none. What ended meanwhile has no slot any more.
+    pub(crate) fn take_over(&mut self) -> Option<Found> {
+        let slot = self.slot.clone();
+        self.unreported = true;
+        match slot {
+            // It executes its program before anybody looks.
+            Slot::Starting(process) | Slot::Living(process) => {
+                self.slot = Slot::Living(process.clone());
+                Some(Found::Lives(process))
+            }
+            Slot::Ended { process, end, .. } => {
+                self.slot = Slot::Empty { last: process.incarnation };
+                Some(Found::Ended(process, end))
+            }
+            Slot::Failed { incarnation, .. } => {
+                self.slot = Slot::Empty { last: incarnation };
+                None
+            }
+            Slot::Empty { .. } => None,
+        }
     }
 
     /// Begins the next life by the standing order.
@@ -269,6 +306,12 @@ impl Keeper {
             | Effect::Reply { .. }
             | Effect::Leave => {}
         }
+    }
+
+    /// The keeper is gone.
+    pub(crate) fn orphan(&mut self) {
+        self.seats.retain(|_, seat| !seat.forgotten && seat.memo.is_some());
+        self.seats.values_mut().for_each(Seat::orphan);
     }
 
     fn doom(&mut self, service: &ServiceName, incarnation: Incarnation, fate: Fate) {

@@ -111,6 +111,12 @@ impl Turn {
         matches!(self.input, Input::Ended { followed: true, .. })
     }
 
+    /// Whether a life is asked to end that its service was not shown to run: one that the keeper has begun by itself, or
+    /// that a new keeper has taken over.
+    pub(crate) fn asks_again(&self) -> bool {
+        self.is_followed() || matches!(self.input, Input::Adopted { .. })
+    }
+
     /// The restarts that were decided, with the death that each follows.
     pub(crate) fn restarts(&self) -> Vec<Restart<'_>> {
         let mut died = self.at;
@@ -139,6 +145,11 @@ impl Past {
     /// A new daemon has shown nothing yet.
     pub(crate) fn forget_views(&mut self) {
         self.views.clear();
+    }
+
+    /// The keeper is gone, and its plans with it.
+    pub(crate) fn orphan(&mut self) {
+        self.begun_by.clear();
     }
 
     /// Takes a turn into account.
@@ -173,6 +184,10 @@ impl Past {
         }
         self.reload(&turn, specs);
         self.paused = self.paused_after(&turn);
+        if let Input::Adopted { service, incarnation, .. } = &turn.input {
+            // Whatever was asked of it is asked again.
+            self.killed.remove(&(service.clone(), *incarnation));
+        }
         self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
         // Of a life that the core has not heard of yet nothing is kept: once it has, its ports are looked at.
         let known = |(service, incarnation): &Life| {
@@ -223,7 +238,7 @@ impl Past {
                 Effect::KillTree { service, incarnation } => {
                     self.killed.insert((service.clone(), *incarnation));
                 }
-                Effect::Signal { service, .. } if turn.is_followed() => {
+                Effect::Signal { service, .. } if turn.asks_again() => {
                     let timeout = specs.get(service).map(|spec| spec.stop.timeout).unwrap_or_default();
                     self.kill_at.insert(service.clone(), turn.at + timeout);
                 }

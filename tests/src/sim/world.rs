@@ -8,12 +8,12 @@ use defib_core::model::{
     Blame, Draft, End, Incarnation, Record, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
     StartFailureKind, Tick, Usage, WaitStatus, Withdrawal,
 };
-use defib_core::{Effect, Effects, Input, Reply, Supervisor, Verb};
+use defib_core::{Effect, Effects, Input, KnownLife, Lost, Reply, Supervisor, Verb};
 
 use super::action::{Action, Setup};
 use super::chance;
 use super::invariants::{self, Violation};
-use super::keeper::{Keeper, Process, Slot};
+use super::keeper::{Found, Keeper, Process, Slot};
 use super::past::Past;
 
 /// How many actions it may take until nothing is pending any more.
@@ -39,6 +39,8 @@ pub struct World {
     /// Whether a daemon has left.
     pub(crate) left: bool,
     last_request: RequestId,
+    /// Whether the keeper is a new one, whose first daemon is still to come.
+    pub(crate) orphaned: bool,
 }
 
 /// What dies with the daemon.
@@ -171,6 +173,7 @@ impl World {
             shutting_down: false,
             left: false,
             last_request: RequestId(0),
+            orphaned: false,
             setup,
         }
     }
@@ -220,7 +223,7 @@ impl World {
             }
             Action::Die { service, status, oom, clean } => {
                 let (status, usage) = (WaitStatus(*status), Usage::default());
-                let end = End { status, at: self.now, usage, oom: *oom, blame: Blame::Unknown };
+                let end = End { status: Some(status), at: self.now, usage, oom: *oom, blame: Blame::Unknown };
                 if self.keeper.die(service, end, *clean) {
                     invariants::check_followed(self, service)?;
                 }
@@ -260,6 +263,7 @@ impl World {
                 }
             }
             Action::Doom { turns, effects } => self.fuse = Some(Fuse { turns: *turns, effects: *effects }),
+            Action::Orphan => self.orphan(),
             Action::Rest => self.rest()?,
         }
         Ok(())
@@ -274,6 +278,68 @@ impl World {
         invariants::check_at_rest(self)
     }
 
+    /// Keeper and daemon are gone, and with them whatever was on its way between them. What the daemon had decided is in
+    /// its database.
+    fn orphan(&mut self) {
+        if self.left || self.shutting_down {
+            return;
+        }
+        (self.daemon, self.fuse, self.orphaned) = (None, None, true);
+        for packet in std::mem::take(&mut self.wire) {
+            for effect in packet.effects {
+                match &effect {
+                    Effect::Remember { service, .. } | Effect::Forget { service } => {
+                        let service = service.clone();
+                        // It lives on, if it does, and nobody knows its name any more.
+                        if matches!(effect, Effect::Remember { .. }) {
+                            self.keeper.seat_mut(&service);
+                        }
+                        self.keeper.obey(self.now, &effect);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.keeper.orphan();
+        self.past.orphan();
+    }
+
+    /// The first daemon of a new keeper is told what was found of a service.
+    fn take_over(&mut self, service: &ServiceName, found: Option<Found>) -> Result<(), Violation> {
+        let known = self.keeper.seat(service).and_then(|seat| seat.memo.as_ref()?.life());
+        let over = self.keeper.seat(service).and_then(|seat| Some(seat.memo.as_ref()?.over()));
+        let service = || service.clone();
+        let now = self.now;
+        // Every second death was recorded by the kernel; of the others nobody knows how they came.
+        let lost = |life: KnownLife, end: Option<End>| {
+            let unwatched =
+                End { status: None, at: now, usage: Usage::default(), oom: None, blame: Blame::Unknown };
+            let end = end.filter(|_| life.pid.is_multiple_of(2)).unwrap_or(unwatched);
+            Lost { incarnation: life.incarnation, pid: life.pid, started: life.started, end }
+        };
+        let life = |process: &Process| KnownLife {
+            incarnation: process.incarnation,
+            pid: process.pid,
+            started: process.started,
+        };
+        match found {
+            Some(Found::Lives(process)) => {
+                let Process { incarnation, pid, started: at, .. } = process;
+                let lost =
+                    known.filter(|known| known.incarnation < incarnation).map(|known| lost(known, None));
+                self.turn(Input::Adopted { service: service(), incarnation, pid, at, lost, holds: false })
+            }
+            Some(Found::Ended(process, end)) if Some(process.incarnation) > over => {
+                let lost = Some(lost(life(&process), Some(end)));
+                self.turn(Input::Deserted { service: service(), lost })
+            }
+            Some(Found::Ended(..)) | None => {
+                let lost = known.map(|known| lost(known, None));
+                self.turn(Input::Deserted { service: service(), lost })
+            }
+        }
+    }
+
     /// A new daemon: it learns what its predecessor knew, what the keeper holds, then begins.
     fn boot(&mut self) -> Result<(), Violation> {
         if self.daemon.is_some() || self.left {
@@ -284,6 +350,7 @@ impl World {
             self.obey()?;
         }
         self.past.forget_views();
+        let orphaned = std::mem::take(&mut self.orphaned);
         self.daemon = Some(Daemon {
             core: Supervisor::new(self.setup.seed),
             mailbox: VecDeque::new(),
@@ -302,6 +369,10 @@ impl World {
                     self.specs.insert(service.clone(), ServiceSpec::unknown(service.clone()));
                 }
                 self.turn(Input::Resume { service: service.clone(), memo })?;
+                if orphaned {
+                    let found = self.keeper.seat_mut(service).take_over();
+                    self.take_over(service, found)?;
+                }
             }
         }
         for (service, _) in seats {
@@ -315,6 +386,9 @@ impl World {
         if let Some(daemon) = &mut self.daemon {
             daemon.begun = true;
             self.turn(Input::Begin)?;
+        } else if orphaned {
+            // A keeper whose first daemon has not come so far leaves with it.
+            self.orphan();
         }
         if self.shutting_down
             && let Some(daemon) = &mut self.daemon

@@ -141,8 +141,9 @@ impl Sender {
 /// The end of a main process as the keeper reaped it, joined with what the event source knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// The keeper's wait status: exact, from wait4(2).
-    pub status: WaitStatus,
+    /// The keeper's wait status: exact, from wait4(2). `None`: it died while nobody watched, and nobody can tell how.
+    #[serde(default)]
+    pub status: Option<WaitStatus>,
     /// When it died: the kernel's own stamp if a source has it, else when the keeper saw it.
     pub at: Tick,
     /// What it used.
@@ -152,6 +153,9 @@ pub struct End {
     /// Who is to blame.
     pub blame: Blame,
 }
+
+/// What is said of an end whose status nobody knows.
+pub const UNWATCHED: &str = "died while nobody watched";
 
 /// Something about an end that no source could tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,38 +170,57 @@ pub enum Unknown {
 }
 
 impl End {
-    /// The cause in one word.
-    pub fn cause(&self) -> Cause {
-        match (self.status.signal(), self.oom, self.status.core()) {
+    /// The exit code, if it exited by itself.
+    pub fn code(&self) -> Option<u8> {
+        self.status.and_then(WaitStatus::code)
+    }
+
+    /// The signal that ended it.
+    pub fn signal(&self) -> Option<Signal> {
+        self.status.and_then(WaitStatus::signal)
+    }
+
+    /// Whether a core was dumped.
+    pub fn core(&self) -> bool {
+        self.status.is_some_and(WaitStatus::core)
+    }
+
+    /// The cause in one word, if it is known.
+    pub fn cause(&self) -> Option<Cause> {
+        Some(match (self.status?.signal(), self.oom, self.core()) {
             (None, _, _) => Cause::Exit,
             (Some(_), Some(true), _) => Cause::Oom,
             (Some(_), _, true) => Cause::Core,
             (Some(_), _, false) => Cause::Signal,
-        }
+        })
     }
 
     /// The end of the process `pid` in a few words, as in `SIGSEGV at address 0xdead, core dumped`.
     pub fn in_words(&self, pid: u32) -> String {
-        let how = match (self.status.code(), self.status.signal()) {
+        let Some(status) = self.status else { return UNWATCHED.to_owned() };
+        let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => signal.to_string(),
-            (None, None) => format!("wait status {:#x}", self.status.0),
+            (None, None) => format!("wait status {:#x}", status.0),
         };
-        if self.cause() == Cause::Oom {
+        if self.cause() == Some(Cause::Oom) {
             return format!("{how} by the out-of-memory killer");
         }
         let why = match &self.blame {
-            Blame::Process(sender) => sender.in_words(pid, self.status),
+            Blame::Process(sender) => sender.in_words(pid, status),
             Blame::Kernel { address: Some(address) } => format!(" at address {address:#x}"),
             Blame::Kernel { address: None } | Blame::Nobody | Blame::Unknown => String::new(),
         };
-        format!("{how}{why}{}", if self.status.core() { ", core dumped" } else { "" })
+        format!("{how}{why}{}", if status.core() { ", core dumped" } else { "" })
     }
 
     /// What stays open: where the answer follows from the status, no source is needed. Only SIGKILL can be the work of
     /// the out-of-memory killer, and only a signal has a sender who must be named.
     pub fn unknowns(&self) -> Vec<Unknown> {
-        let Some(signal) = self.status.signal() else { return Vec::new() };
+        if self.status.is_none() {
+            return vec![Unknown::Status];
+        }
+        let Some(signal) = self.signal() else { return Vec::new() };
         let mut open = Vec::new();
         if self.oom.is_none() && signal == Signal::KILL {
             open.push(Unknown::Oom);

@@ -15,7 +15,8 @@ mod view;
 
 pub use event::{KernelEvent, KernelFact, Listener, SourceName, Witness};
 pub use exit::{
-    Blame, By, Cause, End, Ending, Sender, StartFailure, StartFailureKind, Unknown, Usage, WaitStatus,
+    Blame, By, Cause, End, Ending, Sender, StartFailure, StartFailureKind, UNWATCHED, Unknown, Usage,
+    WaitStatus,
 };
 pub use ids::{Draft, Incarnation, InvalidName, RequestId, ServiceName, Withdrawal};
 pub use log_spec::{LogLayout, LogSpec, LogStreams};

@@ -105,6 +105,8 @@ pub struct ServiceView {
     pub paused: Option<Paused>,
     /// The group that it belongs to.
     pub group: Option<ServiceName>,
+    /// Whether the present life was begun by an earlier keeper, and is no child of this one.
+    pub adopted: bool,
     /// When the present life began.
     pub started: Option<Tick>,
     /// Restarts since defib supervises it.

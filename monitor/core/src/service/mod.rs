@@ -2,8 +2,9 @@
 //!
 //! Here is what all rows share; [`verbs`] has the rows of operators, [`reports`] those of planner and keeper, [`orders`] what
 //! the keeper does by itself, [`pause`] and [`reload`] those of pauses and reloads, [`recall`] what an earlier keeper left, [`ports`] what it listens on, [`sockets`]
-//! what is held for it.
+//! what is held for it, [`adoption`] what a new keeper means to it.
 
+mod adoption;
 mod orders;
 mod pause;
 mod ports;
@@ -15,6 +16,7 @@ mod verbs;
 
 use std::sync::Arc;
 
+pub use adoption::KnownLife;
 use orders::Unconfirmed;
 pub(crate) use pause::Pause;
 
@@ -121,6 +123,7 @@ impl Service {
             enabled: !self.disabling(),
             paused: self.memo.paused.map(|pause| Paused { until: pause.until }),
             group: self.spec.service_group.clone(),
+            adopted: phase.life().is_some() && self.memo.adopted == Some(self.memo.incarnation),
             started: phase.life().map(|life| life.started),
             restarts: self.memo.restarts,
             ports: self.spec.wanted_ports().into_iter().collect(),
@@ -151,6 +154,7 @@ impl Service {
         self.changed = true;
         match self.memo.phase {
             Phase::Preparing | Phase::Replacing(..) => self.prepare(turn),
+            Phase::Running(_) if self.memo.unplanned => self.prepare(turn),
             Phase::Stopped
             | Phase::Spawning
             | Phase::Running(_)
@@ -169,8 +173,8 @@ impl Service {
             Then::Stop => self.enter(turn, Phase::Stopped),
             Then::Disable => self.enter(turn, Phase::Disabled),
             Then::Prepare => self.begin(turn),
-            // Its plan was made before a reload.
-            Then::Spawn if self.memo.outdated => self.begin(turn),
+            // Its plan was made before a reload, or died with the keeper.
+            Then::Spawn if self.memo.outdated || self.memo.unplanned => self.begin(turn),
             Then::Spawn => {
                 self.memo.incarnation = self.memo.incarnation.next();
                 self.spawn(turn);

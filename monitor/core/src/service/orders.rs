@@ -31,7 +31,11 @@ impl Service {
         }
         // A life that began when its sockets had been given up has them; the next one would not.
         let without_sockets = !self.spec.launch.sockets.is_empty() && !self.memo.holds;
-        let held_back = self.removed || self.memo.outdated || self.memo.paused.is_some() || without_sockets;
+        let held_back = self.removed
+            || self.memo.outdated
+            || self.memo.unplanned
+            || self.memo.paused.is_some()
+            || without_sockets;
         if held_back || self.spec.restart.policy == Policy::Never {
             return None;
         }
@@ -92,7 +96,7 @@ impl Service {
         &mut self,
         turn: &mut Turn<'_>,
         incarnation: Incarnation,
-        status: WaitStatus,
+        status: Option<WaitStatus>,
         (started, seen): (Tick, Tick),
     ) -> Report {
         if incarnation != self.memo.incarnation {
@@ -120,7 +124,8 @@ impl Service {
             (true, Then::Fail { .. }) => {
                 // What was owed to a pause has been done before that was answered.
                 self.settle_debt();
-                let reason = if status.signal().is_some() { Reason::Signal } else { Reason::Exit };
+                let reason =
+                    if status.and_then(WaitStatus::signal).is_some() { Reason::Signal } else { Reason::Exit };
                 self.count_restart(turn, reason, 0, seen, seen);
                 self.enter(turn, Phase::Spawning);
             }

@@ -23,6 +23,9 @@ impl Service {
         if failure.is_none() {
             self.memo.outdated = false;
         }
+        // The first plan that a new keeper gets: from now on an order may stand.
+        let first = failure.is_none() && std::mem::take(&mut self.memo.unplanned);
+        self.changed |= first;
         match self.memo.phase {
             Phase::Preparing => {
                 self.note_taken(turn, taken);
@@ -47,6 +50,7 @@ impl Service {
                 }
                 Report::Fresh
             }
+            Phase::Running(_) if first => Report::Fresh,
             Phase::Stopped
             | Phase::Spawning
             | Phase::Running(_)
@@ -187,12 +191,12 @@ impl Service {
     /// What follows an end that nobody asked for: the list in the crate's docs.
     fn ended_unasked(&mut self, turn: &mut Turn<'_>, life: Life, end: End, seen: Tick) {
         let (died, why) = (end.at, self.explain(life, &end));
-        let reason = match (end.oom, end.status.signal()) {
+        let reason = match (end.oom, end.signal()) {
             (Some(true), Some(_)) => Reason::Oom,
             (_, Some(_)) => Reason::Signal,
             (_, None) => Reason::Exit,
         };
-        let code = end.status.code();
+        let code = end.code();
         let policy = &self.spec.restart;
         let well = code.is_some_and(|code| policy.success_codes.contains(&code));
         let never = code.is_some_and(|code| policy.never_codes.contains(&code));

@@ -1,6 +1,6 @@
 use defib_core::model::{
     By, Holder, Incarnation, Reason, Signal, SourceName, StartFailure, StartFailureKind, State, TakenPort,
-    Usage,
+    Usage, WaitStatus,
 };
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ fn timeless(mut value: Value) -> Value {
 fn end(status: WaitStatus, oom: Option<bool>) -> End {
     let at = moment();
     End {
-        status,
+        status: Some(status),
         at,
         usage: Usage { user_us: 70_000, system_us: 30_000, max_rss_kib: 4 },
         oom,
@@ -65,6 +65,7 @@ fn view() -> ServiceView {
         enabled: true,
         paused: None,
         group: None,
+        adopted: false,
         started: None,
         restarts: 0,
         ports: Vec::new(),
@@ -253,7 +254,7 @@ fn an_end_whose_status_nobody_knows_says_so() {
     assert_eq!(
         seen(false, KernelFact::Exit(Witness::default())),
         json!({"seq": 7, "at": "TIME", "service": "api", "pid": 4712, "name": null, "kind": "exit", "main": false,
-            "incarnation": null, "cause": "exit", "by": null, "code": null, "signal": null, "core": false,
+            "incarnation": null, "cause": null, "by": null, "code": null, "signal": null, "core": false,
             "oom": null, "sender": null, "address": null, "ran_seconds": null, "cpu_seconds": null,
             "max_rss_bytes": null, "unknown": ["status"]})
     );

@@ -12,7 +12,7 @@ use crate::effect::clock;
 fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
     let name: ServiceName = name.parse().unwrap();
     let end = End {
-        status: WaitStatus(11),
+        status: Some(WaitStatus(11)),
         at: Tick(1_000_000_000),
         usage: Usage::default(),
         oom: None,
@@ -30,6 +30,7 @@ fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
         enabled: true,
         paused: (state != State::Running).then_some(Paused { until: None }),
         group: Some("web".parse().unwrap()),
+        adopted: false,
         started: Some(Tick(2_000_000_000)),
         restarts: 1,
         ports: vec![80],

@@ -31,7 +31,7 @@ impl Life {
     }
 
     fn exit(&self, at: u64, status: i32, by: By, oom: bool) {
-        let (status, blame) = (WaitStatus(status), Blame::Unknown);
+        let (status, blame) = (Some(WaitStatus(status)), Blame::Unknown);
         let end = End { status, at: Tick(at), usage: Usage::default(), oom: Some(oom), blame };
         self.tell(at, What::Exit { ending: Ending { end, by }, started: Some(Tick(at - 1)) }, false);
     }

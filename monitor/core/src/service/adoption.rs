@@ -1,0 +1,130 @@
+//! A new keeper: it holds no plan, no order and no end, and the lives of the one before are no children of its own.
+
+use super::{Report, Service, Turn};
+use crate::input::Lost;
+use crate::memo::Memo;
+use crate::model::{By, Ending, Incarnation, Reason, Tick};
+use crate::phase::{Life, Phase, Then};
+
+/// A life that a memo tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownLife {
+    /// Which one.
+    pub incarnation: Incarnation,
+    /// Its main process.
+    pub pid: u32,
+    /// When the keeper made it.
+    pub started: Tick,
+}
+
+impl Memo {
+    /// The life that ran when this was written, as far as it was known.
+    pub fn life(&self) -> Option<KnownLife> {
+        let Life { pid, started } = self.phase.life()?;
+        Some(KnownLife { incarnation: self.incarnation, pid, started })
+    }
+
+    /// The latest life that had ended when this was written: what lives of it, or of an earlier one, is left over.
+    pub fn over(&self) -> Incarnation {
+        let may_begin = self.phase.may_have_process() || self.phase == Phase::Preparing;
+        Incarnation(self.incarnation.0.saturating_sub(u64::from(may_begin)))
+    }
+}
+
+impl Service {
+    /// A life that an earlier keeper had begun was found, and is supervised again. `lost` is the end of an earlier one,
+    /// which nobody was told of. `holds`: whether its sockets were taken back from it.
+    pub(crate) fn adopted(
+        &mut self,
+        turn: &mut Turn<'_>,
+        incarnation: Incarnation,
+        life: Life,
+        lost: Option<Lost>,
+        holds: bool,
+    ) -> Report {
+        self.begin_anew();
+        if incarnation <= self.memo.over() {
+            return Report::Stale;
+        }
+        self.memo.holds = holds;
+        if incarnation > self.memo.incarnation {
+            self.lose(turn, lost);
+            self.memo.incarnation = incarnation;
+            self.memo.listening.clear();
+        }
+        self.memo.adopted = Some(incarnation);
+        match &mut self.memo.phase {
+            // What was asked of it, and of the planner, is asked again.
+            Phase::Stopping { by, then, .. } => {
+                let (by, then) = (*by, std::mem::replace(then, Then::Stop));
+                self.ask_to_end(turn, Some(life), by, then);
+            }
+            Phase::Replacing(known, _) => *known = Some(life),
+            Phase::Stopped
+            | Phase::Preparing
+            | Phase::Spawning
+            | Phase::Running(_)
+            | Phase::Emptying { .. }
+            | Phase::Crashed { .. }
+            | Phase::Retrying { .. }
+            | Phase::Failed { .. }
+            | Phase::Disabled => {
+                self.enter(turn, Phase::Running(life));
+                self.prepare(turn);
+            }
+        }
+        Report::Fresh
+    }
+
+    /// Nothing lives that an earlier keeper had begun. `lost` is the end of the last life, if nobody was told of it.
+    pub(crate) fn deserted(&mut self, turn: &mut Turn<'_>, lost: Option<Lost>) -> Report {
+        self.begin_anew();
+        if let Some(lost) = lost.filter(|lost| lost.incarnation > self.memo.over()) {
+            if lost.incarnation > self.memo.incarnation {
+                self.memo.incarnation = lost.incarnation;
+                self.memo.listening.clear();
+            }
+            let life = Life { pid: lost.pid, started: lost.started };
+            if matches!(self.memo.phase, Phase::Preparing | Phase::Spawning) {
+                self.enter(turn, Phase::Running(life));
+            }
+            let (incarnation, seen) = (self.memo.incarnation, lost.end.at);
+            // Whether it was one that could end is seen by what is left.
+            let _seen: Report = self.ended(turn, incarnation, life, lost.end, seen);
+        }
+        match &mut self.memo.phase {
+            Phase::Spawning => self.begin(turn),
+            Phase::Stopping { then, .. } | Phase::Emptying { then } | Phase::Crashed { then } => {
+                let then = std::mem::replace(then, Then::Stop);
+                self.follow(turn, then);
+            }
+            // Its end is told whenever it is known that it ran: nobody knows of this one's.
+            Phase::Running(_) | Phase::Replacing(..) => self.begin(turn),
+            Phase::Stopped
+            | Phase::Preparing
+            | Phase::Retrying { .. }
+            | Phase::Failed { .. }
+            | Phase::Disabled => {}
+        }
+        Report::Fresh
+    }
+
+    /// What the keeper held is gone with it.
+    fn begin_anew(&mut self) {
+        self.memo.unplanned = true;
+        self.memo.standing = None;
+        self.memo.holds = false;
+        self.changed = true;
+    }
+
+    /// Tells of an end after which the keeper had begun the life that was found.
+    fn lose(&mut self, turn: &mut Turn<'_>, lost: Option<Lost>) {
+        let Some(Lost { incarnation, pid, started, end }) = lost else { return };
+        if incarnation == self.memo.incarnation && incarnation > self.memo.over() {
+            let at = end.at;
+            let reason = if end.signal().is_some() { Reason::Signal } else { Reason::Exit };
+            self.record_exit(turn, Life { pid, started }, Ending { end, by: By::Itself });
+            self.count_restart(turn, reason, 0, at, at);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The first daemon of a keeper takes over what an earlier keeper's services have become: those that live, and the ends of
+//! those that do not.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use defib_core::model::{End, Leftovers, ServiceName, ServiceSpec, Tick};
+use defib_core::{Input, KnownLife, Lost};
+
+use super::link::LinkError;
+use super::run::Daemon;
+use crate::effect::census::{self, Census, Expected, Resident};
+use crate::effect::cgroup::CgroupTree;
+use crate::effect::clock;
+use crate::keeper::protocol::Order;
+use crate::source::Life;
+use crate::state::{Remembered, RememberedService};
+
+/// How long processes that belong to no life may take to end.
+const STRAYS: Duration = Duration::from_secs(5);
+
+/// Who lives, by service.
+pub(super) type Residents = BTreeMap<ServiceName, Resident>;
+
+/// Finds out who lives, and ends what is nobody's.
+pub(super) fn census(
+    tree: Option<&CgroupTree>,
+    remembered: &Remembered,
+    services: &[ServiceSpec],
+) -> Residents {
+    let known: BTreeMap<&ServiceName, &RememberedService> =
+        remembered.services.iter().filter(|it| it.same_boot).map(|it| (&it.service, it)).collect();
+    let expected = services.iter().map(|spec| {
+        let keeps = spec.leftovers == Leftovers::Keep;
+        let expected = known.get(&spec.name).map_or(Expected { keeps, ..Expected::default() }, |it| {
+            Expected { life: latest(it), over: it.memo.over(), keeps }
+        });
+        (spec.name.clone(), expected)
+    });
+    let expected = expected.collect();
+    let Census { residents, rest } = match tree {
+        Some(tree) => census::of_cgroups(tree, &expected),
+        None => census::of_processes(&expected),
+    };
+    if !rest.is_empty() {
+        let gone = census::end(&rest, STRAYS);
+        let groups = rest.len();
+        tracing::warn!(
+            gone,
+            groups,
+            "an earlier keeper had left processes of no service that lives: they were ended"
+        );
+    }
+    if !residents.is_empty() {
+        let count = residents.len();
+        tracing::warn!(count, "services of an earlier keeper live: they are taken over");
+    }
+    residents
+}
+
+/// The latest life of a service that is remembered and not known to have ended.
+fn latest(it: &RememberedService) -> Option<KnownLife> {
+    let told = it.life.map(|life| KnownLife {
+        incarnation: defib_core::model::Incarnation(life.incarnation),
+        pid: life.pid,
+        started: Tick(life.started),
+    });
+    let lives = [it.memo.life(), told].into_iter().flatten();
+    lives.filter(|life| life.incarnation > it.memo.over()).max_by_key(|life| life.incarnation)
+}
+
+impl Daemon {
+    /// Tells the core of the services that live, and of those that were to live and have ended. Gives back what is
+    /// remembered of the others.
+    pub(super) fn take_up(
+        &mut self,
+        remembered: Remembered,
+        mut residents: Residents,
+    ) -> Result<Remembered, LinkError> {
+        let Remembered { services, left } = remembered;
+        let mut others = Vec::new();
+        for it in services {
+            let torn = it.same_boot && !left && self.slots.spec(&it.service).is_some();
+            let life = latest(&it).filter(|_| torn);
+            match (residents.remove(&it.service), life) {
+                (Some(resident), life) if torn => {
+                    self.turn([Input::Resume { service: it.service.clone(), memo: it.memo }])?;
+                    let earlier = life.filter(|life| life.incarnation < resident.life.incarnation);
+                    self.adopt(it.service, resident, earlier)?;
+                }
+                (None, Some(life)) => {
+                    let lost = self.lost(life);
+                    tracing::warn!(service = %it.service, pid = life.pid, "ended while nobody watched");
+                    self.turn([Input::Resume { service: it.service.clone(), memo: it.memo }])?;
+                    self.turn([Input::Deserted { service: it.service, lost: Some(lost) }])?;
+                }
+                (resident, _) => {
+                    residents.extend(resident.map(|resident| (it.service.clone(), resident)));
+                    others.push(it);
+                }
+            }
+        }
+        // Nothing usable is remembered of these.
+        for (service, resident) in residents {
+            others.retain(|it| it.service != service);
+            self.adopt(service, resident, None)?;
+        }
+        Ok(Remembered { services: others, left })
+    }
+
+    /// Takes a life over. `earlier`: the one that is remembered, if the keeper had begun this one after it.
+    fn adopt(
+        &mut self,
+        service: ServiceName,
+        resident: Resident,
+        earlier: Option<KnownLife>,
+    ) -> Result<(), LinkError> {
+        let Resident { life: KnownLife { incarnation, pid, started }, pidfd } = resident;
+        let (Some(slot), Some(spec)) = (self.slots.slot(&service), self.slots.spec(&service)) else {
+            return Ok(());
+        };
+        tracing::info!(%service, pid, %incarnation, "taken over from an earlier keeper");
+        let end_leftovers = spec.leftovers == Leftovers::Kill;
+        let cgroup = self.household_cgroup(&service);
+        let order = Order::Adopt {
+            slot,
+            incarnation: incarnation.0,
+            pid,
+            started: started.0,
+            end_leftovers,
+            cgroup: cgroup.is_some(),
+        };
+        let fds = std::iter::once(pidfd).chain(cgroup).collect();
+        self.link.order(order, fds)?;
+        self.follow(&Life { slot, pid, started });
+        let lost = earlier.map(|life| self.lost(life));
+        self.turn([Input::Adopted { service, incarnation, pid, at: started, lost, holds: false }])
+    }
+
+    /// How a life ended while nobody watched, as far as the source can tell.
+    fn lost(&mut self, life: KnownLife) -> Lost {
+        let KnownLife { incarnation, pid, started } = life;
+        let witness = self.source.recorded_end(pid, started.0).unwrap_or_default();
+        let now = clock::now();
+        let at = witness.at.map_or(now, |at| at.max(started).min(now));
+        let (status, oom, blame) = (witness.status, witness.oom, witness.blame);
+        let end = End { status, at, usage: defib_core::model::Usage::default(), oom, blame };
+        Lost { incarnation, pid, started, end }
+    }
+
+    fn household_cgroup(&self, service: &ServiceName) -> Option<OwnedFd> {
+        let tree = self.cgroups.as_ref()?;
+        tree.service(service)
+            .inspect_err(|error| tracing::error!(%service, %error, "its cgroup cannot be opened"))
+            .ok()
+    }
+}

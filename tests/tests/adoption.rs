@@ -1,0 +1,238 @@
+//! The keeper dies: the services live on, and the next keeper takes them over.
+
+use std::fs;
+
+use defib_tests::{Daemon, lives, patiently, signal, victim};
+use serde_json::{Value, json};
+
+fn pid(status: &Value) -> u32 {
+    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+}
+
+/// Three services, by a source.
+fn three(source: &str) -> String {
+    format!(
+        "[daemon]\nsource = \"{source}\"\n\
+         [service.a]\ncommand = \"sleep 1000\"\n\
+         [service.b]\ncommand = [\"sh\", \"-c\", \"sleep 1000 & exec sleep 1000\"]\n\
+         restart = {{ immediate = 256, max_restarts = \"none\" }}\n\
+         [service.c]\ncommand = \"sleep 1000\"\nautostart = false\n"
+    )
+}
+
+const SOURCES: [&str; 3] = ["ebpf", "proc-connector", "pidfd"];
+
+#[test]
+fn services_live_on_and_are_supervised_again_whatever_the_source() {
+    for source in SOURCES {
+        let mut daemon = Daemon::start(&three(source));
+        let before = ["a", "b"].map(|name| daemon.wait_state(name, "running"));
+        daemon.ask(&["disable", "c"]);
+        daemon.ask(&["pause", "b"]);
+        daemon.ask(&["resume", "b"]);
+        daemon.kill_keeper();
+        assert!(before.iter().all(|status| lives(pid(status))), "services go on");
+        daemon.start_again();
+        for (name, before) in ["a", "b"].iter().zip(&before) {
+            let after = daemon.wait_state(name, "running");
+            for field in ["pid", "incarnation", "restarts", "last_exit"] {
+                assert_eq!(after[field], before[field], "{source} {name} {field}");
+            }
+            assert_eq!((&after["adopted"], &before["adopted"]), (&json!(true), &json!(false)));
+            assert_eq!(after["ready"], true);
+        }
+        assert_eq!(daemon.wait_state("c", "disabled")["enabled"], false, "{source}");
+        assert!(daemon.ask(&["status", "a"]).contains("adopted"));
+
+        // Its end is noticed and told, the rest of its tree is ended, and the next life is a child again.
+        signal(pid(&before[0]), libc::SIGSEGV);
+        let after =
+            daemon.wait("a", "in its next life", |it| it["incarnation"] == 2 && it["state"] == "running");
+        assert_eq!(after["adopted"], false);
+        assert_eq!(after["last_exit"]["signal"], "SIGSEGV", "{source}: {after:#}");
+        let (main, rest) = (pid(&before[1]), rest_of(pid(&before[1])));
+        assert!(!rest.is_empty());
+        signal(main, libc::SIGKILL);
+        let after =
+            daemon.wait("b", "in its next life", |it| it["incarnation"] == 2 && it["state"] == "running");
+        assert_eq!((&after["restarts"], &after["last_exit"]["signal"]), (&json!(1), &json!("SIGKILL")));
+        assert!(!rest.iter().any(|pid| lives(*pid)), "{source}: leftovers");
+        assert_eq!(daemon.events_of("b", "exit").iter().filter(|event| event["by"].is_string()).count(), 1);
+    }
+}
+
+/// The processes of the session that a main process leads, but for itself.
+fn rest_of(main: u32) -> Vec<u32> {
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != main)
+        .filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let session = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
+            session == Some(main)
+        })
+        .collect()
+}
+
+#[test]
+fn an_adopted_service_is_stopped_with_all_that_it_has_made() {
+    let mut daemon = Daemon::start(&three("pidfd"));
+    let main = pid(&daemon.wait_state("b", "running"));
+    let child = patiently("its child", || rest_of(main).first().copied());
+    signal(daemon.daemon(), libc::SIGSTOP);
+    let stopped = daemon.daemon();
+    signal(daemon.keeper(), libc::SIGKILL);
+    signal(stopped, libc::SIGKILL);
+    daemon.start_again();
+    assert_eq!(pid(&daemon.wait_state("b", "running")), main);
+    daemon.ask(&["stop", "b"]);
+    assert!(!lives(main) && !lives(child));
+    assert_eq!(daemon.status("b")["last_exit"]["by"], "stop");
+    daemon.ask(&["start", "b"]);
+    assert_eq!(daemon.status("b")["adopted"], false);
+}
+
+/// What died meanwhile is told once, and restarted; how it died nobody knows.
+#[test]
+fn who_died_while_nobody_watched_is_told_once_and_restarted() {
+    let mut daemon = Daemon::start(&three("pidfd"));
+    let before = ["a", "b"].map(|name| pid(&daemon.wait_state(name, "running")));
+    daemon.kill_keeper();
+    for pid in before {
+        signal(pid, libc::SIGKILL);
+        patiently("its end", || (!lives(pid)).then_some(()));
+    }
+    daemon.start_again();
+    for name in ["a", "b"] {
+        let after =
+            daemon.wait(name, "in its next life", |it| it["incarnation"] == 2 && it["state"] == "running");
+        assert_eq!((&after["restarts"], &after["adopted"]), (&json!(1), &json!(false)), "{after:#}");
+        let ends: Vec<_> =
+            daemon.events_of(name, "exit").into_iter().filter(|event| event["by"].is_string()).collect();
+        assert_eq!(ends.len(), 1, "{ends:?}");
+        // Whoever was to reap it may not have done so, and then it can be read.
+        let end = &after["last_exit"];
+        if end["unknown"] == json!(["status"]) {
+            assert_eq!(
+                (&end["cause"], &end["code"], &end["signal"]),
+                (&Value::Null, &Value::Null, &Value::Null)
+            );
+        } else {
+            assert_eq!(end["signal"], "SIGKILL", "{end}");
+        }
+    }
+}
+
+/// A lock that a service holds for its life: a second copy would say that it is taken.
+#[test]
+fn there_is_never_a_second_copy() {
+    let config = "[service.it]\ncommand = [\"sh\", \"-c\", \"flock -n 9 || { echo twice >> {dir}/twice; exit 3; }; \
+                  echo $$ >> {dir}/once; while :; do read x <{dir}/fifo; done\"]\n";
+    let config = config.replace("flock -n 9 ||", "exec 9>{dir}/lock; flock -n 9 ||");
+    let mut daemon = Daemon::start(&config.replace("read x <{dir}/fifo", "sleep 1"));
+    let first = pid(&daemon.wait_state("it", "running"));
+    patiently("its lock", || daemon.path("once").exists().then_some(()));
+    for round in 0..5 {
+        if round % 2 == 0 {
+            daemon.kill_keeper();
+        } else {
+            let pid = daemon.daemon();
+            signal(pid, libc::SIGKILL);
+            signal(daemon.keeper(), libc::SIGKILL);
+            daemon.exit_code();
+        }
+        daemon.start_again();
+        assert_eq!(pid(&daemon.wait_state("it", "running")), first, "round {round}");
+    }
+    assert!(!daemon.path("twice").exists());
+    assert_eq!(fs::read_to_string(daemon.path("once")).expect("a file").lines().count(), 1);
+}
+
+/// A service that the file names no longer is not left to nobody.
+#[test]
+fn a_service_that_was_removed_meanwhile_is_ended_and_said() {
+    let mut daemon = Daemon::start(&three("pidfd"));
+    let [a, b] = ["a", "b"].map(|name| pid(&daemon.wait_state(name, "running")));
+    daemon.kill_keeper();
+    fs::write(daemon.path("defib.toml"), "[service.a]\ncommand = \"sleep 1000\"\n").expect("a file");
+    daemon.start_again();
+    assert_eq!(pid(&daemon.wait_state("a", "running")), a);
+    assert!(!lives(b));
+    assert!(daemon.log().contains("they were ended"), "{}", daemon.log());
+}
+
+/// Without the state database the leaves alone say who lives.
+#[test]
+fn a_lost_state_database_costs_no_service_its_life() {
+    let mut daemon = Daemon::start(&three("pidfd"));
+    let a = daemon.wait_state("a", "running");
+    signal(pid(&a), libc::SIGKILL);
+    let a = daemon.wait("a", "in its next life", |it| it["incarnation"] == 2 && it["state"] == "running");
+    daemon.kill_keeper();
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        fs::remove_file(daemon.path("state").join(name)).ok();
+    }
+    daemon.start_again();
+    let after = daemon.wait_state("a", "running");
+    assert_eq!((&after["pid"], &after["incarnation"]), (&a["pid"], &json!(2)));
+    assert_eq!(after["adopted"], true);
+    signal(pid(&a), libc::SIGTERM);
+    let after = daemon.wait("a", "in its next life", |it| it["incarnation"] == 3 && it["state"] == "running");
+    assert_eq!(after["last_exit"]["signal"], "SIGTERM");
+}
+
+/// A pid that has been given to another process is not taken for the service.
+#[test]
+fn a_pid_that_is_used_again_is_another_process() {
+    let mut daemon = Daemon::start(&three("pidfd"));
+    let old = pid(&daemon.wait_state("a", "running"));
+    daemon.kill_keeper();
+    signal(old, libc::SIGKILL);
+    let Some(mut other) = patiently("the end", || (!lives(old)).then(|| with_pid(old))) else {
+        // Whoever is to reap it has not: the number is not free.
+        return;
+    };
+    daemon.start_again();
+    let after = daemon.wait("a", "in its next life", |it| it["incarnation"] == 2 && it["state"] == "running");
+    assert_eq!(after["adopted"], false);
+    assert_eq!(other.try_wait().expect("a child"), None, "nobody has touched it");
+    other.kill().expect("it lives");
+    other.wait().expect("a child");
+}
+
+/// A process with this number, if it is free.
+#[expect(clippy::disallowed_methods, reason = "it is no service, and only looks like one")]
+fn with_pid(pid: u32) -> Option<std::process::Child> {
+    (0..20).find_map(|_| {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().ok()?;
+        if child.id() == pid {
+            return Some(child);
+        }
+        child.kill().ok();
+        child.wait().ok();
+        None
+    })
+}
+
+/// The ways to end of a process that is no child, read by the keeper itself.
+#[test]
+fn how_an_adopted_service_ends_is_told_exactly() {
+    let victim = victim();
+    let config = format!(
+        "[daemon]\nsource = \"pidfd\"\n[service.it]\ncommand = [\"sh\", \"-c\", \"trap 'exit 7' USR1; while :; do sleep 0.1; done\"]\n\
+         [service.well]\ncommand = [\"sh\", \"-c\", \"trap 'exit 0' USR1; while :; do sleep 0.1; done\"]\n# {}\n",
+        victim.display()
+    );
+    let mut daemon = Daemon::start(&config);
+    let [it, well] = ["it", "well"].map(|name| pid(&daemon.wait_state(name, "running")));
+    daemon.kill_keeper();
+    daemon.start_again();
+    for pid in [it, well] {
+        signal(pid, libc::SIGUSR1);
+    }
+    let after = daemon.wait("it", "in its next life", |it| it["incarnation"] == 2);
+    assert_eq!((&after["last_exit"]["cause"], &after["last_exit"]["code"]), (&json!("exit"), &json!(7)));
+    let after = daemon.wait_state("well", "stopped");
+    assert_eq!(after["last_exit"]["code"], 0, "{after:#}");
+}
