@@ -227,13 +227,13 @@ impl Client {
         self.ask(Method::POST, &format!("/v1/reload?dry_run={dry_run}"), Bytes::new()).await
     }
 
-    /// Asks the daemon to end all services and leave; `hurry`: by SIGKILL.
+    /// Asks the daemon to end all services and leave; `hurry`: by SIGKILL. `leave`: it leaves them running.
     ///
     /// # Errors
     /// As every request.
-    pub async fn shutdown(&self, hurry: bool) -> Result<(), Error> {
+    pub async fn shutdown(&self, hurry: bool, leave: bool) -> Result<(), Error> {
         let (response, _connection) =
-            self.send(Request::post("/v1/shutdown"), json(&Shutdown { hurry })?).await?;
+            self.send(Request::post("/v1/shutdown"), json(&Shutdown { hurry, leave })?).await?;
         if response.status().is_success() { Ok(()) } else { Err(problem(response.into_body()).await) }
     }
 

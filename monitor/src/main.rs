@@ -23,8 +23,8 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
                 Box::pin(api::serve(listener, handle, stop))
             });
         }
-        Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now }), .. }) => {
-            cli::daemon::stop(&options, now)
+        Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now, leave }), .. }) => {
+            cli::daemon::stop(&options, now, leave)
         }
         Command::Daemon(Daemon { ask: Some(DaemonVerb::Purge), .. }) => cli::daemon::purge(options),
         Command::Status { chosen } => cli::status::run(&options, &chosen),

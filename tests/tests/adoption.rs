@@ -1,6 +1,9 @@
 //! The keeper dies: the services live on, and the next keeper takes them over.
 
 use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use defib_tests::{Daemon, lives, patiently, signal, victim};
 use serde_json::{Value, json};
@@ -235,4 +238,97 @@ fn how_an_adopted_service_ends_is_told_exactly() {
     assert_eq!((&after["last_exit"]["cause"], &after["last_exit"]["code"]), (&json!("exit"), &json!(7)));
     let after = daemon.wait_state("well", "stopped");
     assert_eq!(after["last_exit"]["code"], 0, "{after:#}");
+}
+
+/// What serves on descriptor 3, and tells each client its pid.
+const SERVER: &str = r#"
+import os, socket
+first = socket.socket(fileno=3)
+while True:
+    client, _ = first.accept()
+    client.sendall(b"%d\n" % os.getpid())
+    client.close()
+"#;
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+#[test]
+fn nobody_is_refused_while_the_keeper_is_killed_and_then_the_service() {
+    let port = free_port();
+    let mut daemon = Daemon::start(&format!(
+        "[service.it]\ncommand = [\"python3\", \"-Ic\", '''{SERVER}''']\n\
+         env = {{ PATH = \"{}\" }}\nsockets = [\"tcp:127.0.0.1:{port}\", \"unix:{{dir}}/s\"]\nready = {{ port = {port} }}\n\
+         restart = {{ immediate = 256, max_restarts = \"none\" }}\n",
+        std::env::var("PATH").unwrap_or_default()
+    ));
+    let (stop, served, refusals) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        daemon.wait("it", "ready", |it| it["ready"] == true);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+                    Ok(mut stream) => {
+                        // One that had been accepted dies with its server.
+                        stream.read_to_string(&mut String::new()).ok();
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(_) => {
+                        refusals.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                std::thread::yield_now();
+            }
+        });
+        for life in 1..=3_u64 {
+            let before = daemon.wait("it", "ready", |it| it["incarnation"] == life && it["ready"] == true);
+            daemon.kill_keeper();
+            daemon.start_again();
+            let after = daemon.wait("it", "ready", |it| it["ready"] == true);
+            assert_eq!((&after["pid"], &after["adopted"]), (&before["pid"], &json!(true)));
+            daemon.wait("it", "to have its sockets", |it| {
+                it["sockets"].as_array().is_some_and(|all| all.iter().all(|socket| socket["held"] == true))
+            });
+            assert!(!daemon.log().contains("taken back"), "{}", daemon.log());
+            signal(pid(&after), libc::SIGKILL);
+            let so_far = served.load(Ordering::Relaxed);
+            patiently("clients to be served", || (served.load(Ordering::Relaxed) > so_far + 4).then_some(()));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(refusals.into_inner(), 0, "of {served:?}");
+    daemon.ask(&["stop", "it"]);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "closed with the stop, as ever");
+    patiently("the path to be removed", || (!daemon.path("s").exists()).then_some(()));
+}
+
+#[test]
+fn defib_leaves_its_services_running_if_it_is_asked_to() {
+    let mut daemon = Daemon::start(&three("pidfd"));
+    let before = ["a", "b"].map(|name| daemon.wait_state(name, "running"));
+    for round in 0..3 {
+        match round {
+            0 => assert!(daemon.ask(&["daemon", "stop", "--leave"]).contains("run on")),
+            1 => signal(daemon.keeper(), libc::SIGQUIT),
+            _ => {
+                // It comes to the next daemon if there is none.
+                signal(daemon.daemon(), libc::SIGKILL);
+                signal(daemon.keeper(), libc::SIGQUIT);
+            }
+        }
+        assert_eq!(daemon.exit_code(), 0, "round {round}: {}", daemon.log());
+        assert!(before.iter().all(|status| lives(pid(status))), "round {round}");
+        daemon.start_again();
+        for (name, before) in ["a", "b"].iter().zip(&before) {
+            let after = daemon.wait_state(name, "running");
+            assert_eq!((&after["pid"], &after["restarts"]), (&before["pid"], &json!(0)), "round {round}");
+            assert_eq!(after["adopted"], true);
+        }
+    }
+    assert!(daemon.cli(&["daemon", "stop", "--leave", "--now"]).code != 0, "one or the other");
+    // As ever, whoever had begun them.
+    daemon.ask(&["daemon", "stop"]);
+    assert!(!before.iter().any(|status| lives(pid(status))));
 }

@@ -124,7 +124,7 @@ async fn answer(asks: &mut mpsc::Receiver<Ask>, with: Reply) -> (String, Verb) {
             reply.send(with).unwrap();
             (service.to_string(), verb)
         }
-        Ask::Reload { .. } | Ask::Shutdown { .. } | Ask::Stats { .. } => {
+        Ask::Reload { .. } | Ask::Shutdown { .. } | Ask::Leave | Ask::Stats { .. } => {
             panic!("something else was asked for")
         }
     }
@@ -206,7 +206,7 @@ async fn a_reader_may_look_but_not_act() {
     for verb in [Verb::Start, Verb::Stop, Verb::Kill(defib_core::model::Signal::KILL)] {
         assert!(matches!(client.act(&api, verb, true).await, Err(Error::Denied(_))));
     }
-    assert!(matches!(client.shutdown(true).await, Err(Error::Denied(_))));
+    assert!(matches!(client.shutdown(true, false).await, Err(Error::Denied(_))));
     assert!(matches!(client.set_boot(&api, false).await, Err(Error::Denied(_))));
     assert!(matches!(client.inspect(&api, 1).await, Err(Error::Denied(_))), "it tells what the kernel hides");
     assert_eq!(client.usage().await.unwrap().services.len(), 3);
@@ -353,10 +353,12 @@ async fn a_shutdown_says_whether_it_hurries() {
     let mut world = world();
     let served = serve(&world);
     for hurry in [false, true] {
-        served.client().shutdown(hurry).await.unwrap();
+        served.client().shutdown(hurry, false).await.unwrap();
         let ask = world.asks.recv().await.unwrap();
         assert!(matches!(ask, Ask::Shutdown { hurry: asked } if asked == hurry));
     }
+    served.client().shutdown(false, true).await.unwrap();
+    assert!(matches!(world.asks.recv().await.unwrap(), Ask::Leave));
     // Without a body it does not.
     let answer = served.raw(b"POST /v1/shutdown HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");

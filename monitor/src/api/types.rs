@@ -425,6 +425,9 @@ pub struct Shutdown {
     /// End everything by SIGKILL instead of waiting for it.
     #[serde(default)]
     pub hurry: bool,
+    /// End nothing: the services run on, and the next start of defib takes them over. Then `hurry` means nothing.
+    #[serde(default)]
+    pub leave: bool,
 }
 
 /// The answer to a verb that succeeded.

@@ -381,6 +381,9 @@ pub enum DaemonVerb {
         /// By SIGKILL, without waiting for anybody
         #[arg(long)]
         now: bool,
+        /// End no service: all run on, and the next start of defib takes them over
+        #[arg(long, conflicts_with = "now")]
+        leave: bool,
     },
     /// Remove what a daemon that does not run any more has left: pins, empty cgroups, its state, not its logs
     Purge,
@@ -412,7 +415,7 @@ mod tests {
         assert_eq!(cli.options.config, Some("/c".into()));
         assert!(matches!(
             cli.command,
-            Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now: true }), .. })
+            Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now: true, leave: false }), .. })
         ));
     }
 

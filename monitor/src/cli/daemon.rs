@@ -16,12 +16,12 @@ const LEAVE: Duration = Duration::from_secs(10);
 /// How often to look whether it has: nothing tells a client that a socket is no longer served.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Asks the daemon to end everything and leave, and waits until it has.
-pub fn stop(options: &Options, now: bool) -> Exit {
+/// Asks the daemon to end everything, or nothing, and leave, and waits until it has.
+pub fn stop(options: &Options, now: bool, leave: bool) -> Exit {
     session::run(options, async |client, printer| {
         // The stream of the events to come ends when the daemon has ended its services.
         let mut events = client.follow(Some(u64::MAX), None).await?;
-        client.shutdown(now).await?;
+        client.shutdown(now, leave).await?;
         while let Ok(Some(_)) = events.next().await {}
         let gone = async {
             while client.answers().await {
@@ -35,7 +35,11 @@ pub fn stop(options: &Options, now: bool) -> Exit {
         if printer.json {
             printer.print_json(&json!({ "result": "done" }))?;
         } else {
-            printer.print("defib has left\n")?;
+            printer.print(if leave {
+                "defib has left; its services run on\n"
+            } else {
+                "defib has left\n"
+            })?;
         }
         Ok(Exit::Done)
     })

@@ -2,7 +2,7 @@
 //! those that do not.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use defib_core::model::{End, Leftovers, ServiceName, ServiceSpec, Tick};
@@ -12,7 +12,7 @@ use super::link::LinkError;
 use super::run::Daemon;
 use crate::effect::census::{self, Census, Expected, Resident};
 use crate::effect::cgroup::CgroupTree;
-use crate::effect::clock;
+use crate::effect::{clock, held};
 use crate::keeper::protocol::Order;
 use crate::source::Life;
 use crate::state::{Remembered, RememberedService};
@@ -122,6 +122,13 @@ impl Daemon {
         };
         tracing::info!(%service, pid, %incarnation, "taken over from an earlier keeper");
         let end_leftovers = spec.leftovers == Leftovers::Kill;
+        let wanted = &spec.launch.sockets;
+        let sockets = held::take_back(pidfd.as_fd(), pid, wanted);
+        let holds = !wanted.is_empty() && sockets.len() == wanted.len();
+        if sockets.len() < wanted.len() {
+            let (found, wanted) = (sockets.len(), wanted.len());
+            tracing::warn!(%service, found, wanted, "not all of its sockets could be taken back from it");
+        }
         let cgroup = self.household_cgroup(&service);
         let order = Order::Adopt {
             slot,
@@ -133,9 +140,13 @@ impl Daemon {
         };
         let fds = std::iter::once(pidfd).chain(cgroup).collect();
         self.link.order(order, fds)?;
+        match held::duplicated(sockets) {
+            Ok(opened) => drop(self.sockets.give(slot, opened, &mut self.link)?),
+            Err(error) => tracing::error!(%service, %error, "its sockets are not held"),
+        }
         self.follow(&Life { slot, pid, started });
         let lost = earlier.map(|life| self.lost(life));
-        self.turn([Input::Adopted { service, incarnation, pid, at: started, lost, holds: false }])
+        self.turn([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])
     }
 
     /// How a life ended while nobody watched, as far as the source can tell.

@@ -60,6 +60,8 @@ pub enum Ask {
         /// Whether not to wait for anybody.
         hurry: bool,
     },
+    /// Leave without stopping anything: the next keeper takes the services over.
+    Leave,
     /// Say how the source and the queues are.
     Stats {
         /// Where the answer goes.
@@ -230,6 +232,14 @@ impl Handle {
     /// If too many requests wait, or it is leaving already.
     pub fn shutdown(&self, hurry: bool) -> Result<(), Refused> {
         self.ask(Ask::Shutdown { hurry })
+    }
+
+    /// Asks the daemon to leave, and its services alone.
+    ///
+    /// # Errors
+    /// If too many requests wait, or it is leaving already.
+    pub fn leave(&self) -> Result<(), Refused> {
+        self.ask(Ask::Leave)
     }
 
     /// How the source and the queues are; `None` if the supervisor thread does not say so within a second.

@@ -248,6 +248,7 @@ async fn supervise(
         own_log: log.clone(),
         leaving_since: None,
         done: false,
+        leaves_alive: false,
     };
     begin(&mut supervisor, settings, past)?;
     let surfaces = Surfaces::start(serve, listener, handle, events, entries)
@@ -258,10 +259,13 @@ async fn supervise(
 
     supervisor.run().await?;
 
-    supervisor.source.leave(false);
-    supervisor.remove_paths(supervisor.sockets.paths());
+    let alive = supervisor.leaves_alive;
+    supervisor.source.leave(alive);
+    if !alive {
+        supervisor.remove_paths(supervisor.sockets.paths());
+    }
     logs.stop();
-    if let (true, Some(folder)) = (last_output.wait(), names.folder) {
+    if let (true, false, Some(folder)) = (last_output.wait(), alive, names.folder) {
         folder.clear_away();
     }
     surfaces.stop(supervisor.journal);
@@ -271,8 +275,14 @@ async fn supervise(
     let rest = async { while supervisor.planned.recv().await.is_some() {} };
     tokio::time::timeout(LAST_JOBS, rest).await.ok();
     supervisor.pid_files.finish();
-    supervisor.memory.leave();
+    if alive {
+        // What waits is written; that services have ended is not, for they have not.
+        drop(supervisor.memory);
+    } else {
+        supervisor.memory.leave();
+    }
     if let Ok(tree) = cgroups
+        && !alive
         && let Err(error) = tree.remove(keeper_pid)
     {
         tracing::warn!(cgroup = %tree.base().display(), %error, "not removed: processes are left in it");
@@ -280,7 +290,12 @@ async fn supervise(
     let mut link = supervisor.link;
     link.order(Order::Leave, vec![])?;
     link.finish().await?;
-    tracing::info!("every service has ended; defib leaves");
+    let how = if alive {
+        "services run on, for the next start to take them over"
+    } else {
+        "every service has ended"
+    };
+    tracing::info!("{how}; defib leaves");
     Ok(())
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Daemon {
     pub(super) leaving_since: Option<Tick>,
     /// Whether the core has said that everything has ended.
     pub(super) done: bool,
+    /// Whether services are left running for the next start.
+    pub(super) leaves_alive: bool,
 }
 
 /// What the loop can wake up for.
@@ -149,6 +151,11 @@ impl Daemon {
                 tracing::info!("SIGHUP: the configuration is read again");
                 self.own_log.reopen();
                 self.reloads.ask(ReloadAsk { dry_run: false, reply: None });
+                Ok(())
+            }
+            Report::Signal(libc::SIGQUIT) => {
+                tracing::info!("SIGQUIT: asked to leave, and the services alone");
+                self.leave_alive();
                 Ok(())
             }
             Report::Signal(signal) => {
@@ -330,12 +337,21 @@ impl Daemon {
                 Ok(())
             }
             Ask::Shutdown { hurry } => self.leave(hurry),
+            Ask::Leave => {
+                self.leave_alive();
+                Ok(())
+            }
             Ask::Stats { reply } => {
                 // The scrape may have given up.
                 reply.send(self.pipeline()).ok();
                 Ok(())
             }
         }
+    }
+
+    /// Leaves as it is: the next keeper's daemon takes the services over.
+    fn leave_alive(&mut self) {
+        (self.done, self.leaves_alive) = (true, true);
     }
 
     fn leave(&mut self, hurry: bool) -> Result<(), LinkError> {

@@ -87,6 +87,8 @@ struct Keeper {
     unacknowledged: usize,
     /// Whether defib was asked to end.
     ending: bool,
+    /// Whether it was asked to leave the services running.
+    quitting: bool,
     /// What is kept for the next daemon.
     held: BTreeMap<String, OwnedFd>,
 }
@@ -139,6 +141,7 @@ impl Keeper {
             sweeping: BTreeSet::new(),
             unacknowledged: 0,
             ending: false,
+            quitting: false,
             held: BTreeMap::new(),
         })
     }
@@ -250,6 +253,9 @@ impl Keeper {
                 }
                 let Self { slots, held, ending, .. } = self;
                 self.link.tell_all(&Holdings { slots, held, ending: *ending });
+                if self.quitting {
+                    self.link.tell_signal(libc::SIGQUIT);
+                }
             }
             Order::Ready => {
                 self.nurse.ready();
@@ -544,8 +550,10 @@ impl Keeper {
         while let Some(signal) = self.signals.read_signal()? {
             let number = signal.ssi_signo as i32;
             if number != libc::SIGCHLD {
-                if number != libc::SIGHUP {
-                    self.end();
+                match number {
+                    libc::SIGHUP => {}
+                    libc::SIGQUIT => self.quitting = true,
+                    _ => self.end(),
                 }
                 self.link.tell_signal(number);
             } else if signal.ssi_code == libc::CLD_STOPPED && self.nurse.pid() == Some(signal.ssi_pid as i32)

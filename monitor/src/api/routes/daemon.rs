@@ -16,8 +16,12 @@ use crate::daemon::handle::Refused;
 
 /// `POST /v1/shutdown`
 pub(super) async fn shutdown(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<StatusCode, Problem> {
-    let Shutdown { hurry } = body::json(&body)?.unwrap_or_default();
-    shared.handle.shutdown(hurry)?;
+    let Shutdown { hurry, leave } = body::json(&body)?.unwrap_or_default();
+    if leave {
+        shared.handle.leave()?;
+    } else {
+        shared.handle.shutdown(hurry)?;
+    }
     Ok(StatusCode::ACCEPTED)
 }
 

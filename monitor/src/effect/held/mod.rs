@@ -1,13 +1,17 @@
 //! The sockets that are held for services: opened before a start, kept from one life to the next.
 //!
+//! - `back`: those of a service whose keeper is gone, from the process that has them;
 //! - `open`: makes one, or says who is in the way;
 //! - `occupant`: who that is.
 //!
 //! All of it may block, on a name service or a file system, so the planner's thread does it. What is open already and
 //! wanted again is not opened again: nobody is refused because of a reload.
 
+mod back;
 mod occupant;
 mod open;
+
+pub use back::take_back;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,6 +57,15 @@ pub struct Opened {
     pub sockets: Vec<Held>,
     /// The same once more, for the keeper.
     pub passed: Vec<OwnedFd>,
+}
+
+/// Sockets that are open, once more for the keeper.
+///
+/// # Errors
+/// If the process is out of file descriptors.
+pub fn duplicated(sockets: Vec<Held>) -> io::Result<Opened> {
+    let passed = sockets.iter().map(|held| held.fd.try_clone()).collect::<io::Result<_>>()?;
+    Ok(Opened { sockets, passed })
 }
 
 /// Opens what is wanted and not among `held`.
