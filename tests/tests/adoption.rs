@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, lives, patiently, signal, victim};
+use defib_tests::{Daemon, Options, lives, patiently, signal, victim};
 use serde_json::{Value, json};
 
 fn pid(status: &Value) -> u32 {
@@ -331,4 +331,39 @@ fn defib_leaves_its_services_running_if_it_is_asked_to() {
     // As ever, whoever had begun them.
     daemon.ask(&["daemon", "stop"]);
     assert!(!before.iter().any(|status| lives(pid(status))));
+}
+
+/// Without root there are no cgroups here: the state database alone knows who lives, and the environment what is left.
+#[test]
+fn without_cgroups_services_are_taken_over_too() {
+    let before = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"].map(str::to_owned).into();
+    let options = Options { before, owner: Some(54321), ..Options::default() };
+    let mut daemon = Daemon::start_with(&three("pidfd"), &options);
+    assert!(daemon.log().contains("no cgroups"), "{}", daemon.log());
+    for round in 1..=3_u64 {
+        let status = daemon.wait("b", "running", |it| it["state"] == "running" && it["incarnation"] == round);
+        let (main, a) = (pid(&status), pid(&daemon.wait_state("a", "running")));
+        let rest = patiently("its child", || Some(rest_of(main)).filter(|rest| !rest.is_empty()));
+        // The daemon, which leaves, writes down who lives.
+        daemon.kill_keeper();
+        if round == 3 {
+            signal(main, libc::SIGKILL);
+            patiently("its end", || (!lives(main)).then_some(()));
+        }
+        daemon.start_again();
+        assert_eq!(pid(&daemon.wait_state("a", "running")), a);
+        if round < 3 {
+            assert_eq!(pid(&daemon.wait_state("b", "running")), main);
+            signal(main, libc::SIGKILL);
+        }
+        let next = round + 1;
+        let status = daemon.wait("b", "running", |it| it["state"] == "running" && it["incarnation"] == next);
+        assert_eq!(status["restarts"], round);
+        assert!(!rest.iter().any(|pid| lives(*pid)), "round {round}: leftovers");
+    }
+    let (main, rest) = (pid(&daemon.status("b")), rest_of(pid(&daemon.status("b"))));
+    daemon.kill_keeper();
+    daemon.start_again();
+    daemon.ask(&["stop", "b"]);
+    assert!(!lives(main) && !rest.iter().any(|pid| lives(*pid)));
 }

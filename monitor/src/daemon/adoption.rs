@@ -39,16 +39,17 @@ pub(super) fn census(
         (spec.name.clone(), expected)
     });
     let expected = expected.collect();
-    let Census { residents, rest } = match tree {
+    let Census { residents, rest, others } = match tree {
         Some(tree) => census::of_cgroups(tree, &expected),
         None => census::of_processes(&expected),
     };
-    if !rest.is_empty() {
-        let gone = census::end(&rest, STRAYS);
-        let groups = rest.len();
+    if !rest.is_empty() || !others.is_empty() {
+        let gone = census::end(&rest, &others, STRAYS);
+        let (groups, processes) = (rest.len(), others.len());
         tracing::warn!(
             gone,
             groups,
+            processes,
             "an earlier keeper had left processes of no service that lives: they were ended"
         );
     }

@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use defib_core::KnownLife;
 use defib_core::model::{Incarnation, ServiceName, Tick};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::cgroup::{self, CgroupTree};
 use super::clock;
 use super::proc_stat::{Stat, Units};
-use crate::keeper::plan::{INCARNATION_VARIABLE, MARKS};
+use crate::keeper::plan::{INCARNATION_VARIABLE, MARKS, SERVICE_VARIABLE};
 
 /// The kernel's start of a process is told in hundredths of a second, rounded down.
 const BEFORE: Duration = Duration::from_millis(20);
@@ -57,6 +58,8 @@ pub struct Census {
     pub residents: BTreeMap<ServiceName, Resident>,
     /// Leaves in which somebody lives who belongs to no life of a service.
     pub rest: Vec<PathBuf>,
+    /// The same without cgroups: processes.
+    pub others: Vec<OwnedFd>,
 }
 
 /// Looks into every leaf. `expected` are the configured services.
@@ -88,32 +91,60 @@ pub fn of_cgroups(tree: &CgroupTree, expected: &BTreeMap<ServiceName, Expected>)
     census
 }
 
-/// Without cgroups: the process that is remembered, if it is still the same.
+/// Without cgroups: the process that is remembered, if it is still the same. Where it is gone, who is left of its session
+/// and says to be of its life: what has left the session is not looked for, because another defib may have a service of the
+/// same name.
 pub fn of_processes(expected: &BTreeMap<ServiceName, Expected>) -> Census {
     let units = Units::of_this_kernel();
     let mut census = Census::default();
+    let mut gone = BTreeMap::new();
     for (name, expected) in expected {
-        let life = expected.life.filter(|life| life.incarnation > expected.over);
-        let told = |life: &KnownLife| incarnation_of(life.pid).is_none_or(|told| told == life.incarnation);
-        if let Some(life) = life.filter(told)
-            && let Some(pidfd) = identify(life, units, |_| true)
-        {
-            census.residents.insert(name.clone(), Resident { life, pidfd });
+        let Some(life) = expected.life.filter(|life| life.incarnation > expected.over) else { continue };
+        let told = told(life.pid);
+        let same =
+            told.is_none_or(|(service, life_told)| service == name.as_str() && life_told == life.incarnation);
+        match identify(life, units, |_| same) {
+            Some(pidfd) => drop(census.residents.insert(name.clone(), Resident { life, pidfd })),
+            None if expected.keeps => {}
+            None => drop(gone.insert(life.pid, (name, life.incarnation))),
+        }
+    }
+    if !gone.is_empty() {
+        for pid in processes() {
+            let Some(pidfd) = open(pid) else { continue };
+            let left = Stat::of(pid, units).and_then(|stat| gone.get(&stat.session));
+            if let Some((name, incarnation)) = left
+                && told(pid).is_some_and(|(service, life)| service == name.as_str() && life == *incarnation)
+            {
+                census.others.push(pidfd);
+            }
         }
     }
     census
 }
 
-/// Ends who lives in these leaves. Returns whether all are gone.
-pub fn end(rest: &[PathBuf], patience: Duration) -> bool {
+/// Ends who belongs to no life. Returns whether all are gone.
+pub fn end(rest: &[PathBuf], others: &[OwnedFd], patience: Duration) -> bool {
     rest.iter().for_each(|leaf| cgroup::kill(leaf));
+    for pidfd in others {
+        pidfd_send_signal(pidfd, Signal::KILL).ok();
+    }
     let deadline = clock::now() + patience;
-    let gone = rest.iter().all(|leaf| cgroup::wait_until_empty(leaf, deadline));
+    let gone = rest.iter().all(|leaf| cgroup::wait_until_empty(leaf, deadline))
+        & others.iter().all(|pidfd| ends(pidfd, deadline));
     // A leaf in which something was killed is not used again: see the keeper's `Leaf`.
     for leaf in rest {
         cgroup::remove_with_all_below(leaf);
     }
     gone
+}
+
+/// Waits for the end of a process.
+fn ends(pidfd: &OwnedFd, deadline: Tick) -> bool {
+    let left = deadline.since(clock::now());
+    let (tv_sec, tv_nsec) = (left.as_secs().try_into().unwrap_or(i64::MAX), left.subsec_nanos().into());
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut polled, Some(&Timespec { tv_sec, tv_nsec })), Ok(1..))
 }
 
 /// What is written on a leaf.
@@ -201,7 +232,7 @@ impl<'a> Look<'a> {
         leaders.sort_by_key(|(_, stat)| stat.started);
         leaders.into_iter().find_map(|(pid, stat)| {
             // The leaf may have been made ready for another life while somebody of an earlier one was left in it.
-            let incarnation = match (incarnation, incarnation_of(pid)) {
+            let incarnation = match (incarnation, told(pid).map(|(_, life)| life)) {
                 (Some(marked), Some(told)) if marked != told => return None,
                 (marked, told) => marked.or(told)?,
             };
@@ -222,7 +253,7 @@ impl<'a> Look<'a> {
 
 /// The pidfd of the process, if it is the one.
 fn identify(life: KnownLife, units: Units, inside: impl Fn(u32) -> bool) -> Option<OwnedFd> {
-    let pidfd = pidfd_open(Pid::from_raw(life.pid.cast_signed())?, PidfdFlags::empty()).ok()?;
+    let pidfd = open(life.pid)?;
     // After the pidfd: what is read of the number now is of the process that the pidfd is of, or of one after it, which
     // started later than the life did.
     let start = Stat::of(life.pid, units)?.started;
@@ -235,13 +266,26 @@ fn cgroup_of(pid: u32) -> Option<PathBuf> {
     cgroup::own_path(&membership).map(PathBuf::from)
 }
 
-/// Of which life a process says to be. Not all say it: they may have changed their environment, or it may not be read.
-fn incarnation_of(pid: u32) -> Option<Incarnation> {
+fn open(pid: u32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Of which life of which service a process says to be. Not all say it: they may have changed their environment, or it may
+/// not be read.
+fn told(pid: u32) -> Option<(String, Incarnation)> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let prefix = format!("{INCARNATION_VARIABLE}=");
-    let number =
-        environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
-    std::str::from_utf8(number).ok()?.parse().ok().map(Incarnation)
+    let value = |name: &str| {
+        let mut entries = environment.split(|byte| *byte == 0);
+        let found = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        std::str::from_utf8(found).ok()
+    };
+    let incarnation = Incarnation(value(INCARNATION_VARIABLE)?.parse().ok()?);
+    Some((value(SERVICE_VARIABLE)?.to_owned(), incarnation))
 }
 
 #[cfg(test)]
