@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use defib_core::model::{End, Leftovers, ServiceName, ServiceSpec, Tick};
@@ -27,14 +28,14 @@ pub(super) type Residents = BTreeMap<ServiceName, Resident>;
 pub(super) fn census(
     tree: Option<&CgroupTree>,
     remembered: &Remembered,
-    services: &[ServiceSpec],
+    services: &[Arc<ServiceSpec>],
 ) -> Residents {
     let known: BTreeMap<&ServiceName, &RememberedService> =
         remembered.services.iter().filter(|it| it.same_boot).map(|it| (&it.service, it)).collect();
     let expected = services.iter().map(|spec| {
         let keeps = spec.leftovers == Leftovers::Keep;
         let expected = known.get(&spec.name).map_or(Expected { keeps, ..Expected::default() }, |it| {
-            Expected { life: latest(it), over: it.memo.over(), keeps }
+            Expected { life: latest(it), over: it.memo.over(), may_live: it.memo.may_live(), keeps }
         });
         (spec.name.clone(), expected)
     });

@@ -31,6 +31,12 @@ const BEFORE: Duration = Duration::from_millis(20);
 /// on a machine that may have other things to do. No pid comes again so soon.
 const AFTER: Duration = Duration::from_millis(500);
 
+/// What a keeper calls itself.
+const KEEPER: &str = "defib-keeper";
+
+/// The most parents, one above the other, of a process.
+const GENERATIONS: usize = 64;
+
 /// What is remembered of a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expected {
@@ -38,6 +44,8 @@ pub struct Expected {
     pub life: Option<KnownLife>,
     /// The latest life that is known to have ended.
     pub over: Incarnation,
+    /// Whether a life of it may have been under way.
+    pub may_live: bool,
     /// Whether what is left of a life that has ended is to be left alone.
     pub keeps: bool,
 }
@@ -91,36 +99,59 @@ pub fn of_cgroups(tree: &CgroupTree, expected: &BTreeMap<ServiceName, Expected>)
     census
 }
 
-/// Without cgroups: the process that is remembered, if it is still the same. Where it is gone, who is left of its session
-/// and says to be of its life: what has left the session is not looked for, because another defib may have a service of the
-/// same name.
+/// Without cgroups: the process that is remembered, if it is still the same. Where it is gone, but may have had a successor
+/// that nobody could write down, an orphan that says to be that one; and who is left of its session and says to be of
+/// its life. Only of services that were about to run, because another defib may have some of the same names.
 pub fn of_processes(expected: &BTreeMap<ServiceName, Expected>) -> Census {
     let units = Units::of_this_kernel();
     let mut census = Census::default();
-    let mut gone = BTreeMap::new();
-    for (name, expected) in expected {
-        let Some(life) = expected.life.filter(|life| life.incarnation > expected.over) else { continue };
-        let told = told(life.pid);
-        let same =
-            told.is_none_or(|(service, life_told)| service == name.as_str() && life_told == life.incarnation);
-        match identify(life, units, |_| same) {
-            Some(pidfd) => drop(census.residents.insert(name.clone(), Resident { life, pidfd })),
-            None if expected.keeps => {}
-            None => drop(gone.insert(life.pid, (name, life.incarnation))),
+    let mut missing = BTreeMap::new();
+    for (name, expected) in expected.iter().filter(|(_, expected)| expected.may_live) {
+        let life = expected.life.filter(|life| life.incarnation > expected.over);
+        let says = |life: &KnownLife| {
+            told(life.pid).is_none_or(|it| (it.0.as_str(), it.1) == (name.as_str(), life.incarnation))
+        };
+        match life.and_then(|life| Some((life, identify(life, units, |_| says(&life))?))) {
+            Some((life, pidfd)) => drop(census.residents.insert(name.clone(), Resident { life, pidfd })),
+            None => drop(missing.insert(name.as_str(), (name, expected))),
         }
     }
-    if !gone.is_empty() {
-        for pid in processes() {
-            let Some(pidfd) = open(pid) else { continue };
-            let left = Stat::of(pid, units).and_then(|stat| gone.get(&stat.session));
-            if let Some((name, incarnation)) = left
-                && told(pid).is_some_and(|(service, life)| service == name.as_str() && life == *incarnation)
-            {
-                census.others.push(pidfd);
+    if missing.is_empty() {
+        return census;
+    }
+    for pid in processes() {
+        let Some(pidfd) = open(pid) else { continue };
+        let (Some((service, incarnation)), Some(stat)) = (told(pid), Stat::of(pid, units)) else { continue };
+        let Some((name, expected)) = missing.get(service.as_str()) else { continue };
+        let known = expected.life.filter(|life| life.incarnation == incarnation);
+        if known.is_some_and(|life| life.pid == stat.session && !expected.keeps) {
+            census.others.push(pidfd);
+        } else if known.is_none()
+            && stat.session == pid
+            && incarnation > expected.over
+            && is_orphan(&stat, units)
+        {
+            let life = KnownLife { incarnation, pid, started: stat.started };
+            let later = |it: &Resident| it.life.incarnation > incarnation;
+            if !census.residents.get(*name).is_some_and(later) {
+                census.residents.insert((*name).clone(), Resident { life, pidfd });
             }
         }
     }
     census
+}
+
+/// Whether a process has no keeper above it.
+fn is_orphan(stat: &Stat, units: Units) -> bool {
+    let mut parent = stat.parent;
+    for _ in 0..GENERATIONS {
+        match Stat::of(parent, units) {
+            Some(above) if above.name == KEEPER => return false,
+            Some(above) => parent = above.parent,
+            None => return true,
+        }
+    }
+    true
 }
 
 /// Ends who belongs to no life. Returns whether all are gone.

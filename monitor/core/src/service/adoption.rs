@@ -24,10 +24,14 @@ impl Memo {
         Some(KnownLife { incarnation: self.incarnation, pid, started })
     }
 
+    /// Whether a life was under way when this was written, or about to be.
+    pub fn may_live(&self) -> bool {
+        self.phase.may_have_process() || self.phase == Phase::Preparing
+    }
+
     /// The latest life that had ended when this was written: what lives of it, or of an earlier one, is left over.
     pub fn over(&self) -> Incarnation {
-        let may_begin = self.phase.may_have_process() || self.phase == Phase::Preparing;
-        Incarnation(self.incarnation.0.saturating_sub(u64::from(may_begin)))
+        Incarnation(self.incarnation.0.saturating_sub(u64::from(self.may_live())))
     }
 }
 
