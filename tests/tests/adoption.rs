@@ -126,6 +126,28 @@ fn who_died_while_nobody_watched_is_told_once_and_restarted() {
     }
 }
 
+/// With the probes pinned the kernel has written down how.
+#[test]
+fn how_a_service_died_meanwhile_is_known_with_ebpf() {
+    let config = "[daemon]\nsource = \"ebpf\"\n[service.it]\n\
+                  command = [\"sh\", \"-c\", \"trap 'exit 7' USR1; echo > {dir}/ready; while :; do sleep 0.1; done\"]\n\
+                  [service.other]\ncommand = \"sleep 1000\"\n";
+    let mut daemon = Daemon::start(config);
+    patiently("the trap", || daemon.path("ready").exists().then_some(()));
+    let [it, other] = ["it", "other"].map(|name| pid(&daemon.wait_state(name, "running")));
+    daemon.kill_keeper();
+    signal(it, libc::SIGUSR1);
+    signal(other, libc::SIGSEGV);
+    for pid in [it, other] {
+        patiently("its end", || (!lives(pid)).then_some(()));
+    }
+    daemon.start_again();
+    let after = daemon.wait("it", "in its next life", |it| it["incarnation"] == 2);
+    assert_eq!((&after["last_exit"]["cause"], &after["last_exit"]["code"]), (&json!("exit"), &json!(7)));
+    let after = daemon.wait("other", "in its next life", |it| it["incarnation"] == 2);
+    assert_eq!(after["last_exit"]["signal"], "SIGSEGV", "{after:#}");
+}
+
 /// A lock that a service holds for its life: a second copy would say that it is taken.
 #[test]
 fn there_is_never_a_second_copy() {
