@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceSpec, Tick};
 
+use super::adoption::Residents;
 use super::link::{KeeperLink, LinkError};
 use super::slots::Slots;
 use crate::effect::clock;
@@ -73,6 +74,20 @@ impl Names {
             }
         }
         Ok(Self { folder: Some(folder), found })
+    }
+
+    /// What those write into who were started by an earlier keeper and live: mostly what was found by its name.
+    pub(super) fn of_residents(&mut self, residents: &Residents) {
+        for (service, resident) in residents {
+            let pid = resident.life.pid;
+            match pipe::of_process(pid, self.found.remove(service)) {
+                Ok(Some(pipes)) => drop(self.found.insert(service.clone(), pipes)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%service, pid, %error, "its output is not read until it is started again");
+                }
+            }
+        }
     }
 
     /// Where the ledger has the services that were found: those that are gone are behind all slots.

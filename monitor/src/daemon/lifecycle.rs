@@ -170,6 +170,7 @@ async fn supervise(
     let cgroups = cgroups(&daemon.state_dir, keeper_pid);
     if past.is_first() {
         past.residents = adoption::census(cgroups.as_ref().ok(), &past.remembered, &settings.services);
+        names.of_residents(&past.residents);
     }
 
     let household = Household { cgroups: cgroups.as_ref().ok().cloned(), keeper: keeper_pid };

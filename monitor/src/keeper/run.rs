@@ -167,9 +167,9 @@ impl Keeper {
                 say("the daemon has left, but its process does not end: a disk hangs");
                 return Ok(0);
             }
-            let dates = [self.nurse.due(), self.notify.due(), self.quiet_until, self.nurse.parting()];
             let unreaped = self.unreaped.values().min().copied();
-            let due = dates.into_iter().chain([unreaped]).flatten().min();
+            let dates = [self.nurse.due(), self.notify.due(), self.quiet_until, self.nurse.parting(), unreaped];
+            let due = dates.into_iter().flatten().min();
             let timeout = if idle_work {
                 Some(timespec(Duration::ZERO))
             } else {
