@@ -28,8 +28,8 @@ use crate::daemon::handle;
 use crate::duration;
 pub use logs::{LogNews, LogQuery, LogStream};
 use types::{
-    AllUsage, Answer, Boot, Code, Event, Inspection, Kill, Pause, Problem, Reloaded, Service, Shutdown,
-    Status,
+    AllUsage, Answer, Boot, Code, Event, Identity, Inspection, Kill, Pause, Problem, Reloaded, Service,
+    Shutdown, Status,
 };
 
 /// Why something could not be had from the daemon.
@@ -235,6 +235,22 @@ impl Client {
         let (response, _connection) =
             self.send(Request::post("/v1/shutdown"), json(&Shutdown { hurry, leave })?).await?;
         if response.status().is_success() { Ok(()) } else { Err(problem(response.into_body()).await) }
+    }
+
+    /// Asks defib to go on as the binary that is on the disk now. Answered by who leaves, when the keeper has agreed.
+    ///
+    /// # Errors
+    /// As every request; [`Error::Failed`] if nothing has changed.
+    pub async fn restart(&self) -> Result<Identity, Error> {
+        self.ask(Method::POST, "/v1/restart", Bytes::new()).await
+    }
+
+    /// Who runs.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn identity(&self) -> Result<Identity, Error> {
+        self.ask(Method::GET, "/v1/daemon", Bytes::new()).await
     }
 
     /// Whether a daemon still answers.

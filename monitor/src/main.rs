@@ -18,11 +18,16 @@ fn main() -> ExitCode {
 
 fn dispatch(Cli { options, command }: Cli) -> ExitCode {
     let exit = match command {
-        Command::Daemon(Daemon { ask: None, under_keeper }) => {
-            return daemon::run(&options.overrides(false), under_keeper, |listener, handle, stop| {
-                Box::pin(api::serve(listener, handle, stop))
-            });
+        Command::Daemon(Daemon { ask: None, check_handover: true, .. }) => return daemon::check_handover(),
+        Command::Daemon(Daemon { ask: None, under_keeper, handover, .. }) => {
+            return daemon::run(
+                &options.overrides(false),
+                under_keeper,
+                handover,
+                |listener, handle, stop| Box::pin(api::serve(listener, handle, stop)),
+            );
         }
+        Command::Daemon(Daemon { ask: Some(DaemonVerb::Restart), .. }) => cli::daemon::restart(&options),
         Command::Daemon(Daemon { ask: Some(DaemonVerb::Stop { now, leave }), .. }) => {
             cli::daemon::stop(&options, now, leave)
         }

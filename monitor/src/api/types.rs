@@ -430,6 +430,19 @@ pub struct Shutdown {
     pub leave: bool,
 }
 
+/// Who runs: defib itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The version of keeper and daemon.
+    pub version: String,
+    /// The daemon's process.
+    pub daemon: u32,
+    /// The keeper's process: that of the unit or the container.
+    pub keeper: u32,
+    /// Why the last `defib daemon restart` was rolled back; `null`: it was not, or there was none.
+    pub restart_failure: Option<String>,
+}
+
 /// The answer to a verb that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {

@@ -52,6 +52,13 @@ const PAUSE: &str = "\
 const KILL: &str = "\
   defib kill api --signal HUP   as kill(1), by name";
 
+const RESTART: &str = "\
+The keeper executes the new binary in place of itself: it keeps its pid, its children and all that it holds for them. \
+Before that, the new binary must understand what it will be handed; and if its daemon ends three times before it \
+supervises, the old binary comes back. Exit code 1 says that the old one runs.
+
+What [daemon] says of folders and the like counts from the next start of defib on, not from a restart.";
+
 /// What holds for every verb, and may stand before or after it.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]
@@ -368,6 +375,12 @@ pub struct Daemon {
     /// Set by the keeper for the daemon that it starts.
     #[arg(long, hide = true)]
     pub under_keeper: bool,
+    /// Set by a keeper that executes this binary in place of its own: where it hands over what it holds.
+    #[arg(long, hide = true, value_name = "FD")]
+    pub handover: Option<i32>,
+    /// Only say whether this binary could take over what is on standard input.
+    #[arg(long, hide = true)]
+    pub check_handover: bool,
     /// What to ask of the daemon that runs.
     #[command(subcommand)]
     pub ask: Option<DaemonVerb>,
@@ -376,6 +389,9 @@ pub struct Daemon {
 /// What can be asked of a daemon.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum DaemonVerb {
+    /// Go on as the binary that is on the disk now, and wait until its daemon supervises; services run on
+    #[command(after_help = RESTART)]
+    Restart,
     /// End every service, then the daemon, and wait until it is gone
     Stop {
         /// By SIGKILL, without waiting for anybody

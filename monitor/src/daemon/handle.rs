@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceView, SourceName};
 use defib_core::{Reply, Verb};
+use nix::unistd::Uid;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use super::boot::{BootFile, NotKept};
 use super::feed::FeedHandle;
 use super::journal::Journal;
 pub use super::reload::{ReloadRefused, Reloaded};
+use super::restart;
+pub use super::restart::{Identity, RestartRefused};
 use crate::effect::holders::Household;
 pub use crate::effect::inspect;
 use crate::effect::output::Logs;
@@ -62,6 +66,13 @@ pub enum Ask {
     },
     /// Leave without stopping anything: the next keeper takes the services over.
     Leave,
+    /// Leave, so that the keeper can go on as another program.
+    Restart {
+        /// The program.
+        binary: OwnedFd,
+        /// Where the answer goes: when the keeper has agreed, or not.
+        reply: oneshot::Sender<Result<(), RestartRefused>>,
+    },
     /// Say how the source and the queues are.
     Stats {
         /// Where the answer goes.
@@ -105,6 +116,8 @@ pub struct Handle {
     pub doors: Doors,
     /// How the state database is.
     pub state: Arc<Health>,
+    /// Who runs.
+    pub identity: Arc<Identity>,
     household: Household,
     /// What operators have set for the start of defib.
     boot: Arc<BootFile>,
@@ -133,6 +146,12 @@ impl Handle {
     ) -> Self {
         let (looking, reading) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
         let boot = Arc::new(boot);
+        let identity = Arc::new(Identity {
+            version: env!("CARGO_PKG_VERSION"),
+            daemon: std::process::id(),
+            keeper: household.keeper,
+            restart_failure: None,
+        });
         let (metrics, doors) = (Arc::default(), watch::channel(None).1);
         Self {
             asks,
@@ -144,6 +163,7 @@ impl Handle {
             metrics,
             doors,
             state: Arc::default(),
+            identity,
             household,
             boot,
             logs,
@@ -240,6 +260,23 @@ impl Handle {
     /// If too many requests wait, or it is leaving already.
     pub fn leave(&self) -> Result<(), Refused> {
         self.ask(Ask::Leave)
+    }
+
+    /// Asks defib to go on as the binary that is on the disk now. Answered when the daemon is about to leave.
+    ///
+    /// # Errors
+    /// If that binary may or can not be used, or the daemon is leaving already.
+    pub async fn restart(&self) -> Result<(), RestartRefused> {
+        let (keeper, euid) = (self.identity.keeper, Uid::effective().as_raw());
+        let opened = tokio::task::spawn_blocking(move || restart::open_binary(keeper, euid)).await;
+        let binary = opened.unwrap_or_else(|failed| Err(RestartRefused::Failed(failed.to_string())))?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Restart { binary, reply }).map_err(|refused| match refused {
+            Refused::Busy => RestartRefused::Busy,
+            Refused::Leaving => RestartRefused::Leaving,
+        })?;
+        // The sender is dropped unused only when the daemon leaves.
+        answer.await.unwrap_or(Err(RestartRefused::Leaving))
     }
 
     /// How the source and the queues are; `None` if the supervisor thread does not say so within a second.

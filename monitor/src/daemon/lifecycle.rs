@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,7 @@ use super::own_log::{self, Log, SinkError};
 use super::ports::Ports;
 use super::reload::Reloads;
 use super::remember::{self, Memory};
+use super::restart::Restart;
 use super::run::Daemon;
 use super::slots::{Kept, Slots};
 use super::sockets::HeldSockets;
@@ -86,11 +87,13 @@ mod held {
 
 /// `defib daemon`: the keeper, and under it the daemon, which has the keeper at the other end of its standard input.
 /// `serve` answers its clients.
-pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode {
+/// `handover` is the number under which the keeper of another binary, of which this one takes the place, hands over.
+pub fn run(overrides: &Overrides, under_keeper: bool, handover: Option<RawFd>, serve: Serve) -> ExitCode {
     if !under_keeper {
         let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+        keeper::handover::forget(&mut args);
         args.push("--under-keeper".into());
-        return keeper::run(args);
+        return keeper::run(args, handover);
     }
     // It was executed as /proc/self/exe, and is called so until it says its name: the journal and `ps` show it.
     nix::sys::prctl::set_name(c"defib").ok();
@@ -108,6 +111,18 @@ pub fn run(overrides: &Overrides, under_keeper: bool, serve: Serve) -> ExitCode 
     let code = run_daemon(overrides, serve, &log, metrics);
     log.finish();
     code
+}
+
+/// `defib daemon --check-handover`: whether this binary could take the place of one that hands over what is on standard
+/// input.
+pub fn check_handover() -> ExitCode {
+    match keeper::handover::check(io::stdin().as_fd()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            writeln!(io::stderr(), "{error}").ok();
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run_daemon(overrides: &Overrides, serve: Serve, log: &Log, metrics: Arc<Metrics>) -> ExitCode {
@@ -214,6 +229,13 @@ async fn supervise(
     metrics.output.set(Arc::new(Captured(logs.clone()))).ok();
     (handle.metrics, handle.doors, handle.state) = (Arc::clone(&metrics), doors, memory.health());
     metrics.state.set(Arc::new(remember::Keeping(memory.health()))).ok();
+    if let Some(failure) = past.restarted.take() {
+        match &failure {
+            None => tracing::info!(version = handle.identity.version, "defib has been restarted"),
+            Some(why) => tracing::error!(why, "defib was to be restarted, and is not"),
+        }
+        Arc::make_mut(&mut handle.identity).restart_failure = failure;
+    }
     let mut capture = Capture::new(logs.clone());
     settings.services.iter().for_each(|spec| capture.configure(spec));
     capture.adopt(&slots, std::mem::take(&mut past.pipes));
@@ -250,6 +272,7 @@ async fn supervise(
         leaving_since: None,
         done: false,
         leaves_alive: false,
+        restart: Restart::None,
     };
     begin(&mut supervisor, settings, past)?;
     let surfaces = Surfaces::start(serve, listener, handle, events, entries)
@@ -260,7 +283,8 @@ async fn supervise(
 
     supervisor.run().await?;
 
-    let alive = supervisor.leaves_alive;
+    let another = supervisor.leaves_for_another();
+    let alive = another || supervisor.leaves_alive;
     supervisor.source.leave(alive);
     if !alive {
         supervisor.remove_paths(supervisor.sockets.paths());
@@ -270,6 +294,11 @@ async fn supervise(
         folder.clear_away();
     }
     surfaces.stop(supervisor.journal);
+    if another {
+        // Everything else is the next daemon's: as after a crash, but that nothing is left to be written.
+        tracing::info!("defib is restarted; services run on");
+        return Ok(supervisor.link.finish().await?);
+    }
     fs::remove_file(&socket).ok();
     drop(supervisor.planner);
     // It ends when it has done what was asked of it, or hangs, and is left alone then.
@@ -315,6 +344,8 @@ struct Past {
     remembered: Remembered,
     /// Who lives of an earlier keeper's, for the first daemon of the next one.
     residents: Residents,
+    /// What came of a restart of defib itself: why it failed.
+    restarted: Option<Option<String>>,
 }
 
 impl Past {
@@ -352,8 +383,9 @@ async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
                 // Whoever waited for that has gone with the daemon before.
                 Report::Withdrawn { .. } => {}
                 Report::Signal(signal) => past.signals.push(signal),
-                // Only a daemon that supervises is asked.
-                Report::Ping => {}
+                // Only a daemon that supervises is asked, or has asked.
+                Report::Ping | Report::Restart { .. } => {}
+                Report::Restarted { failure } => past.restarted = Some(failure),
                 Report::Synced => return Ok((link, past)),
             }
         }

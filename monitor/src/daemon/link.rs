@@ -176,6 +176,8 @@ fn slot_of(order: &Order) -> Option<u32> {
         | Order::Hold { .. }
         | Order::Ending
         | Order::Leave
+        | Order::Restart
+        | Order::Watch { .. }
         | Order::Pong
         | Order::Reloading => None,
     }
@@ -202,6 +204,8 @@ fn weight(order: &Order) -> usize {
         | Order::Forget { .. }
         | Order::Ending
         | Order::Leave
+        | Order::Restart
+        | Order::Watch { .. }
         | Order::Pong
         | Order::Reloading => 0,
     };

@@ -9,6 +9,7 @@
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
 //! - `accepted`: the configuration in force, as the keeper holds it for the next daemon;
+//! - `restart`: the daemon leaves for one of another binary;
 //! - `reload`: a configuration that was read again comes into force;
 //! - `remember`: what is told to the state database, and read from it;
 //! - `boot`: what operators have set for the start of defib;
@@ -35,10 +36,11 @@ mod ports;
 pub mod purge;
 mod reload;
 mod remember;
+mod restart;
 mod run;
 mod slots;
 mod sockets;
 mod surfaces;
 
-pub use lifecycle::run;
+pub use lifecycle::{check_handover, run};
 pub use surfaces::Serve;

@@ -23,6 +23,7 @@ use super::own_log::Log;
 use super::ports::{self, Ports};
 use super::reload::{ReadAgain, ReloadAsk, Reloads};
 use super::remember::Memory;
+use super::restart::Restart;
 use super::slots::{Kept, Slots};
 use super::sockets::HeldSockets;
 use crate::config::Settings;
@@ -79,6 +80,8 @@ pub(super) struct Daemon {
     pub(super) done: bool,
     /// Whether services are left running for the next start.
     pub(super) leaves_alive: bool,
+    /// Whether another daemon is to take over.
+    pub(super) restart: Restart,
 }
 
 /// What the loop can wake up for.
@@ -94,10 +97,10 @@ enum Wake {
 }
 
 impl Daemon {
-    /// Runs until every service has ended after a request to leave.
+    /// Runs until every service has ended after a request to leave, or another daemon is to take over.
     pub(super) async fn run(&mut self) -> Result<(), LinkError> {
         let mut batch = Batch::default();
-        while !self.done {
+        while !self.done && !self.leaves_for_another() {
             let deadline = self.core.next_deadline();
             // The keeper first: an end waits for nothing else.
             let wake = tokio::select! {
@@ -171,7 +174,12 @@ impl Daemon {
             | Report::Memo { .. }
             | Report::Pipes { .. }
             | Report::Sockets { .. }
+            | Report::Restarted { .. }
             | Report::Synced => Ok(()),
+            Report::Restart { refused } => {
+                self.restart_answered(refused);
+                Ok(())
+            }
         }
     }
 
@@ -341,6 +349,7 @@ impl Daemon {
                 self.leave_alive();
                 Ok(())
             }
+            Ask::Restart { binary, reply } => self.restart(binary, reply),
             Ask::Stats { reply } => {
                 // The scrape may have given up.
                 reply.send(self.pipeline()).ok();

@@ -19,6 +19,8 @@ enum Item {
     Synced,
     Signal(i32),
     Ping,
+    Restart(Option<String>),
+    Restarted,
 }
 
 /// The daemon's ear.
@@ -44,6 +46,8 @@ pub(super) struct Holdings<'a> {
     pub(super) held: &'a BTreeMap<String, OwnedFd>,
     /// Whether defib was asked to end, which every daemon must know.
     pub(super) ending: bool,
+    /// What came of the last restart of defib itself, if there was one: why it failed.
+    pub(super) restarted: Option<&'a Option<String>>,
 }
 
 impl Link {
@@ -83,6 +87,7 @@ impl Link {
 
     /// Tells everything, to a daemon that has just said hello.
     pub(super) fn tell_all(&mut self, all: &Holdings<'_>) {
+        self.waiting.extend(all.restarted.map(|_| Item::Restarted));
         self.waiting.extend(all.held.keys().cloned().map(Item::Held));
         for (slot, it) in all.slots {
             if it.memo.is_some() {
@@ -122,6 +127,13 @@ impl Link {
         }
     }
 
+    /// Answers whether the keeper goes on as another program.
+    pub(super) fn tell_restart(&mut self, refused: Option<String>) {
+        if self.socket.is_some() {
+            self.waiting.push_back(Item::Restart(refused));
+        }
+    }
+
     /// Asks the daemon whether its loop turns; once, however long it takes to read that.
     pub(super) fn ping(&mut self) {
         if self.socket.is_some() && !self.waiting.contains(&Item::Ping) {
@@ -141,7 +153,9 @@ impl Link {
                 | Item::Sockets(_)
                 | Item::Synced
                 | Item::Signal(_)
-                | Item::Ping => {
+                | Item::Ping
+                | Item::Restart(_)
+                | Item::Restarted => {
                     let (report, fds) = all.report(item).unzip();
                     (report.into_iter().collect(), fds.unwrap_or_default())
                 }
@@ -217,6 +231,8 @@ impl<'a> Holdings<'a> {
             Item::Synced => Some((Report::Synced, Vec::new())),
             Item::Signal(signal) => Some((Report::Signal(*signal), Vec::new())),
             Item::Ping => Some((Report::Ping, Vec::new())),
+            Item::Restart(refused) => Some((Report::Restart { refused: refused.clone() }, Vec::new())),
+            Item::Restarted => Some((Report::Restarted { failure: self.restarted.cloned()? }, Vec::new())),
         }
     }
 }

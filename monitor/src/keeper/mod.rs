@@ -15,6 +15,7 @@
 //! - `tree`: what is left when a main process has ended;
 //! - `link`: the socket to the daemon, which never blocks and never loses;
 //! - `nurse`: the daemon as a child;
+//! - [`handover`]: what goes over when the keeper executes another binary in place of itself;
 //! - `oom`: who is protected from the want of memory;
 //! - `notify`: what systemd is told, and its watchdog;
 //! - `voice`: what the keeper says;
@@ -25,6 +26,7 @@
 //! Invariant: a slot holds at most one life. Only an acknowledged end, with nothing left of its tree, frees it.
 
 mod events;
+pub mod handover;
 mod link;
 mod notify;
 mod nurse;

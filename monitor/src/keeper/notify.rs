@@ -36,13 +36,17 @@ pub(super) struct Notify {
     /// What has not been sent yet: the newest value of each variable counts, so it stays short.
     unsent: Vec<(&'static str, String)>,
     retry: Option<Tick>,
+    /// WATCHDOG_USEC: without a sign for so long, systemd ends the unit.
+    systemd: Option<Duration>,
+    /// For how long the daemon may be silent by its own configuration.
+    own: Option<Duration>,
     watchdog: Option<Watchdog>,
 }
 
 /// The watchdog's clock.
 #[derive(Debug)]
 struct Watchdog {
-    /// WATCHDOG_USEC: without a sign for so long, systemd ends the unit.
+    /// For how long the daemon may be silent: the shorter of the two.
     limit: Duration,
     next: Tick,
     /// Whether a daemon supervises: only such a one is asked.
@@ -79,8 +83,29 @@ impl Notify {
         let number = |name| env::var(name).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let limit = number("WATCHDOG_USEC").filter(|usec| ear.is_some() && ours && *usec > 0);
-        let watchdog = limit.map(|usec| Watchdog::new(Duration::from_micros(usec), now));
-        Self { ear, unsent: Vec::new(), retry: None, watchdog }
+        let systemd = limit.map(Duration::from_micros);
+        let watchdog = systemd.map(|limit| Watchdog::new(limit, now));
+        Self { ear, unsent: Vec::new(), retry: None, systemd, own: None, watchdog }
+    }
+
+    /// The daemon wants to be watched by the keeper itself, or not.
+    pub(super) fn watch(&mut self, now: Tick, limit: Option<Duration>) {
+        self.own = limit;
+        let limit = self.own.into_iter().chain(self.systemd).min();
+        match (&mut self.watchdog, limit) {
+            (Some(watchdog), Some(limit)) if watchdog.limit == limit => {}
+            (Some(watchdog), Some(limit)) => {
+                watchdog.limit = limit;
+                watchdog.next = watchdog.next.min(now + limit / 2);
+            }
+            (watchdog @ None, Some(limit)) => *watchdog = Some(Watchdog::new(limit, now)),
+            (watchdog, None) => *watchdog = None,
+        }
+    }
+
+    /// What the daemon has wanted last.
+    pub(super) fn own(&self) -> Option<Duration> {
+        self.own
     }
 
     /// The daemon supervises, for the first time or again.
@@ -148,7 +173,9 @@ impl Notify {
         }
         let alarm = watchdog.turn(now);
         // Also while the daemon is replaced: that is the keeper's work, and it is at it.
-        self.tell(now, &[("WATCHDOG", "1")]);
+        if self.systemd.is_some() {
+            self.tell(now, &[("WATCHDOG", "1")]);
+        }
         alarm
     }
 
@@ -289,7 +316,14 @@ mod tests {
         // Until nothing more goes into it.
         let full = (0..100_000).find_map(|_| socket.send_to_addr(b"X=1", &address).err());
         assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
-        let mut notify = Notify { ear: Some((socket, address)), unsent: vec![], retry: None, watchdog: None };
+        let mut notify = Notify {
+            ear: Some((socket, address)),
+            unsent: vec![],
+            retry: None,
+            systemd: None,
+            own: None,
+            watchdog: None,
+        };
         notify.ready(at(1));
         notify.stopping(at(2));
         assert_eq!(notify.due(), Some(at(2) + AGAIN));
@@ -300,6 +334,27 @@ mod tests {
         let length = systemd.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..length], b"READY=1\nSTOPPING=1\nSTATUS=ends every service\n");
         assert_eq!(notify.due(), None, "nothing ticks without a watchdog");
+    }
+
+    #[test]
+    fn the_shorter_of_two_limits_counts() {
+        let mut notify =
+            Notify { ear: None, unsent: vec![], retry: None, systemd: None, own: None, watchdog: None };
+        notify.watch(at(0), Some(LIMIT));
+        assert_eq!(notify.due(), Some(at(0)));
+        assert_eq!(notify.tick(at(0)), Alarm::None, "it does not supervise yet");
+        notify.ready(at(1));
+        assert_eq!(notify.tick(at(15)), Alarm::Ask);
+        notify.watch(at(16), Some(LIMIT / 3));
+        assert_eq!(notify.due(), Some(at(21)));
+        notify.systemd = Some(LIMIT / 15);
+        notify.watch(at(16), Some(LIMIT / 3));
+        assert_eq!(notify.due(), Some(at(17)));
+        notify.watch(at(16), None);
+        assert_eq!(notify.due(), Some(at(17)), "systemd's stays");
+        notify.systemd = None;
+        notify.watch(at(17), None);
+        assert_eq!(notify.due(), None, "nothing ticks");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use defib_core::model::{Tick, WaitStatus};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::handover::DaemonText;
 use super::notify::VARIABLES;
 use super::oom;
 
@@ -64,6 +65,36 @@ impl Nurse {
             protection: oom::renounce(),
             due: Some(Tick(0)),
         }
+    }
+
+    /// What the next keeper must know.
+    pub(super) fn hand_over(&self) -> DaemonText {
+        DaemonText { short_lives: self.short_lives, protection: self.protection }
+    }
+
+    /// Goes on where an earlier keeper was: a daemon has supervised, and the next one is due at once.
+    pub(super) fn take_over(&mut self, text: DaemonText) {
+        let DaemonText { short_lives, protection } = text;
+        (self.ready, self.short_lives) = (true, short_lives);
+        // That of this process has been taken away by then.
+        self.protection = protection;
+    }
+
+    /// The daemon has left for another one, which is due when the keeper says so.
+    pub(super) fn left(&mut self) {
+        self.pid = None;
+    }
+
+    /// A daemon is due.
+    pub(super) fn wake(&mut self, now: Tick) {
+        if self.pid.is_none() {
+            self.due = Some(now);
+        }
+    }
+
+    /// The command line, without the program.
+    pub(super) fn args(&self) -> &[OsString] {
+        &self.args
     }
 
     /// The daemon's process.

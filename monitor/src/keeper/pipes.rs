@@ -72,6 +72,11 @@ impl Pipes {
         }
     }
 
+    /// All of them, as they came.
+    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.services.iter().chain(&self.daemons).map(AsFd::as_fd)
+    }
+
     /// What the next daemon gets.
     pub(super) fn of_daemon(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.daemons.iter().map(AsFd::as_fd)

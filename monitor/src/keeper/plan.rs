@@ -93,6 +93,11 @@ impl PackedPlan {
         Ok(packed)
     }
 
+    /// Packs a plan that has come in another form.
+    pub(super) fn pack(plan: &Plan) -> io::Result<Self> {
+        Ok(Self(postcard::to_stdvec(plan).map_err(io::Error::other)?.into()))
+    }
+
     pub(super) fn unpack(&self) -> io::Result<Plan> {
         postcard::from_bytes(&self.0).map_err(io::Error::other)
     }

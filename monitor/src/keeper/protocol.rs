@@ -165,6 +165,13 @@ pub enum Order {
     Ending,
     /// Leave as soon as the daemon has.
     Leave,
+    /// Go on as another program, which starts the next daemon. Answered by [`Report::Restart`]. Descriptor: the binary.
+    Restart,
+    /// Ask this daemon by [`Report::Ping`], and replace it if it has not answered for so long; 0: do not.
+    Watch {
+        /// In milliseconds.
+        limit_ms: u64,
+    },
     /// The answer to [`Report::Ping`].
     Pong,
     /// The configuration is being read anew, until the next [`Order::Ready`].
@@ -178,8 +185,9 @@ impl Order {
             Self::Plan { cgroup, .. } | Self::Adopt { cgroup, .. } => 1 + usize::from(*cgroup),
             Self::Pipes { streams, .. } => 3 * usize::from(*streams),
             Self::Sockets { count, .. } => usize::from(*count),
-            Self::Hold { .. } => 1,
+            Self::Hold { .. } | Self::Restart => 1,
             Self::Hello { .. }
+            | Self::Watch { .. }
             | Self::Ready
             | Self::Spawn { .. }
             | Self::Stand { .. }
@@ -257,8 +265,18 @@ pub enum Report {
     Synced,
     /// The keeper got a signal that is meant for the daemon.
     Signal(i32),
-    /// Whether the daemon's loop turns. Told only where somebody watches over the keeper too.
+    /// Whether the daemon's loop turns. Told only where it is to be watched.
     Ping,
+    /// The answer to [`Order::Restart`].
+    Restart {
+        /// Why nothing comes of it; `None`: the daemon is to leave, and the keeper goes on when it has.
+        refused: Option<String>,
+    },
+    /// This process has executed another binary, the last time that it was asked to.
+    Restarted {
+        /// Why it is the one that there was before.
+        failure: Option<String>,
+    },
 }
 
 impl Report {
@@ -274,7 +292,9 @@ impl Report {
             | Self::Slot { .. }
             | Self::Synced
             | Self::Signal(_)
-            | Self::Ping => 0,
+            | Self::Ping
+            | Self::Restart { .. }
+            | Self::Restarted { .. } => 0,
         }
     }
 }

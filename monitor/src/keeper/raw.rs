@@ -6,7 +6,7 @@
 
 use std::arch::asm;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use defib_core::model::Usage;
@@ -245,6 +245,54 @@ pub(super) fn keep_above(number: RawFd, least: RawFd) -> io::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Another descriptor for what has this number, from `least` on.
+pub(super) fn duplicate(number: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+    let args = [number as usize, libc::F_DUPFD_CLOEXEC as usize, least as usize, 0, 0, 0];
+    // SAFETY: no memory is involved.
+    match unsafe { syscall(libc::SYS_fcntl, args) } {
+        // SAFETY: the kernel has just made this descriptor for us.
+        number @ 0.. => Ok(unsafe { OwnedFd::from_raw_fd(number as RawFd) }),
+        error => Err(io::Error::from_raw_os_error(-error as i32)),
+    }
+}
+
+/// Takes what an earlier program in this process has left open under this number, or gives it one from `least` on. To be
+/// called once for a number.
+pub(super) fn adopt(number: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+    if number >= least {
+        // SAFETY: no memory is involved.
+        let open = unsafe { syscall(libc::SYS_fcntl, [number as usize, libc::F_GETFD as usize, 0, 0, 0, 0]) };
+        if open < 0 {
+            return Err(io::Error::from_raw_os_error(-open as i32));
+        }
+        // SAFETY: it is open, and nobody in this program has opened it, so nobody else uses or closes it.
+        return Ok(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    let own = duplicate(number, least)?;
+    // SAFETY: as above.
+    unsafe { syscall(libc::SYS_close, [number as usize, 0, 0, 0, 0, 0]) };
+    Ok(own)
+}
+
+/// Whether what has this number is closed at execve.
+pub(super) fn close_on_exec(number: RawFd, close: bool) {
+    let flag = if close { libc::FD_CLOEXEC as usize } else { 0 };
+    // SAFETY: sets a flag of a descriptor; one that is not open is an error.
+    unsafe { syscall(libc::SYS_fcntl, [number as usize, libc::F_SETFD as usize, flag, 0, 0, 0]) };
+}
+
+/// Whether a child has been stopped, or goes on, since this was last asked; with the signal that has stopped it.
+pub(super) fn stopped_child(pid: i32) -> Option<Option<i32>> {
+    // SAFETY: all zeroes is a valid siginfo, and what it stays if there is no such child.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+    // SAFETY: the pointer is to a live, writable siginfo.
+    let found = unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, options) };
+    // SAFETY: waitid has filled in the fields of a SIGCHLD, or left zeroes.
+    let (of, signal) = unsafe { (info.si_pid(), info.si_status()) };
+    (found == 0 && of == pid).then(|| (info.si_code == libc::CLD_STOPPED).then_some(signal))
 }
 
 /// Whether a child can begin with this process's descriptor table and take a copy of a part of it: close_range(2) with

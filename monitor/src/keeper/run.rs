@@ -2,12 +2,14 @@
 
 mod adoption;
 mod care;
+mod renew;
+mod succeed;
 mod young;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ use super::spawn::{Answer, Nursery};
 use super::stranger::Fate;
 use super::window::Window;
 use crate::effect::clock;
+use renew::Renewal;
 
 /// The name under which the daemon hands over the map in which the eBPF programs look for the slot of the next child.
 pub const NEXT_SLOT: &str = "next_slot";
@@ -43,9 +46,14 @@ const MAX_UNACKNOWLEDGED: usize = 16 * 1024;
 /// millisecond.
 const MANY: usize = 64;
 
-/// Runs as the keeper of a daemon with this command line, until that has left.
-pub fn run(daemon: Vec<OsString>) -> ExitCode {
-    let kept = Keeper::new(daemon).and_then(|mut keeper| keeper.run());
+/// Runs as the keeper of a daemon with this command line, until that has left; `handover`: in place of one that has handed
+/// over what it held under this number.
+pub fn run(daemon: Vec<OsString>, handover: Option<RawFd>) -> ExitCode {
+    let keeper = match handover {
+        None => Keeper::new(daemon, None),
+        Some(handover) => Keeper::succeed(daemon, handover),
+    };
+    let kept = keeper.and_then(|mut keeper| keeper.run());
     match kept {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -91,14 +99,16 @@ struct Keeper {
     quitting: bool,
     /// What is kept for the next daemon.
     held: BTreeMap<String, OwnedFd>,
+    renewal: Renewal,
 }
 
 impl Keeper {
-    fn new(daemon: Vec<OsString>) -> io::Result<Self> {
+    /// `nofile` are the limits of the services, if they are not those of this process.
+    fn new(daemon: Vec<OsString>, nofile: Option<(u64, u64)>) -> io::Result<Self> {
         raw::give_back_memory();
         raw::default_dispositions();
         raw::close_inherited_on_exec();
-        let nofile = raise_nofile()?;
+        let own = raise_nofile()?;
         // Before anything else is opened, so that it gets a number behind the window.
         let window = Window::reserve()
             .inspect_err(|error| {
@@ -124,7 +134,7 @@ impl Keeper {
         Ok(Self {
             epoll,
             signals,
-            nursery: Nursery::new(nofile, window)?,
+            nursery: Nursery::new(nofile.unwrap_or(own), window)?,
             nurse: Nurse::new(daemon),
             notify: Notify::from_env(clock::now()),
             link: Link::default(),
@@ -143,6 +153,7 @@ impl Keeper {
             ending: false,
             quitting: false,
             held: BTreeMap::new(),
+            renewal: Renewal::default(),
         })
     }
 
@@ -150,6 +161,10 @@ impl Keeper {
     fn run(&mut self) -> io::Result<u8> {
         let mut events = Vec::with_capacity(64);
         loop {
+            self.renew();
+            if self.renewal.due().is_some_and(|due| due <= clock::now()) {
+                self.renewal_due(clock::now());
+            }
             if self.nurse.due().is_some_and(|due| due <= clock::now()) {
                 self.start_daemon();
             }
@@ -168,7 +183,14 @@ impl Keeper {
                 return Ok(0);
             }
             let unreaped = self.unreaped.values().min().copied();
-            let dates = [self.nurse.due(), self.notify.due(), self.quiet_until, self.nurse.parting(), unreaped];
+            let dates = [
+                self.nurse.due(),
+                self.nurse.parting(),
+                self.notify.due(),
+                self.renewal.due(),
+                self.quiet_until,
+                unreaped,
+            ];
             let due = dates.into_iter().flatten().min();
             let timeout = if idle_work {
                 Some(timespec(Duration::ZERO))
@@ -234,6 +256,8 @@ impl Keeper {
                 // Its SIGCHLD says what became of it.
                 Ok(None) => return self.drop_link(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The daemon has gone without having read everything: told once, and before what it has sent.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) => {
                     say(&format!("the daemon is not understood, and its connection closed: {error}"));
                     return self.drop_link();
@@ -251,20 +275,27 @@ impl Keeper {
                     ));
                     return self.drop_link();
                 }
-                let Self { slots, held, ending, .. } = self;
-                self.link.tell_all(&Holdings { slots, held, ending: *ending });
+                let Self { slots, held, ending, renewal, .. } = self;
+                let restarted = renewal.last.as_ref();
+                self.link.tell_all(&Holdings { slots, held, ending: *ending, restarted });
                 if self.quitting {
                     self.link.tell_signal(libc::SIGQUIT);
                 }
             }
             Order::Ready => {
                 self.nurse.ready();
+                self.renewal.ready();
                 self.unread.clear();
                 self.notify.ready(clock::now());
                 raw::give_back_memory();
                 if self.ending {
                     self.notify.stopping(clock::now());
                 }
+            }
+            Order::Restart => self.restart_asked(fds.into_iter().next()),
+            Order::Watch { limit_ms } => {
+                let limit = (limit_ms > 0).then(|| Duration::from_millis(limit_ms));
+                self.notify.watch(clock::now(), limit);
             }
             Order::Pong => self.notify.daemon_answered(),
             Order::Reloading => self.notify.reloading(clock::now()),
@@ -564,13 +595,18 @@ impl Keeper {
         while let Some(pid) = raw::ended_child() {
             if let Some(slot) = self.mains.get(&pid).copied() {
                 self.process_ended(slot);
-            } else if let Some(reaped) = raw::reap(pid)?
-                && self.nurse.pid() == Some(pid)
-                && let Some(code) = self.daemon_ended(WaitStatus(reaped.status))
-            {
-                return Ok(Some(code));
+            } else if let Some(reaped) = raw::reap(pid)? {
+                let status = WaitStatus(reaped.status);
+                if self.renewal.child() == Some(pid) {
+                    self.checked(status);
+                } else if self.nurse.pid() == Some(pid)
+                    && let Some(code) = self.daemon_ended(status)
+                {
+                    return Ok(Some(code));
+                }
             }
         }
+        self.look_at_daemon();
         for slot in self.sweeping.clone() {
             self.sweep(slot);
         }
@@ -578,8 +614,9 @@ impl Keeper {
     }
 
     fn flush(&mut self) {
-        let Self { slots, held, ending, .. } = self;
-        match self.link.flush(&Holdings { slots, held, ending: *ending }) {
+        let Self { slots, held, ending, renewal, .. } = self;
+        let restarted = renewal.last.as_ref();
+        match self.link.flush(&Holdings { slots, held, ending: *ending, restarted }) {
             Ok(full) if full == self.link_full => {}
             Ok(full) => {
                 self.link_full = full;

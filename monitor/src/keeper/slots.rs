@@ -9,6 +9,8 @@
 //!
 //! An end that was followed by the standing order is kept beside the next life until it is acknowledged.
 
+mod over;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;

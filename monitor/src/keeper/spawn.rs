@@ -93,10 +93,16 @@ pub(super) struct Flight {
     pub(super) pidfd: OwnedFd,
     /// Hung up when it has executed its program.
     pub(super) status: OwnedFd,
-    stack: Stack,
     /// Its part of the window, until it has a table of its own.
     part: Option<Part>,
-    /// The child reads these: they stay until it has executed or ended.
+    /// `None` for a child of the program that this process ran before, whose memory the child keeps for itself.
+    memory: Option<Memory>,
+}
+
+/// What the child uses: it stays until that has executed or ended.
+#[derive(Debug)]
+struct Memory {
+    stack: Stack,
     _plan: Rc<ReadyPlan>,
     launch: Box<Launch>,
 }
@@ -239,12 +245,24 @@ impl Nursery {
             Way::Part(part) => Some(part),
             Way::Copy(_) => None,
         };
-        let mut flight = Flight { pid, pidfd, status, stack, part, _plan: Rc::clone(plan), launch };
+        let memory = Some(Memory { stack, _plan: Rc::clone(plan), launch });
+        let mut flight = Flight { pid, pidfd, status, part, memory };
         if !self.shares {
             // It has got its copy with the clone.
             self.leave_window(&mut flight);
         }
         Ok(flight)
+    }
+
+    /// Takes over a child that the program before has made: it uses nothing of this one.
+    pub(super) fn embark(&mut self, pid: i32, pidfd: OwnedFd, status: OwnedFd) -> Flight {
+        self.flights += 1;
+        Flight { pid, pidfd, status, part: None, memory: None }
+    }
+
+    /// The limits of descriptors that services start with.
+    pub(super) fn nofile(&self) -> (u64, u64) {
+        (self.nofile.rlim_cur, self.nofile.rlim_max)
     }
 
     /// A child has a table of its own: its part of the window is for others.
@@ -260,7 +278,7 @@ impl Nursery {
         self.flights -= 1;
         self.leave_window(&mut flight);
         if self.stacks.len() < Self::SPARE {
-            self.stacks.push(flight.stack);
+            self.stacks.extend(flight.memory.map(|memory| memory.stack));
         }
         flight.pidfd
     }
@@ -377,7 +395,8 @@ impl Flight {
     /// Whether the child needs its part of the window no more. Until that has been taken back, the keeper's own writing
     /// end of the status pipe is open too, and an execve cannot be seen.
     pub(super) fn has_own_table(&self) -> bool {
-        self.part.is_none() || self.launch.has_own_table.load(Ordering::Acquire)
+        let told = |memory: &Memory| memory.launch.has_own_table.load(Ordering::Acquire);
+        self.part.is_none() || self.memory.as_ref().is_none_or(told)
     }
 
     /// The step that failed, of a child that has ended.

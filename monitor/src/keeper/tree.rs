@@ -20,6 +20,9 @@ use rustix::process::{Pid, Signal};
 
 use super::plan::{INCARNATION_VARIABLE, MARKS, SERVICE_VARIABLE};
 
+/// What the two leaves are called.
+const NAMES: [&str; 2] = ["0", "1"];
+
 /// The cgroups of a service: two leaves, used in turn, because that of the last life may not be empty yet when
 /// leftovers are kept.
 #[derive(Debug)]
@@ -34,6 +37,35 @@ impl Leaves {
         Self { service, pair: [None, None] }
     }
 
+    /// Opens again what an earlier keeper had open: of each leaf, if it was known, whether it has been spent.
+    pub(super) fn reopen(service: OwnedFd, spent: [Option<bool>; 2]) -> Self {
+        let mut leaves = Self::new(service);
+        for (index, spent) in spent.into_iter().enumerate() {
+            // One that was removed meanwhile is empty, and made anew when it is wanted.
+            let leaf = spent.and_then(|_| Leaf::open(&leaves.service, NAMES[index]).ok());
+            if let (Some(leaf), Some(spent)) = (&leaf, spent) {
+                leaf.spent.set(spent);
+            }
+            leaves.pair[index] = leaf.map(Rc::new);
+        }
+        leaves
+    }
+
+    /// The folder of the service.
+    pub(super) fn service(&self) -> BorrowedFd<'_> {
+        self.service.as_fd()
+    }
+
+    /// Of each leaf, if it is known, whether it has been spent.
+    pub(super) fn spent(&self) -> [Option<bool>; 2] {
+        self.pair.each_ref().map(|leaf| leaf.as_ref().map(|leaf| leaf.spent.get()))
+    }
+
+    /// The leaf of a life that there is.
+    pub(super) fn known(&self, incarnation: u64) -> Option<Rc<Leaf>> {
+        self.pair[(incarnation % 2) as usize].clone()
+    }
+
     /// The leaf of a life, made if it is not there or has been spent.
     pub(super) fn of_life(&mut self, incarnation: u64) -> io::Result<Rc<Leaf>> {
         let index = (incarnation % 2) as usize;
@@ -43,7 +75,7 @@ impl Leaves {
             leaf.mark(incarnation, None);
             return Ok(Rc::clone(leaf));
         }
-        let name = ["0", "1"][index];
+        let name = NAMES[index];
         // One that an earlier keeper has left may be spent too.
         let spent = self.pair[index].take().is_some();
         match rustix::fs::unlinkat(&self.service, name, AtFlags::REMOVEDIR) {
@@ -187,6 +219,11 @@ impl Tag {
         let service =
             env.iter().find(|entry| entry.starts_with(prefix.as_bytes())).cloned().unwrap_or_default();
         Self { service, incarnation: format!("{INCARNATION_VARIABLE}={incarnation}").into_bytes() }
+    }
+
+    /// The variable that says whose it is.
+    pub(super) fn service(&self) -> &[u8] {
+        &self.service
     }
 
     /// The same by what a process of the life says. One that says nothing marks nobody.

@@ -45,7 +45,7 @@ const WIDTH: RawFd = SOCKETS + MAX_PASSED as RawFd;
 const WORD: RawFd = 64;
 
 /// All numbers from here on are for what the keeper holds.
-const END: RawFd = behind(FIRST_PART + WIDTH * PARTS as RawFd);
+pub(super) const END: RawFd = behind(FIRST_PART + WIDTH * PARTS as RawFd);
 
 /// The first number of the word behind `number - 1`.
 const fn behind(number: RawFd) -> RawFd {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Shared, body};
 use crate::api::problem;
-use crate::api::types::{Problem, Reloaded, Shutdown};
+use crate::api::types::{Identity, Problem, Reloaded, Shutdown};
 use crate::daemon::handle::Refused;
 
 /// `POST /v1/shutdown`
@@ -23,6 +23,27 @@ pub(super) async fn shutdown(State(shared): State<Arc<Shared>>, body: Bytes) -> 
         shared.handle.shutdown(hurry)?;
     }
     Ok(StatusCode::ACCEPTED)
+}
+
+/// `GET /v1/daemon`
+pub(super) async fn identity(State(shared): State<Arc<Shared>>) -> Json<Identity> {
+    Json(of(&shared))
+}
+
+/// `POST /v1/restart`: answered when the daemon is about to leave.
+pub(super) async fn restart(State(shared): State<Arc<Shared>>) -> Result<Json<Identity>, Problem> {
+    shared.handle.restart().await.map_err(|why| problem::failed(why.to_string()))?;
+    Ok(Json(of(&shared)))
+}
+
+fn of(shared: &Shared) -> Identity {
+    let identity = &shared.handle.identity;
+    Identity {
+        version: identity.version.to_owned(),
+        daemon: identity.daemon,
+        keeper: identity.keeper,
+        restart_failure: identity.restart_failure.clone(),
+    }
 }
 
 /// The query of `reload`.

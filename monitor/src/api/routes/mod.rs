@@ -54,10 +54,12 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
         .route("/v1/inspect/{name}", get(inspect::one))
         .route("/v1/logs/vacuum", post(logs::vacuum))
         .route("/v1/shutdown", post(daemon::shutdown))
+        .route("/v1/restart", post(daemon::restart))
         .route_layer(from_fn(operators_only));
     Router::new()
         .route("/v1/status", get(status::all))
         .route("/v1/status/{name}", get(status::one))
+        .route("/v1/daemon", get(daemon::identity))
         .route("/v1/usage", get(inspect::usage))
         .route("/v1/events", get(events::events))
         .route("/v1/services/{name}/logs", get(logs::logs))

@@ -9,6 +9,7 @@ use crate::effect::clock;
 use crate::keeper::events::Token;
 use crate::keeper::notify::Alarm;
 use crate::keeper::nurse::Next;
+use crate::keeper::raw;
 use crate::keeper::say;
 
 /// How many services get larger pipes before the keeper looks for something else to do: some 5 µs each.
@@ -21,6 +22,7 @@ impl Keeper {
             self.link_full = false;
             self.link.connect(socket);
             self.notify.daemon_started();
+            self.renewal.daemon_started(clock::now());
             Ok(())
         });
         if let Err(error) = started {
@@ -67,6 +69,19 @@ impl Keeper {
         }
     }
 
+    /// Says when the daemon has been stopped, and when it goes on. Somebody has sent it a signal: SIGCHLD tells.
+    pub(super) fn look_at_daemon(&self) {
+        let Some(pid) = self.nurse.pid() else { return };
+        match raw::stopped_child(pid) {
+            Some(Some(signal)) => say(&format!(
+                "the daemon, process {pid}, has been stopped by signal {signal}; restarts that were decided before go on, \
+                 and nothing else: `kill -CONT {pid}` lets it go on"
+            )),
+            Some(None) => say(&format!("the daemon, process {pid}, goes on")),
+            None => {}
+        }
+    }
+
     /// defib was asked to end.
     pub(super) fn end(&mut self) {
         if !std::mem::replace(&mut self.ending, true) {
@@ -78,6 +93,10 @@ impl Keeper {
         // What it had ordered before it ended counts.
         self.hear_daemon();
         self.drop_link();
+        if self.daemon_left() {
+            self.nurse.left();
+            return None;
+        }
         match self.nurse.ended(clock::now(), status) {
             Next::Leave(code) => Some(code),
             Next::Another(delay) => {
@@ -88,6 +107,7 @@ impl Keeper {
                 self.notify.daemon_ended(clock::now(), &how);
                 self.nobody_reads();
                 say(&format!("the daemon ended by {how}; the next one starts in {delay:?}; services run on"));
+                self.daemon_failed(&how);
                 None
             }
         }
