@@ -102,6 +102,19 @@ impl Memo {
         }
     }
 
+    /// Of a service of which nothing is known but what the keeper holds: the number of its latest life, whether there is
+    /// something of that, and whether it holds sockets. What the keeper reports next decides. If there is nothing, it is
+    /// started where that is `wanted`: a service that is up for nothing does less harm than one that is down for nothing.
+    pub fn found(latest: Incarnation, present: bool, wanted: bool, holds: bool) -> Self {
+        let phase = match (present, wanted) {
+            // As if that life had been asked for and not been heard of.
+            (true, _) => Phase::Spawning,
+            (false, true) => Phase::Retrying { due: Tick(0), why: "what was known of it is lost".to_owned() },
+            (false, false) => Phase::Stopped,
+        };
+        Self { phase, incarnation: latest, holds, ..Self::new() }
+    }
+
     /// A service that has never been started.
     pub(crate) fn new() -> Self {
         Self {

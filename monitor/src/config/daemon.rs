@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,8 @@ use super::overrides::Overrides;
 use super::own_log::{self, OwnLog};
 use super::{planned, values};
 
-/// What the daemon itself needs to know.
+/// What the daemon itself needs to know. The keeper holds it for the next daemon, which may be of a later version: a new
+/// key has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonSettings {
     /// What survives a restart of the machine.
@@ -29,6 +31,9 @@ pub struct DaemonSettings {
     pub backend: Backend,
     /// Where events come from.
     pub source: SourceChoice,
+    /// A daemon that does not answer the keeper for so long is replaced; `None`: only systemd's watchdog asks.
+    #[serde(default)]
+    pub watchdog: Option<Duration>,
 }
 
 /// `daemon.backend`.
@@ -99,6 +104,7 @@ pub(super) struct Given {
     log: own_log::Given,
     backend: Option<Backend>,
     source: Option<SourceChoice>,
+    watchdog: Option<Option<Duration>>,
     faulty: bool,
 }
 
@@ -117,6 +123,7 @@ impl Given {
                 None => node.refuse(&values::one_of(&BACKENDS)),
             }),
             source: table.get("source", |node| values::word(node, &SOURCES)),
+            watchdog: table.get("watchdog", watchdog),
             faulty: false,
         };
         given.faulty = table.faulty();
@@ -135,6 +142,14 @@ const SOCKET_FOLDER: Wish =
     ("an absolute path of at most 96 bytes, because the address of the socket in it is limited", |path| {
         path.is_absolute() && path.as_os_str().len() <= 96
     });
+
+fn watchdog(node: Node<'_>) -> Option<Option<Duration>> {
+    const WANTED: &str = "a duration of at least 1s, such as \"30s\", or \"none\"";
+    values::or_none(node, |node| match values::span_or(node.clone(), WANTED)? {
+        span if span < Duration::from_secs(1) => node.refuse(WANTED),
+        span => Some(span),
+    })
+}
 
 fn socket_dir(node: Node<'_>) -> Option<PathBuf> {
     let (wanted, valid) = SOCKET_FOLDER;
@@ -187,6 +202,7 @@ pub(super) fn settle(doc: &Document<'_>, given: Given, overrides: &Overrides) ->
         backend: set_backend(doc, overrides).or(given.backend).unwrap_or_default(),
         source: chosen(doc, source).or(given.source).unwrap_or_default(),
         pid_dir: pid_dir.or(given.pid_dir),
+        watchdog: given.watchdog.flatten(),
         log: own_log::settle(doc, given.log, overrides),
         state_dir,
         log_dir,

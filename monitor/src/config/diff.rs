@@ -106,7 +106,7 @@ impl fmt::Display for Change {
             Effect::Starts => write!(f, " (starts it)"),
             Effect::Stops => write!(f, " (stops it)"),
             Effect::Restarts => write!(f, " (restarts it)"),
-            Effect::NeedsDaemonRestart => write!(f, " (when defib itself is restarted)"),
+            Effect::NeedsDaemonRestart => write!(f, " (when defib itself is stopped and started)"),
         }
     }
 }
@@ -117,6 +117,7 @@ pub fn diff(old: &Settings, new: &Settings) -> Diff {
     // Folders and sources are opened once, when defib starts.
     let effect = |key: &str| match key {
         _ if key.starts_with("daemon.log.") || key.starts_with("listen.") => Effect::None,
+        "daemon.watchdog" => Effect::None,
         _ => Effect::NeedsDaemonRestart,
     };
     compare(shown::daemon(old), shown::daemon(new), effect, &mut changes);

@@ -79,6 +79,10 @@ fn daemon_keys() -> Vec<Key> {
         ("backend", words("What runs the services", &daemon::BACKENDS, "direct")),
         ("source", words("Who tells of deaths", &daemon::SOURCES, "auto")),
         (
+            "watchdog",
+            or_none("A daemon that does not answer for so long is replaced", "duration", json!("none")),
+        ),
+        (
             "log",
             table(
                 "defib's own log",

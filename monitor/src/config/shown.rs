@@ -66,6 +66,7 @@ pub(super) fn daemon(settings: &Settings) -> Keys {
     list.path("pid_dir", daemon.pid_dir.as_ref());
     list.text("backend", daemon.backend.as_str());
     list.text("source", daemon.source.as_str());
+    list.duration("watchdog", daemon.watchdog);
     match &daemon.log.to {
         LogTarget::Stderr => list.text("log.to", "stderr"),
         LogTarget::Journal => list.text("log.to", "journal"),

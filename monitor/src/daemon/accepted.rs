@@ -17,21 +17,24 @@ pub(super) const HELD: &str = "config";
 struct Accepted {
     /// The files in their order, each with its text.
     texts: Vec<(String, String)>,
-    /// Folders and the like, as they were when defib started: they hold until defib itself is restarted.
+    /// Folders and the like, as they were when defib started: they hold until defib is stopped and
+    /// started.
     daemon: DaemonSettings,
 }
 
 /// The settings in force while defib runs with those of `old`: what `[daemon]` says counts from the next start on, but
-/// for the log.
+/// for the log and the watchdog.
 pub(super) fn in_force(new: Settings, old: &DaemonSettings) -> Settings {
-    let daemon = DaemonSettings { log: new.daemon.log, ..old.clone() };
+    let DaemonSettings { log, watchdog, .. } = new.daemon;
+    let daemon = DaemonSettings { log, watchdog, ..old.clone() };
     Settings { daemon, ..new }
 }
 
 /// A configuration for the keeper to hold; `daemon` is in force.
 pub(super) fn seal(loaded: &Loaded, daemon: &DaemonSettings) -> io::Result<OwnedFd> {
     let accepted = Accepted { texts: loaded.texts.clone(), daemon: daemon.clone() };
-    let bytes = postcard::to_stdvec(&accepted).map_err(io::Error::other)?;
+    // As JSON, which the daemon of a later version reads too.
+    let bytes = serde_json::to_vec(&accepted)?;
     plan::sealed("defib-config", &bytes)
 }
 
@@ -40,7 +43,26 @@ pub(super) fn seal(loaded: &Loaded, daemon: &DaemonSettings) -> io::Result<Owned
 /// # Errors
 /// If the texts are not valid any more: flags or variables have changed.
 pub(super) fn unseal(held: OwnedFd, overrides: &Overrides) -> Result<Option<Settings>, ConfigErrors> {
-    let accepted = plan::unsealed(held).ok().and_then(|bytes| postcard::from_bytes::<Accepted>(&bytes).ok());
+    let accepted = plan::unsealed(held).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let Some(Accepted { texts, daemon }) = accepted else { return Ok(None) };
     Ok(Some(in_force(config::parse(&texts, overrides)?, &daemon)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_read_and_may_have_keys_that_are_not_known() {
+        let overrides = Overrides::new(config::Flags::default(), |_| None, 0);
+        let daemon = config::parse(&[("f".into(), String::new())], &overrides).unwrap().daemon;
+        let accepted = Accepted { texts: vec![("f".into(), "# ü".into())], daemon };
+        let mut json = serde_json::to_value(&accepted).unwrap();
+        json["later"] = 7.into();
+        json["daemon"]["later"] = 7.into();
+        // A key that an earlier version did not have.
+        json["daemon"].as_object_mut().unwrap().remove("watchdog");
+        let held: Accepted = serde_json::from_value(json).unwrap();
+        assert_eq!((held.texts, held.daemon), (accepted.texts, accepted.daemon));
+    }
 }

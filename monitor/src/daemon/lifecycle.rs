@@ -32,6 +32,7 @@ use super::door::{self, Door};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
+use super::kept::{self, Kept};
 use super::link::{KeeperLink, LinkError};
 use super::own_log::{self, Log, SinkError};
 use super::ports::Ports;
@@ -39,7 +40,7 @@ use super::reload::Reloads;
 use super::remember::{self, Memory};
 use super::restart::Restart;
 use super::run::Daemon;
-use super::slots::{Kept, Slots};
+use super::slots::Slots;
 use super::sockets::HeldSockets;
 use super::surfaces::{Serve, Surfaces};
 use crate::config::{self, Overrides, OwnLog, Settings};
@@ -371,11 +372,9 @@ async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
         for (report, fds) in link.receive().await? {
             match report {
                 Report::Held { name } => past.held.extend(fds.into_iter().next().map(|fd| (name, fd))),
-                Report::Memo { slot, memo } => match postcard::from_bytes(&memo) {
+                Report::Memo { slot, memo } => match kept::read(&memo) {
                     Ok(kept) => drop(past.memos.insert(slot, kept)),
-                    Err(error) => {
-                        tracing::error!(slot, %error, "an unreadable memo: its service starts anew")
-                    }
+                    Err(error) => tracing::error!(slot, %error, "whose slot this is cannot be read"),
                 },
                 Report::Pipes { slot, .. } => past.pipes.push((slot, fds)),
                 Report::Sockets { slot, label, .. } => past.sockets.push((slot, label, fds)),
@@ -531,6 +530,15 @@ fn source_choice(configured: config::SourceChoice) -> SourceChoice {
 fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), DaemonError> {
     daemon.turn([Input::Configure(settings.services)])?;
     for (slot, Kept { service, memo }) in past.memos {
+        let memo = match memo {
+            Ok(memo) => memo,
+            Err(error) => {
+                tracing::error!(slot, %service, %error, "its memo is unreadable: it is taken as the keeper has it");
+                let holds = !daemon.sockets.of(slot).is_empty();
+                let autostart = daemon.slots.spec(&service).is_some_and(|spec| spec.autostart);
+                Box::new(kept::found(slot, &past.states, autostart, holds))
+            }
+        };
         tracing::debug!(slot, %service, "resumed");
         daemon.turn([Input::Resume { service, memo }])?;
     }
@@ -543,12 +551,19 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
         daemon.hear(report)?;
     }
     daemon.look_at_ports();
+    daemon.link.order(watch_order(&daemon.settings), vec![])?;
     daemon.link.order(Order::Ready, vec![])?;
     daemon.turn([Input::Begin])?;
     for signal in past.signals {
         daemon.hear(Report::Signal(signal))?;
     }
     Ok(())
+}
+
+/// How the keeper is to watch this daemon.
+pub(super) fn watch_order(settings: &Settings) -> Order {
+    let limit = settings.daemon.watchdog.unwrap_or_default();
+    Order::Watch { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) }
 }
 
 fn own(fd: std::os::fd::BorrowedFd<'_>, what: &'static str) -> Result<OwnedFd, DaemonError> {

@@ -9,6 +9,7 @@
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
 //! - `accepted`: the configuration in force, as the keeper holds it for the next daemon;
+//! - `kept`: what the keeper holds of each service for the next daemon;
 //! - `restart`: the daemon leaves for one of another binary;
 //! - `reload`: a configuration that was read again comes into force;
 //! - `remember`: what is told to the state database, and read from it;
@@ -29,6 +30,7 @@ pub mod feed;
 mod follow;
 pub mod handle;
 pub mod journal;
+mod kept;
 mod lifecycle;
 mod link;
 mod own_log;

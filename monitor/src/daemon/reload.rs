@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::accepted;
 use super::boot;
 use super::journal::Event;
+use super::lifecycle;
 use super::link::LinkError;
 use super::run::Daemon;
 use crate::config::{self, ConfigErrors, Loaded, Overrides, diff::Diff};
@@ -184,6 +185,7 @@ impl Daemon {
         // on with the old configuration and with what the core remembers of services whose plans are outdated.
         self.link.order(Order::Hold { name: accepted::HELD.to_owned() }, vec![kept])?;
         self.door.rebind(settings.listen.metrics, &mut self.link)?;
+        self.link.order(lifecycle::watch_order(&settings), Vec::new())?;
         self.link.order(Order::Ready, Vec::new())?;
         self.link.send_turn()?;
         self.own_log.change(&settings.daemon.log);

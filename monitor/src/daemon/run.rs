@@ -18,13 +18,14 @@ use super::capture::Capture;
 use super::door::Door;
 use super::handle::{Ask, Tenants, Views};
 use super::journal::{Event, JournalWriter};
+use super::kept;
 use super::link::{KeeperLink, LinkError};
 use super::own_log::Log;
 use super::ports::{self, Ports};
 use super::reload::{ReadAgain, ReloadAsk, Reloads};
 use super::remember::Memory;
 use super::restart::Restart;
-use super::slots::{Kept, Slots};
+use super::slots::Slots;
 use super::sockets::HeldSockets;
 use crate::config::Settings;
 use crate::effect::cgroup::CgroupTree;
@@ -459,9 +460,8 @@ impl Daemon {
                 Effect::Acknowledge { service, incarnation, followed } => slot_of(&service)
                     .map(|slot| Order::Acknowledge { slot, incarnation: incarnation.0, followed }),
                 Effect::Remember { service, memo } => slot_of(&service).and_then(|slot| {
-                    let kept = Kept { service, memo };
-                    let bytes = postcard::to_stdvec(&kept);
-                    self.memory.note(kept.service, slot, kept.memo);
+                    let bytes = kept::write(&service, &memo);
+                    self.memory.note(service, slot, memo);
                     // A memo is made of numbers and text: it can always be written.
                     bytes.ok().map(|memo| Order::Remember { slot, memo })
                 }),

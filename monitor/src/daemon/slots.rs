@@ -3,22 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use defib_core::Input;
 use defib_core::model::{
     End, Incarnation, KernelEvent, KernelFact, ServiceName, ServiceSpec, Tick, WaitStatus, Witness,
 };
-use defib_core::{Input, Memo};
-use serde::{Deserialize, Serialize};
 
 use crate::effect::failure;
 use crate::keeper::protocol::{LifeEnd, MAX_SLOTS, SlotState};
 use crate::source::Life;
-
-/// What is kept in a slot for the next daemon: the core's memo, and whose it is.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
-    pub(super) service: ServiceName,
-    pub(super) memo: Box<Memo>,
-}
 
 /// One supervised service.
 #[derive(Debug)]

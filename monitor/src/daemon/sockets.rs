@@ -21,7 +21,7 @@ impl HeldSockets {
     /// Takes over what an earlier daemon had opened.
     pub(super) fn adopt(&mut self, past: Vec<(u32, Vec<u8>, Vec<OwnedFd>)>) {
         for (slot, label, fds) in past {
-            match postcard::from_bytes::<Vec<SocketSpec>>(&label) {
+            match serde_json::from_slice::<Vec<SocketSpec>>(&label) {
                 Ok(specs) => {
                     let held = specs.into_iter().zip(fds).map(|(spec, fd)| Held::taken_over(spec, fd));
                     self.0.insert(slot, held.collect());
@@ -51,8 +51,8 @@ impl HeldSockets {
             return Ok(Vec::new());
         }
         let specs: Vec<&SocketSpec> = sockets.iter().map(|held| &held.spec).collect();
-        // Numbers and text can always be written.
-        let label = postcard::to_stdvec(&specs).unwrap_or_default();
+        // Numbers and text can always be written. As JSON: the next daemon may be of a later version.
+        let label = serde_json::to_vec(&specs).unwrap_or_default();
         link.order(Order::Sockets { slot, count: passed.len() as u8, label }, passed)?;
         let deserted = held::deserted(&old, &sockets);
         if sockets.is_empty() {

@@ -77,6 +77,16 @@ f:4: daemon.log.format: found the string "xml", wanted "text" or "json"
 f:4: daemon.log.level: found the string "loud", wanted error, warn, info, debug or trace, also by module as in "info,defib::source=debug"
 f:4: daemon.log.to: found the string "syslog", wanted "stderr", "journal" or the absolute path of a file"#,
     ),
+    (
+        r#"[daemon]
+watchdog = "500ms""#,
+        r#"f:2: daemon.watchdog: found the string "500ms", wanted a duration of at least 1s, such as "30s", or "none""#,
+    ),
+    (
+        r#"[daemon]
+watchdog = """#,
+        r#"f:2: daemon.watchdog: found the string "", wanted a duration of at least 1s, such as "30s", or "none": it is made of whole numbers, each with its unit"#,
+    ),
     (r#"daemon = "/etc""#, r#"f:1: daemon: found the string "/etc", wanted a table"#),
     (
         r#"[defaults]

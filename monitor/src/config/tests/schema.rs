@@ -102,7 +102,7 @@ fn its_defaults_are_those_of_the_program() {
     count += defaults("listen", &table("/properties/listen"), &mut text);
     count += defaults("defaults", &table("/$defs/shared"), &mut text);
     assert_eq!(good(&text), good(SERVICE), "{text}");
-    assert_eq!(count, 40, "{text}");
+    assert_eq!(count, 41, "{text}");
 }
 
 fn judge(text: &str) -> Result<(), String> {
