@@ -48,7 +48,12 @@ pub struct Said {
 
 /// The program that ends in every way there is, built beside the tests.
 pub fn victim() -> PathBuf {
-    let beside = program().with_file_name("victim");
+    beside("victim")
+}
+
+/// Another program that is built beside the tests.
+pub fn beside(name: &str) -> PathBuf {
+    let beside = program().with_file_name(name);
     assert!(beside.exists(), "{} is not built: run `cargo xtask test`", beside.display());
     beside
 }
@@ -90,6 +95,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Whom the folders belong to.
     pub owner: Option<u32>,
+    /// The program; `None`: the built one.
+    pub program: Option<PathBuf>,
 }
 
 /// A running daemon. It is ended with all its services when this is dropped.
@@ -134,7 +141,8 @@ impl Daemon {
         if options.owner.is_some() {
             std::os::unix::fs::chown(folder.path(), options.owner, options.owner).expect("root");
         }
-        let program = program().into_os_string().into_string().expect("UTF-8");
+        let program =
+            options.program.clone().unwrap_or_else(program).into_os_string().into_string().expect("UTF-8");
         let mut words = options.before.clone();
         words.extend([program, "daemon".into(), "--config".into(), path("defib.toml")]);
         words.extend(["--state-dir".into(), path("state"), "--runtime-dir".into(), path("run")]);

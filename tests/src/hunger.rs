@@ -45,6 +45,13 @@ impl Hunger {
         Self { folder, child }
     }
 
+    /// Takes away nearly all that is left.
+    pub fn starve(&self) {
+        let limit = ["memory.limit_in_bytes", "memory.max"].map(|name| self.folder.join(name));
+        let limit = limit.iter().find(|path| path.exists()).expect("a limit");
+        fs::write(limit, "64k").expect("a limit");
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder

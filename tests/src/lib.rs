@@ -13,7 +13,8 @@ mod hunger;
 pub mod sim;
 
 pub use daemon::{
-    Daemon, Options, Said, children, defib, lives, metrics_address, patiently, program, said, signal, victim,
+    Daemon, Options, Said, beside, children, defib, lives, metrics_address, patiently, program, said, signal,
+    victim,
 };
 pub use ear::Ear;
 pub use hunger::Hunger;

@@ -97,7 +97,16 @@ fn words_that_make_no_sense_are_usage_errors() {
 fn without_a_daemon_every_verb_says_how_to_start_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = folder.path().to_str().expect("UTF-8");
-    for line in ["status", "start it", "stop --all", "kill it", "events", "events --follow", "daemon stop"] {
+    for line in [
+        "status",
+        "start it",
+        "stop --all",
+        "kill it",
+        "events",
+        "events --follow",
+        "daemon stop",
+        "daemon restart",
+    ] {
         let mut args = vec!["--runtime-dir", run];
         args.extend(line.split(' '));
         let said = defib(&args);

@@ -1,8 +1,9 @@
 //! The daemon dies, the keeper and the services live on.
 
 use std::fs;
+use std::process::Stdio;
 
-use defib_tests::{Daemon, Options, lives, patiently, signal};
+use defib_tests::{Daemon, Hunger, Options, lives, patiently, signal};
 use serde_json::Value;
 
 const THREE: &str = r#"
@@ -66,6 +67,45 @@ fn no_exit_is_lost_between_two_daemons() {
         assert_eq!(seen["restarts"], lives_lost, "round {round}: one end, one restart");
         assert!(!lives(victim));
     }
+}
+
+/// However a daemon dies, another one follows, and says how it was.
+#[test]
+fn every_death_of_a_daemon_is_followed_by_another() {
+    let daemon = Daemon::start(THREE);
+    let before = pid(&daemon.wait_state("a", "running"));
+    let next = |old: u32| {
+        let new = patiently("the next daemon", || Some(daemon.daemon()).filter(|pid| *pid != old));
+        assert_eq!(pid(&daemon.wait_state("a", "running")), before);
+        new
+    };
+    let first = daemon.daemon();
+    // As of a panic, which is one in every build.
+    signal(first, libc::SIGABRT);
+    let second = next(first);
+    assert!(daemon.log().contains("the daemon ended by SIGABRT"), "{}", daemon.log());
+    // The out-of-memory killer, who has nobody else to choose.
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("no memory cgroup without root: the daemon is not killed for want of memory");
+        return;
+    }
+    let hunger = Hunger::new("daemon");
+    fs::write(hunger.folder().join("cgroup.procs"), second.to_string()).expect("root may move it");
+    hunger.starve();
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = daemon.command(&["events", "--follow"]);
+        client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        clients.push(client.spawn().expect("a client"));
+    }
+    let third = next(second);
+    for mut client in clients {
+        client.kill().expect("a child");
+        client.wait().expect("a child");
+    }
+    assert!(daemon.log().contains("the daemon ended by SIGKILL"), "{}", daemon.log());
+    signal(third, libc::SIGKILL);
+    next(third);
 }
 
 /// The file has changed, or broken, since it was accepted: a daemon that comes back goes on with what it had.

@@ -241,6 +241,8 @@ fn defib_is_a_good_unit() {
     the_journal_has_priorities(&machine);
     a_reload_takes_over_what_has_changed(&machine);
     a_daemon_that_is_killed_is_no_matter_of_systemd(&machine);
+    an_upgrade_is_no_matter_of_systemd(&machine);
+    each_process_is_where_it_belongs(&machine);
     a_daemon_that_hangs_is_replaced_under_the_watchdog(&machine);
     a_restart_ends_services_and_starts_them(&machine);
     the_journal_takes_fields(&machine);
@@ -334,6 +336,18 @@ fn a_daemon_that_is_killed_is_no_matter_of_systemd(machine: &Machine) {
     let told = machine.journal("--unit defib.service PRIORITY=4");
     let text = "defib keeper: the daemon ended by SIGKILL";
     assert!(told.iter().any(|entry| entry["MESSAGE"].as_str().is_some_and(|it| it.starts_with(text))));
+}
+
+/// The keeper that is handed over everything still speaks with systemd, and its daemon is protected as before.
+fn an_upgrade_is_no_matter_of_systemd(machine: &Machine) {
+    let (keeper, daemon, services) = (machine.keeper(), machine.daemon(), machine.services());
+    let said = machine.must(
+        "cp /usr/bin/defib /usr/bin/defib.new && mv /usr/bin/defib.new /usr/bin/defib && defib daemon restart",
+    );
+    assert!(said.contains(" unchanged, daemon "), "{said}");
+    assert_ne!(machine.daemon(), daemon);
+    machine.assert_untouched(keeper, services, "0");
+    assert_eq!(machine.show("StatusText"), "supervises");
 }
 
 fn a_daemon_that_hangs_is_replaced_under_the_watchdog(machine: &Machine) {

@@ -24,6 +24,8 @@
 //! | `GET /processes/NAME/output?lines=` | [`Output`](types::Output): the last lines, 1000 by default |
 //! | `GET /v1/logs/usage` | an array of [`LogUsage`](types::LogUsage) |
 //! | `POST /v1/logs/vacuum` | [`Vacuumed`](types::Vacuumed); the body is a [`Vacuum`](types::Vacuum) |
+//! | `GET /v1/daemon` | [`Identity`](types::Identity): version and processes of defib itself |
+//! | `POST /v1/restart` | the same, of the daemon that leaves for one of the binary on the disk; a problem if nothing has changed |
 //! | `POST /v1/shutdown` | 202; the body is a [`Shutdown`](types::Shutdown) |
 //!
 //! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).

@@ -124,11 +124,7 @@ async fn answer(asks: &mut mpsc::Receiver<Ask>, with: Reply) -> (String, Verb) {
             reply.send(with).unwrap();
             (service.to_string(), verb)
         }
-        Ask::Reload { .. }
-        | Ask::Shutdown { .. }
-        | Ask::Leave
-        | Ask::Restart { .. }
-        | Ask::Stats { .. } => {
+        Ask::Reload { .. } | Ask::Shutdown { .. } | Ask::Leave | Ask::Restart { .. } | Ask::Stats { .. } => {
             panic!("something else was asked for")
         }
     }

@@ -8,8 +8,8 @@ use super::Exit;
 use super::args::Options;
 use super::output::{Printer, complain, complain_of, escape};
 use super::session;
-use crate::daemon::purge;
 use crate::client::types::Identity;
+use crate::daemon::purge;
 
 /// How long the process may take to end once its API has.
 const LEAVE: Duration = Duration::from_secs(10);

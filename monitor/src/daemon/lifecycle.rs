@@ -101,6 +101,12 @@ pub fn run(overrides: &Overrides, under_keeper: bool, handover: Option<RawFd>, s
     // Of the signals that the keeper has blocked, and the daemon with it, the one by which the keeper ends a daemon that
     // hangs; before there are other threads. All others, Ctrl-C among them, are the keeper's business.
     SigSet::from(Signal::SIGABRT).thread_unblock().ok();
+    // One of its threads would leave the others with nobody to talk to. The keeper starts a whole daemon.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
     let metrics = Arc::new(Metrics::new(clock::now()));
     let log = match own_log::start(&OwnLog::early(overrides), LogLayer(Arc::clone(&metrics))) {
         Ok(log) => log,
@@ -118,7 +124,10 @@ pub fn run(overrides: &Overrides, under_keeper: bool, handover: Option<RawFd>, s
 /// input.
 pub fn check_handover() -> ExitCode {
     match keeper::handover::check(io::stdin().as_fd()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            writeln!(io::stderr(), "{}", keeper::handover::UNDERSTOOD).ok();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             writeln!(io::stderr(), "{error}").ok();
             ExitCode::FAILURE

@@ -1,16 +1,22 @@
-//! A binary that keeps, and whose daemon does not supervise: it becomes the real defib, `DEFIB_REAL`, for everything but
-//! `--under-keeper`, where it ends with exit code 1. What an upgrade must be taken back from.
-#![expect(clippy::disallowed_methods, clippy::exit, reason = "it executes another program, or ends")]
+//! A defib that keeps as well as any, and whose daemon ends before it supervises: what an upgrade is taken back from.
 
-use std::os::unix::process::CommandExt;
-use std::process::{Command, exit};
+use std::ffi::OsString;
+use std::process::{ExitCode, exit};
 
-fn main() {
-    let args: Vec<_> = std::env::args_os().skip(1).collect();
-    if args.iter().any(|word| word == "--under-keeper") {
+use defib::keeper::handover;
+
+fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let has = |word: &str| args.iter().any(|arg| arg == word);
+    if has("--under-keeper") {
         exit(1);
     }
-    let real = std::env::var_os("DEFIB_REAL").expect("DEFIB_REAL");
-    let error = Command::new(real).args(args).exec();
-    panic!("{error}");
+    if has(handover::CHECK) {
+        return defib::daemon::check_handover();
+    }
+    let at = args.iter().position(|word| word == handover::OPTION).expect("a hand-over");
+    let number = args[at + 1].to_str().and_then(|number| number.parse().ok()).expect("a number");
+    handover::forget(&mut args);
+    args.push("--under-keeper".into());
+    defib::keeper::run(args, Some(number))
 }
