@@ -21,7 +21,10 @@ const QUIET: Duration = Duration::from_millis(1);
 impl Keeper {
     /// A child has been made in this slot.
     pub(super) fn is_young(&mut self, slot: u32) {
-        self.young.push(slot);
+        // The child before it in this slot may have ended as young as this one is.
+        if !self.young.contains(&slot) {
+            self.young.push(slot);
+        }
         self.quiet_until.get_or_insert_with(|| clock::now() + QUIET);
     }
 
