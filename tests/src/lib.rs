@@ -1,11 +1,12 @@
-//! What the tests share: a real daemon on a configuration of its own ([`Daemon`]), and the simulated world of the core
-//! ([`sim`]).
+//! What the tests share: a real daemon on a configuration of its own ([`Daemon`]), the simulated world of the core
+//! ([`sim`]), and a minute in which everything dies ([`chaos`]).
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
     reason = "tests start programs, wait for them, and tell what they saw when they fail"
 )]
 
+pub mod chaos;
 mod daemon;
 mod ear;
 pub mod http;
