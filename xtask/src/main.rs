@@ -9,6 +9,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod ci;
 mod kernels;
 mod layers;
@@ -34,6 +35,7 @@ cargo xtask VERB
   build-and-load   build, then load
   run              build, then run the sample configuration in the foreground
   test [FILTER]    build, then run all tests, or those whose name contains FILTER
+  chaos [ARGS]     build, then let everything die for a minute on each source; `chaos --help` tells of seeds and times
   bench [ARGS]     setup, then measure; `bench --help` lists what
   kernels [NAME…]  build, then boot 5.10, 6.1, 6.12 and the newest kernel, or those named, in QEMU, and test there
   ci [GATE]        everything that must hold before a change is taken, or one gate of it
@@ -60,6 +62,7 @@ fn dispatch(args: &[String]) -> Result<()> {
             }
             return bench::run(rest);
         }
+        ("chaos", rest) => return chaos::run(rest),
         ("kernels", names) if !names.iter().any(|name| name.starts_with('-')) => return kernels::run(names),
         (_, [flag]) if flag == "-h" || flag == "--help" => print!("{USAGE}"),
         ("test", []) => return test::run(None),
