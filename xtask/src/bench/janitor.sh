@@ -20,6 +20,11 @@ sweep() {
         [ "$process" != $$ ] && kill -KILL "$process" 2> /dev/null && left=1
     done
 }
+# What a bench has mounted there, and may have frozen.
+grep -o " $folder/[^ ]*" /proc/mounts | while read -r mount; do
+    fsfreeze --unfreeze "$mount" 2> /dev/null
+    umount --lazy "$mount"
+done
 tries=0 left=1
 while [ "$left" = 1 ] && [ $tries -lt 100 ]; do
     left=0 tries=$((tries + 1))

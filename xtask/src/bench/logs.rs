@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::peers::defib;
 use super::section::{Row, Section, Table};
+use super::subject::Subject;
 use super::{Bench, clock};
 
 /// For how long they write, and in a quick look.
@@ -55,13 +56,7 @@ fn load(bench: &Bench, services: usize, rate: u64) -> Result<Load> {
     let path = |name: String| defib.folder().join(name);
     let mut written = Vec::new();
     for number in 0..services {
-        let report = clock::wait(time + PATIENCE, || {
-            let text = fs::read_to_string(path(format!("starts-{number}")))?;
-            Ok((!text.is_empty()).then_some(text))
-        })?;
-        let report = report.with_context(|| format!("service {number} does not come to an end"))?;
-        let (bytes, _) = report.split_once(' ').context("a report without a time")?;
-        written.push(bytes.parse::<u64>()?);
+        written.push(written_by(&defib, number, time)?);
     }
     let logs: Vec<PathBuf> = (0..services).map(|number| path(format!("log/victim-{number}.log"))).collect();
     let whole = clock::wait(PATIENCE, || {
@@ -75,6 +70,30 @@ fn load(bench: &Bench, services: usize, rate: u64) -> Result<Load> {
     }
     let least = written.iter().copied().min().unwrap_or_default();
     Ok(Load { services, rate, bytes: written.iter().sum(), nanoseconds, least })
+}
+
+/// Waits for the end of what a service writes, and returns how many bytes that were.
+fn written_by(defib: &Subject, number: usize, time: Duration) -> Result<u64> {
+    let report = clock::wait(time + PATIENCE, || {
+        // It is put there when it is done, over what was made for starts.
+        let text = fs::read_to_string(defib.folder().join(format!("starts-{number}")))?;
+        Ok((!text.is_empty()).then_some(text))
+    })?;
+    let report = report.with_context(|| format!("service {number} does not come to an end"))?;
+    let (bytes, _) = report.split_once(' ').context("a report without a time")?;
+    Ok(bytes.parse::<u64>()?)
+}
+
+/// Waits for the end of what a service writes, and for all of it in its file; fails if a line is missing.
+pub(super) fn all_written(defib: &Subject, number: usize, time: Duration) -> Result<u64> {
+    let bytes = written_by(defib, number, time)?;
+    let log = defib.folder().join(format!("log/victim-{number}.log"));
+    let whole = clock::wait(PATIENCE, || {
+        Ok((fs::metadata(&log).map_or(0, |found| found.len()) >= bytes).then_some(()))
+    })?;
+    ensure!(whole.is_some(), "not every byte came into a file");
+    check(&log, bytes)?;
+    Ok(bytes)
 }
 
 /// Every line once and in order.

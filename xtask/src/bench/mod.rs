@@ -12,6 +12,7 @@
 //! - [`handling`]: how long after a kill the daemon has handled it, by source.
 //! - [`scrape`]: what a scrape of the metrics takes, and what it does to restarts.
 //! - [`logs`]: how much output of services comes into files without a loss.
+//! - [`survive`]: what the death of daemon and keeper costs.
 //!
 //! Every figure is taken from a release build of the program as it is shipped, configured by an ordinary file. A
 //! figure is worth what its surroundings were: the report names them, and a restart is compared only with the loop
@@ -44,6 +45,7 @@ mod starts;
 mod stats;
 mod strangers;
 mod subject;
+mod survive;
 mod svg;
 mod tracer;
 mod tree;
@@ -130,6 +132,7 @@ fn measure(what: What, bench: &Bench) -> Result<Section> {
         What::Handling => handling::measure(bench),
         What::Scrape => scrape::measure(bench),
         What::Logs => logs::measure(bench),
+        What::Survive => survive::measure(bench),
     }
 }
 

@@ -22,6 +22,7 @@ usage: cargo xtask bench [WHAT…] [options]
   handling       from a kill to its handling by the daemon, for each source
   scrape         a scrape of the metrics of 1000 services, and restarts while scraped and not
   logs           how much output comes into files without a loss
+  survive        what the death of daemon and keeper costs, and a disk that hangs
   all            all of them (the default)
 
   --quick          a look: one run, few crashes, short waits; for figures worth telling leave it out
@@ -72,11 +73,12 @@ pub(super) enum What {
     Handling,
     Scrape,
     Logs,
+    Survive,
 }
 
 impl What {
     /// In the order in which they are measured.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Restart,
         Self::Path,
         Self::Loaded,
@@ -88,6 +90,7 @@ impl What {
         Self::Handling,
         Self::Scrape,
         Self::Logs,
+        Self::Survive,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -103,6 +106,7 @@ impl What {
             Self::Handling => "handling",
             Self::Scrape => "scrape",
             Self::Logs => "logs",
+            Self::Survive => "survive",
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Programs {
     pub(super) churn: PathBuf,
     /// Writes numbered lines.
     pub(super) chatter: PathBuf,
+    /// Writes without an end once it is told to.
+    pub(super) filler: PathBuf,
     /// Keeps a CPU busy.
     pub(super) spin: PathBuf,
     pub(super) defib: PathBuf,
@@ -53,6 +55,7 @@ impl Programs {
             cgroup_loop: compile(&folder, "cgroup-loop", STATIC, &[])?,
             churn: compile(&folder, "churn", STATIC, &[])?,
             chatter: compile(&folder, "chatter", STATIC, &[])?,
+            filler: compile(&folder, "filler", STATIC, &[])?,
             spin: compile(&folder, "spin", STATIC, &[])?,
             defib: match defib {
                 // The supervisors are not started from the present folder.

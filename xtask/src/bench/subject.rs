@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -29,6 +29,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Subject {
     name: &'static str,
     supervisor: Child,
+    /// What it was started by.
+    command: Command,
     polite: bool,
     victims: Vec<Starts>,
     /// Device and inode of the victims' programs, by which they are told from their supervisor.
@@ -83,6 +85,7 @@ impl Subject {
         let mut subject = Self {
             name,
             supervisor,
+            command,
             polite,
             victims: starts,
             victim_files,
@@ -206,6 +209,20 @@ impl Subject {
             }
         }
         Ok(())
+    }
+
+    /// Kills the process that the bench started, and starts another one in its place; returns when that was.
+    pub(super) fn kill_and_start_again(&mut self) -> Result<u64> {
+        self.supervisor.kill()?;
+        self.supervisor.wait()?;
+        let begun = clock::now();
+        self.supervisor = self.command.spawn().with_context(|| format!("cannot start {}", self.name))?;
+        Ok(begun)
+    }
+
+    /// Waits until it writes a line with these words.
+    pub(super) fn await_line(&mut self, words: &str) -> Result<()> {
+        self.told(|line| line.contains(words).then_some(()), &format!("no {words:?} in its output"))
     }
 
     /// Passes over all that it has written so far.

@@ -49,6 +49,12 @@ impl Patient {
         self.lives[victim].pid.as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// One of whose victims only the first is to be crashed, and tells of its starts.
+    pub(super) fn of_first(mut subject: Subject) -> Result<Self> {
+        let lives = vec![subject.next_start(0)?];
+        Ok(Self { subject, lives })
+    }
+
     /// How long a victim has run.
     pub(super) fn age(&self, victim: usize) -> Duration {
         Duration::from_nanos(clock::now().saturating_sub(self.lives[victim].stamp))

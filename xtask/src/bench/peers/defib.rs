@@ -48,6 +48,18 @@ pub(in crate::bench) fn launch(
     Subject::launch(name, &bench.arena, &bench.programs, victims, |stage| setup(stage, options))
 }
 
+/// Starts one whose state directory is at `place`.
+pub(in crate::bench) fn launch_on(
+    bench: &Bench,
+    victims: &[(&Path, Vec<String>)],
+    place: &Path,
+) -> Result<Subject> {
+    Subject::launch("defib", &bench.arena, &bench.programs, victims, |stage| {
+        std::os::unix::fs::symlink(place, stage.folder.join("state"))?;
+        setup(stage, Options::PLAIN)
+    })
+}
+
 fn setup(stage: &Stage<'_>, options: Options) -> Result<Setup> {
     let config = stage.folder.join("defib.toml");
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&config)?;
