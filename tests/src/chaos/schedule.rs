@@ -129,30 +129,42 @@ impl Schedule {
 }
 
 /// A keeper waits longer and longer for daemons that do not last (10 s, `keeper/nurse.rs`). So daemons are killed a few
-/// times in a row, and then left alone for so long: otherwise there would be none most of the time.
+/// times in a row, and then left alone for so long: otherwise there would be none most of the time. Keepers get the time
+/// to come back.
 #[derive(Default)]
 struct Bouts {
     deaths: u32,
     latest: u64,
+    /// Before this the keeper is left alone.
+    keeper: u64,
 }
 
 impl Bouts {
     const DEATHS: u32 = 3;
     const LASTING: u64 = 11_000;
+    const KEEPER: u64 = 3_000;
 
     /// Whether something may not happen now, as too much of it has.
     fn forbid(&mut self, sort: Sort, at: u64) -> bool {
-        if !matches!(sort, Sort::KillDaemon | Sort::KillKeeper | Sort::KillBoth | Sort::RestartDaemon) {
-            return false;
+        match sort {
+            Sort::KillDaemon => {
+                if at >= self.latest + Self::LASTING {
+                    self.deaths = 0;
+                }
+                if self.deaths >= Self::DEATHS {
+                    return true;
+                }
+                self.deaths += 1;
+                self.latest = at;
+            }
+            Sort::KillKeeper | Sort::KillBoth | Sort::RestartDaemon => {
+                if at < self.keeper {
+                    return true;
+                }
+                self.keeper = at + Self::KEEPER;
+            }
+            Sort::Kill | Sort::Freeze | Sort::FreezeDaemon | Sort::Reload | Sort::Verb => {}
         }
-        if at >= self.latest + Self::LASTING {
-            self.deaths = 0;
-        }
-        if self.deaths >= Self::DEATHS {
-            return true;
-        }
-        self.deaths += 1;
-        self.latest = at;
         false
     }
 }
@@ -167,11 +179,11 @@ fn sorts(abilities: Abilities) -> Vec<Sort> {
     add(Sort::Reload, 9);
     add(Sort::Verb, 16);
     if abilities.keeper_dies {
-        add(Sort::KillKeeper, 5);
-        add(Sort::KillBoth, 4);
+        add(Sort::KillKeeper, 8);
+        add(Sort::KillBoth, 6);
     }
     if abilities.daemon_restart {
-        add(Sort::RestartDaemon, 6);
+        add(Sort::RestartDaemon, 8);
     }
     sorts
 }
