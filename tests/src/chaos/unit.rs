@@ -41,14 +41,24 @@ pub(super) struct Unit {
     keeper: Option<Child>,
     /// What it did and saw, and when.
     notes: Vec<(u64, String)>,
-    /// When there was neither keeper nor daemon, and when the next keeper was started.
+    /// When a keeper was killed, and when the next one's daemon was seen to supervise.
     pub(super) gaps: Vec<(u64, u64)>,
+    /// How often a daemon had supervised when the present keeper was started.
+    supervised_before: usize,
 }
 
 impl Unit {
     pub(super) fn new(folder: &Path, source: &'static str) -> Self {
         let cage = Cage::new(folder, source);
-        Self { folder: folder.to_owned(), source, cage, keeper: None, notes: Vec::new(), gaps: Vec::new() }
+        Self {
+            folder: folder.to_owned(),
+            source,
+            cage,
+            keeper: None,
+            notes: Vec::new(),
+            gaps: Vec::new(),
+            supervised_before: 0,
+        }
     }
 
     pub(super) fn client(&self) -> Client {
@@ -69,6 +79,7 @@ impl Unit {
         let keeper = keeper.expect("the program starts");
         self.notes.push((now(), format!("the keeper is pid {}", keeper.id())));
         self.keeper = Some(keeper);
+        self.supervised_before = self.supervised();
     }
 
     pub(super) fn keeper(&self) -> Option<u32> {
@@ -98,11 +109,21 @@ impl Unit {
         }
     }
 
-    /// The keeper never ends unless it is killed.
+    /// The keeper never ends unless it is killed, but when its first daemon dies before it has supervised: then it leaves,
+    /// and is started again here, as a unit does.
     pub(super) fn look(&mut self) -> Result<(), String> {
+        let supervises = self.supervised() > self.supervised_before;
+        if let Some((_, end)) = self.gaps.last_mut().filter(|(_, end)| supervises && *end == u64::MAX) {
+            *end = now();
+        }
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
         match keeper.try_wait() {
             Ok(None) => Ok(()),
+            Ok(Some(status)) if !supervises && !self.gaps.is_empty() => {
+                self.notes.push((now(), format!("the keeper left before it had a daemon: {status}")));
+                self.start();
+                Ok(())
+            }
             ended => Err(format!("the keeper has ended by itself: {ended:?}")),
         }
     }
@@ -119,6 +140,10 @@ impl Unit {
     pub(super) fn kill_keeper(&mut self, both: bool) -> Result<(), String> {
         let daemon = self.daemon();
         let Some(mut keeper) = self.keeper.take() else { return Ok(()) };
+        // If the one before was not seen to supervise, it is still the same time in which nobody watches.
+        if self.gaps.last().is_none_or(|(_, end)| *end != u64::MAX) {
+            self.gaps.push((now(), u64::MAX));
+        }
         // Its number is nobody else's while this is open.
         let held = daemon.and_then(pid_of).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         if both && let Some(daemon) = daemon {
@@ -135,16 +160,12 @@ impl Unit {
             std::thread::sleep(Duration::from_millis(2));
         }
         drop(held);
-        self.gaps.push((now(), u64::MAX));
         Ok(())
     }
 
     /// Starts the keeper again, if it is not there.
     pub(super) fn start_again(&mut self) {
         if self.keeper.is_none() {
-            if let Some((_, end)) = self.gaps.last_mut() {
-                *end = now();
-            }
             self.start();
         }
     }

@@ -115,6 +115,8 @@ impl Member<'_> {
             let tales = told.remove(&(life.incarnation, life.pid)).unwrap_or_default();
             let problem = match (&tales[..], in_log) {
                 ([tale], _) => self.wrong(life, tale.end, &tale.by, &tale.text),
+                // What was told as all died is not remembered: the next daemon finds that a life is over.
+                ([_, again], _) if again.end.is_none() && self.forgotten(life) => None,
                 ([], true) => {
                     verdict.logged_only += 1;
                     None
@@ -162,12 +164,13 @@ impl Member<'_> {
     /// What is wrong with an end of a life that was told.
     fn wrong(&self, life: &Life, end: Option<End>, by: &str, text: &str) -> Option<String> {
         let Some(end) = end else {
-            let excused = self.case.may_forget && self.died_unwatched(life);
+            let excused = self.case.may_forget && (self.died_unwatched(life) || self.forgotten(life));
             return (!excused).then(|| format!("its end is unknown: {text}"));
         };
         let mut possible: Vec<End> = self.signals(life).map(|(_, signal)| End::Signal(signal)).collect();
         possible.extend(life.end.map(|(end, _)| end));
-        if by != "self" {
+        // Who asked for it may have been forgotten.
+        if by != "self" || self.forgotten(life) {
             possible.extend([End::Signal(libc::SIGTERM), End::Signal(libc::SIGKILL)]);
         }
         (!possible.contains(&end)).then(|| format!("{end:?} was told, possible is {possible:?}: {text}"))
@@ -213,6 +216,16 @@ impl Member<'_> {
         let gaps = &self.case.unit.gaps;
         let ends = self.ends(life);
         gaps.iter().any(|(from, to)| ends.iter().any(|end| end <= to && self.next(life) > *from))
+    }
+
+    /// Whether it may have ended so soon before the death of a keeper that what was known of it went too, or before the
+    /// next one's daemon looked.
+    fn forgotten(&self, life: &Life) -> bool {
+        let next = self.next(life);
+        let gaps = self.case.unit.gaps.iter();
+        gaps.into_iter().any(|(from, to)| {
+            life.at < *to && next > from.saturating_sub(ON_THE_WAY) && next < to.saturating_add(ON_THE_WAY)
+        })
     }
 
     /// Nobody was refused, but while keeper, daemon and that service were all dead.
