@@ -112,6 +112,9 @@ impl Unit {
     /// The keeper never ends unless it is killed, but when its first daemon dies before it has supervised: then it leaves,
     /// and is started again here, as a unit does.
     pub(super) fn look(&mut self) -> Result<(), String> {
+        if self.keeper.is_none() {
+            return Ok(());
+        }
         let supervises = self.supervised() > self.supervised_before;
         if let Some((_, end)) = self.gaps.last_mut().filter(|(_, end)| supervises && *end == u64::MAX) {
             *end = now();

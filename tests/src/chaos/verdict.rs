@@ -142,11 +142,11 @@ impl Member<'_> {
             let Logged { end, by, .. } = &logged[line];
             self.wrong(&self.lives[life], *end, by, "").is_none()
         };
-        // One that was ended before it had written that it lives has a line and no life.
-        let pairs = pair(logged.len(), self.lives.len(), fits, |line| logged[line].by != "self");
-        for (line, _) in
-            pairs.iter().enumerate().filter(|(line, life)| life.is_none() && logged[*line].by == "self")
-        {
+        // One that was ended before it had written that it lives has a line and no life; of one that was told as its keeper
+        // died, the next daemon only finds that it is over.
+        let free = |line: usize| logged[line].by != "self" || logged[line].end.is_none();
+        let pairs = pair(logged.len(), self.lives.len(), fits, free);
+        for (line, _) in pairs.iter().enumerate().filter(|(line, life)| life.is_none() && !free(*line)) {
             problems
                 .push(format!("{}: an end in the log that no life had: {}", self.name, logged[line].text));
         }
@@ -232,10 +232,17 @@ impl Member<'_> {
     fn judge_refusals(&self, problems: &mut Vec<String>) {
         let calls = self.case.calls.refused.iter();
         let refused = calls.filter(|(_, member)| *member == self.place).map(|(at, _)| *at);
+        // One that was stopped is dead too: what was held for it died with the keeper.
+        let stopped = |life: &Life| {
+            let tales = &self.case.tales.ends;
+            tales.iter().any(|tale| tale.service == self.name && tale.pid == life.pid && tale.by != "self")
+        };
         let excused = |at: u64| {
+            let gone = self.case.unit.gaps.iter().any(|(from, _)| *from <= at);
             self.lives
                 .iter()
-                .any(|life| (life.at..self.next(life)).contains(&at) && self.died_unwatched(life))
+                .filter(|life| (life.at..self.next(life)).contains(&at))
+                .any(|life| self.died_unwatched(life) || self.forgotten(life) || gone && stopped(life))
         };
         let wrong: Vec<String> =
             refused.filter(|at| !excused(*at)).map(|at| since(self.begun, at).trim().to_owned()).collect();
