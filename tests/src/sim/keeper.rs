@@ -180,8 +180,11 @@ impl Seat {
                 self.slot = Slot::Empty { last: process.incarnation };
                 Some(Found::Ended(process, end))
             }
+            // It never lived: where the keeper had begun it by itself, nobody could be told of its number.
             Slot::Failed { incarnation, .. } => {
-                self.slot = Slot::Empty { last: incarnation };
+                let told =
+                    self.memo.as_ref().map_or(incarnation, |memo| Incarnation(memo.gist().incarnation));
+                self.slot = Slot::Empty { last: incarnation.min(told) };
                 None
             }
             Slot::Empty { .. } => None,
