@@ -28,8 +28,7 @@ pub fn take_back(pidfd: BorrowedFd<'_>, pid: u32, wanted: &[SocketSpec]) -> Vec<
         let fd = match passed.iter().position(fits) {
             Some(at) => passed[at].take(),
             None => {
-                let others = elsewhere
-                    .get_or_insert_with(|| sockets_of(pid).filter_map(|number| get(number)).collect());
+                let others = elsewhere.get_or_insert_with(|| sockets_of(pid).filter_map(get).collect());
                 others.iter().position(|fd| is(fd.as_fd(), spec)).map(|at| others.swap_remove(at))
             }
         };
