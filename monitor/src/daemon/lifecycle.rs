@@ -47,6 +47,7 @@ use crate::config::{self, Overrides, OwnLog, Settings};
 use crate::effect::cgroup::{self, CgroupTree};
 use crate::effect::clock;
 use crate::effect::holders::Household;
+use crate::effect::output::folder;
 use crate::effect::output::handle::{Farewell, Held};
 use crate::effect::output::{self, Logs};
 use crate::effect::pid_files::PidFiles;
@@ -167,6 +168,7 @@ async fn supervise(
     boot::apply(&mut settings);
     metrics.loads.told(true, clock::now());
     let daemon = &settings.daemon;
+    let pipes = past.is_first().then(|| folder::hold(&daemon.runtime_dir));
     folders(daemon)?;
     settle_log(log, &daemon.log, past.is_first())?;
     lock(&daemon.state_dir, keeper_pid, &mut link, &past)?;
@@ -191,6 +193,7 @@ async fn supervise(
     // Before what an earlier keeper has left is ended: what is in its pipes stays there from here on.
     let (lock, first) = (past.held.remove(capture::LOCK), past.is_first());
     let mut names = Names::open(&daemon.runtime_dir, lock, first, &mut link).await?;
+    drop(pipes);
     // After all that can fail: a daemon that does not start leaves no groups behind.
     let cgroups = cgroups(&daemon.state_dir, keeper_pid);
     if past.is_first() {

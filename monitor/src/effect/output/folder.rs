@@ -152,6 +152,23 @@ pub(super) fn inode(fd: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(fd)?.st_ino)
 }
 
+/// Holds what is in the pipes of an earlier keeper's services: a service that ends while the daemon before leaves, and this
+/// one waits for that, would take with it what nobody else holds.
+pub fn hold(runtime_dir: &Path) -> Vec<OwnedFd> {
+    let path = place(runtime_dir);
+    let ours = |found: fs::Metadata| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+    if !fs::symlink_metadata(&path).is_ok_and(ours) {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+    let pipes = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".pipe"));
+    let open = |entry: fs::DirEntry| {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        File::options().read(true).write(true).custom_flags(flags).open(entry.path()).ok()
+    };
+    pipes.filter_map(open).map(OwnedFd::from).collect()
+}
+
 /// Which folder it would be.
 pub fn place(runtime_dir: &Path) -> PathBuf {
     if in_memory(runtime_dir).is_ok() || in_memory(Path::new(SHARED)).is_err() {
