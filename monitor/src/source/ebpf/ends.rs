@@ -1,5 +1,6 @@
 //! Ends of main processes: the map of those that nobody has taken yet.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use defib_core::model::{Tick, Witness};
@@ -21,10 +22,16 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// How many are forgotten at a time, each at a microsecond or two.
 const SWEPT: usize = 64;
 
+/// An end that has been looked up stays in the map for so long: a daemon that is killed before it has told of it, and
+/// written that down, leaves it to the next one.
+const KEPT: Duration = Duration::from_secs(3);
+/// Of more than so many the oldest go at once: a crash loop must not fill the map.
+const MOST_KEPT: usize = 1024;
+
 /// What the source knows of ends besides the map.
 pub(super) struct Ends {
-    /// Ends that have been looked up and are still in the map.
-    taken: Vec<EndKey>,
+    /// Ends that have been looked up and are still in the map, oldest first, and when that was.
+    taken: VecDeque<(EndKey, Tick)>,
     /// Ends that older probes had recorded.
     inherited: Vec<(EndKey, End)>,
     next_sweep: Instant,
@@ -32,15 +39,19 @@ pub(super) struct Ends {
 
 impl Ends {
     pub(super) fn new(inherited: Vec<(EndKey, End)>) -> Self {
-        Self { taken: Vec::new(), inherited, next_sweep: Instant::now() + SWEEP }
+        Self { taken: VecDeque::new(), inherited, next_sweep: Instant::now() + SWEEP }
     }
 
     /// Takes what was looked up out of the map, and now and then what nobody will look up.
     /// True if it has been done with those of the past.
     pub(super) fn forget_taken(&mut self, maps: &mut Maps) -> bool {
-        let taken = std::mem::take(&mut self.taken);
-        self.inherited.retain(|(key, _)| !taken.contains(key));
-        taken.into_iter().for_each(|key| forget(maps, key));
+        while let Some((key, at)) = self.taken.front().copied()
+            && (self.taken.len() > MOST_KEPT || clocks::boottime().since(at) >= KEPT)
+        {
+            self.taken.pop_front();
+            self.inherited.retain(|(of, _)| *of != key);
+            forget(maps, key);
+        }
         let now = Instant::now();
         let sweeps = now >= self.next_sweep;
         if sweeps {
@@ -68,13 +79,13 @@ fn forget(maps: &mut Maps, key: EndKey) {
 impl EbpfSource {
     pub(in crate::source) fn take_end(&mut self, pid: u32, start: u64) -> Option<Witness> {
         let key = EndKey::new(pid, start);
-        if self.ends.taken.contains(&key) {
+        if self.ends.taken.iter().any(|(taken, _)| *taken == key) {
             return None;
         }
         let found = self.maps.end(key);
         match found.map(|end| end.or_else(|| self.ends.inherited(key))) {
             Ok(Some(end)) => {
-                self.ends.taken.push(key);
+                self.ends.taken.push_back((key, clocks::boottime()));
                 return Some(witness(&end, self.tally.hears_signals));
             }
             Ok(None) => {}
