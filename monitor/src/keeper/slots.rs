@@ -241,6 +241,10 @@ impl Slot {
         let mut leaves = cgroup.map(Leaves::new);
         // One that cannot be opened has been removed meanwhile: the life is over, and the pidfd says so.
         let leaf = leaves.as_mut().and_then(|leaves| leaves.of_survivor(incarnation).ok());
+        if let Some(leaf) = leaf.as_ref().filter(|_| end_leftovers) {
+            // The earlier keeper may have been killed in the middle of ending it.
+            leaf.spend();
+        }
         let stranger = Stranger::new(pid);
         let tag = Rc::new(stranger.tag(pid, incarnation));
         let life = Life { incarnation, pid, started, tag, end_leftovers, leaf, stranger: Some(stranger) };

@@ -160,6 +160,11 @@ impl Leaf {
         text[..length].windows(11).any(|word| word == b"populated 1")
     }
 
+    /// It may have been killed in before: it is not used again.
+    pub(super) fn spend(&self) {
+        self.spent.set(true);
+    }
+
     /// SIGKILL to everything in it. Where there is no `cgroup.kill` this has to be done again for what has been
     /// forked meanwhile.
     pub(super) fn kill(&self) {
