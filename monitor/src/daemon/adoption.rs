@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_core::model::{End, Leftovers, ServiceName, ServiceSpec, Tick};
-use defib_core::{Input, KnownLife, Lost};
+use defib_core::model::{By, End, Ending, Leftovers, Record, ServiceName, ServiceSpec, Tick, What};
+use defib_core::{Effect, Input, KnownLife, Lost};
 
 use super::link::LinkError;
 use super::run::Daemon;
@@ -83,7 +83,12 @@ impl Daemon {
         let Remembered { services, left } = remembered;
         let mut others = Vec::new();
         for it in services {
-            let torn = it.same_boot && !left && self.slots.spec(&it.service).is_some();
+            let (lived, configured) = (it.same_boot && !left, self.slots.spec(&it.service).is_some());
+            if let (true, false, Some(life)) = (lived, configured, latest(&it)) {
+                self.tell_of_removed(it.service, life);
+                continue;
+            }
+            let torn = lived && configured;
             let life = latest(&it).filter(|_| torn);
             match (residents.remove(&it.service), life) {
                 (Some(resident), life) if torn => {
@@ -149,6 +154,16 @@ impl Daemon {
         self.follow(&Life { slot, pid, started });
         let lost = earlier.map(|life| self.lost(life));
         self.turn([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])
+    }
+
+    /// A service that lived is configured no longer: the census has ended what was left of it.
+    fn tell_of_removed(&mut self, service: ServiceName, life: KnownLife) {
+        let Lost { incarnation, pid, started, end } = self.lost(life);
+        self.memory.forget(&service);
+        let ending = Ending { end, by: By::Stop };
+        let what = What::Exit { ending, started: Some(started) };
+        let at = clock::now();
+        self.tell(Effect::Record(Record { at, service, incarnation, pid: Some(pid), what }));
     }
 
     /// How a life ended while nobody watched, as far as the source can tell.

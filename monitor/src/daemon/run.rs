@@ -476,7 +476,7 @@ impl Daemon {
     }
 
     /// Lets others know.
-    fn tell(&mut self, effect: Effect) {
+    pub(super) fn tell(&mut self, effect: Effect) {
         match effect {
             Effect::Record(record) => {
                 log(&record.service, &record.what);
