@@ -19,7 +19,7 @@ pub struct Abilities {
 }
 
 /// What this defib can bear.
-pub const NOW: Abilities = Abilities { keeper_dies: false, daemon_restart: false, ends_are_kept: false };
+pub const NOW: Abilities = Abilities { keeper_dies: true, daemon_restart: true, ends_are_kept: true };
 
 /// Something that happens. Services are named by their place in the crowd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

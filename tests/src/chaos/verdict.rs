@@ -21,6 +21,9 @@ use super::unit::Unit;
 /// found to be 1.3 s. In nanoseconds.
 const ON_THE_WAY: u64 = 2_000_000_000;
 
+/// For how long daemons may be stopped, killed or on their way by turns, so that none of them reads.
+const UNREAD: u64 = 5_000_000_000;
+
 /// All that is known.
 #[derive(Debug)]
 pub(super) struct Case<'a> {
@@ -77,7 +80,7 @@ impl Case<'_> {
             it.judge_ends(&logged.remove(name).unwrap_or_default(), &mut verdict);
             it.judge_refusals(&mut verdict.problems);
             let lines =
-                lines::judge(&self.folder.join("log"), name, &it.lives, |life| it.died_unwatched(life));
+                lines::judge(&self.folder.join("log"), name, &it.lives, |life| it.left_unread(life));
             verdict.problems.extend(lines);
         }
         verdict.problems.extend(errors(&log, !self.unit.gaps.is_empty()));
@@ -110,13 +113,21 @@ impl Member<'_> {
         for tale in self.case.tales.ends.iter().filter(|tale| tale.service == self.name) {
             told.entry((tale.incarnation, tale.pid)).or_default().push(tale);
         }
-        let in_log = self.in_log(logged, &mut verdict.problems);
+        let mut strange = Vec::new();
+        let in_log = self.in_log(logged, &mut strange);
+        let mut again_told = 0;
         for (life, in_log) in self.lives.iter().zip(in_log) {
             let tales = told.remove(&(life.incarnation, life.pid)).unwrap_or_default();
             let problem = match (&tales[..], in_log) {
                 ([tale], _) => self.wrong(life, tale.end, &tale.by, &tale.text),
-                // What was told as all died is not remembered: the next daemon finds that a life is over.
-                ([_, again], _) if again.end.is_none() && self.forgotten(life) => None,
+                // What was told as all died is not remembered: the next daemon finds that a life is over, and tells it
+                // again, as well as it can be known.
+                ([first, again], _)
+                    if (again.end.is_none() || again.end == first.end) && self.forgotten(life) =>
+                {
+                    again_told += 1;
+                    None
+                }
                 ([], true) => {
                     verdict.logged_only += 1;
                     None
@@ -130,6 +141,8 @@ impl Member<'_> {
             };
             verdict.problems.extend(problem.map(|problem| format!("{}: {problem}", self.who(life))));
         }
+        // The log has those twice, too.
+        verdict.problems.extend(strange.into_iter().skip(again_told));
         // A process that is ended by defib before it has written that it lives is no life; nobody else ends one so early.
         for tale in told.into_values().flatten().filter(|tale| tale.by == "self") {
             verdict.problems.push(format!("{}: an end of a life that never was: {}", self.name, tale.text));
@@ -216,6 +229,18 @@ impl Member<'_> {
         let gaps = &self.case.unit.gaps;
         let ends = self.ends(life);
         gaps.iter().any(|(from, to)| ends.iter().any(|end| end <= to && self.next(life) > *from))
+    }
+
+    /// Whether its last lines may have been in a pipe that nobody held: of keeper, daemon and the service itself all were
+    /// dead, and no daemon had read them before.
+    fn left_unread(&self, life: &Life) -> bool {
+        let next = self.next(life);
+        self.case.unit.gaps.iter().any(|(from, to)| {
+            let held = |it: &Life| {
+                it.at < *from && self.next(it) > *to && !self.ends(it).iter().any(|end| (*from..*to).contains(end))
+            };
+            life.at < *to && next > from.saturating_sub(UNREAD) && !self.lives.iter().any(held)
+        })
     }
 
     /// Whether it may have ended so soon before the death of a keeper that what was known of it went too, or before the
