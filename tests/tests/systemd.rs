@@ -1,4 +1,5 @@
 //! Under a real systemd, in a container made of this very system: an overlay of `/`, of which nothing stays.
+//! `DEFIB_SYSTEMD_ROOT` names the root of another system for it: `cargo xtask systemds`.
 //!
 //! It needs root, and systemd-nspawn (`cargo xtask setup` installs it). As root without it the test fails: a gate that is
 //! not there is not passed.
@@ -17,14 +18,14 @@ use tempfile::TempDir;
 /// ends it unmounts everything; in a cgroup of its own, $3, in each hierarchy that systemd uses.
 const BOOT: &str = r#"
 set -e
-folder=$1 defib=$2
+folder=$1 defib=$2 lower=$5
 for group in $3; do echo $$ > "$group/cgroup.procs"; done
 # Where systemd-nspawn would leave folders.
 mkdir -p /run/systemd
 mount -t tmpfs defib-systemd /run/systemd
 mount -t tmpfs -o size=512m defib-systemd "$folder"
 mkdir "$folder/up" "$folder/work" "$folder/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/up,workdir=$folder/work" "$folder/root"
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$folder/up,workdir=$folder/work" "$folder/root"
 root=$folder/root
 rm -f "$root/etc/machine-id"
 echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
@@ -45,6 +46,8 @@ metrics = ""
 command = "sleep 1000"
 [service.my-db]
 command = "sleep 2000"
+[service.writer]
+command = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"]
 END
 exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit --private-network \
     --machine="$4" --console=pipe
@@ -77,6 +80,7 @@ impl Machine {
             .arg(folder.path())
             .arg(program())
             .args([&list, &name])
+            .arg(std::env::var_os("DEFIB_SYSTEMD_ROOT").unwrap_or_else(|| "/".into()))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a duplicate"))
             .stderr(log)
@@ -139,12 +143,57 @@ impl Machine {
         ["api", "my-db"].map(|service| self.runs(service))
     }
 
-    /// The processes of the services that there are, whoever looks after them.
+    /// The processes of `api` and `my-db` that there are, whoever looks after them.
     fn sleepers(&self) -> Vec<u32> {
-        let out = self.run("pgrep --exact sleep").out;
+        let out = self.run("pgrep --full '^sleep [12]000'").out;
         let mut pids: Vec<u32> = out.lines().map(|pid| pid.parse().expect("a pid")).collect();
         pids.sort_unstable();
         pids
+    }
+
+    /// Waits until another keeper is the unit's main process, and ready.
+    #[track_caller]
+    fn comes_back_after(&self, keeper: u32) {
+        patiently("the unit to be back", || {
+            let other = ![0, keeper].contains(&self.keeper());
+            (other && self.show("ActiveState") == "active").then_some(())
+        });
+    }
+
+    /// That another keeper has taken over what lives, and has what the one before has left.
+    #[track_caller]
+    fn assert_taken_over(&self, before: &Before) {
+        assert_ne!(self.keeper(), before.keeper);
+        assert_eq!(self.show("StatusText"), "supervises");
+        assert_eq!(self.services(), before.services);
+        assert_eq!(self.runs("writer"), before.writer);
+        let mut one_each = before.services.to_vec();
+        one_each.sort_unstable();
+        assert_eq!(self.sleepers(), one_each, "one process for each service");
+        assert_eq!(self.pipes(), before.pipes, "RuntimeDirectory= has been kept");
+        let status: Value = serde_json::from_str(&self.must("defib status --json")).expect("JSON");
+        for service in status["services"].as_array().expect("services") {
+            assert_eq!(service["adopted"], true, "{service:#}");
+        }
+        each_process_is_where_it_belongs(self);
+    }
+
+    /// systemd starts what requires defib anew, and takes a moment for that.
+    #[track_caller]
+    fn is_active_again(&self, unit: &str) {
+        patiently("the service's unit to be back", || {
+            (self.run(&format!("systemctl is-active {unit}")).out == "active\n").then_some(())
+        });
+    }
+
+    fn before(&self) -> Before {
+        let [keeper, writer] = [self.keeper(), self.runs("writer")];
+        Before { keeper, writer, services: self.services(), pipes: self.pipes() }
+    }
+
+    /// The pipes and spools of the services, each with its number.
+    fn pipes(&self) -> String {
+        self.must("find /run/defib/output -name '*api*' -printf '%i %p\\n' | sort | grep .")
     }
 
     #[track_caller]
@@ -161,6 +210,14 @@ impl Machine {
         let lines = self.must(&format!("journalctl --quiet --output json {wanted}"));
         lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
+}
+
+/// What another keeper is to find.
+struct Before {
+    keeper: u32,
+    services: [u32; 2],
+    writer: u32,
+    pipes: String,
 }
 
 impl Drop for Machine {
@@ -235,6 +292,8 @@ fn defib_is_a_good_unit() {
     assert!(nspawn.is_ok(), "there is no systemd-nspawn: `cargo xtask setup` installs systemd-container");
 
     let machine = Machine::boot();
+    let version = machine.must("systemctl --version | head -n 1");
+    writeln!(std::io::stderr(), "in a container of {version}").ok();
     verify_is_content(&machine);
     systemd_knows_when_services_are_supervised(&machine);
     each_process_is_where_it_belongs(&machine);
@@ -244,9 +303,12 @@ fn defib_is_a_good_unit() {
     an_upgrade_is_no_matter_of_systemd(&machine);
     each_process_is_where_it_belongs(&machine);
     a_daemon_that_hangs_is_replaced_under_the_watchdog(&machine);
-    a_restart_ends_services_and_starts_them(&machine);
+    a_restart_leaves_services_running(&machine);
     the_journal_takes_fields(&machine);
     a_keeper_that_is_killed_comes_back_to_its_services(&machine);
+    a_package_is_upgraded_by_a_restart(&machine);
+    to_leave_is_to_come_back(&machine);
+    not_a_line_is_lost_or_doubled(&machine);
     services_are_units_by_the_template(&machine);
     a_stop_leaves_nothing(&machine);
 }
@@ -362,19 +424,23 @@ fn a_daemon_that_hangs_is_replaced_under_the_watchdog(machine: &Machine) {
     }
 }
 
-fn a_restart_ends_services_and_starts_them(machine: &Machine) {
+fn a_restart_leaves_services_running(machine: &Machine) {
     machine.must("echo DEFIB_LOG_TO=journal > /etc/default/defib");
-    let (keeper, before) = (machine.keeper(), machine.services());
+    let before = machine.before();
     machine.must("systemctl restart defib");
-    let after = machine.services();
-    assert_ne!(machine.keeper(), keeper);
-    assert!(before.iter().all(|pid| !after.contains(pid)));
-    assert_eq!(machine.sleepers(), { after });
-    let ends = machine.journal("--unit defib.service --grep '^exit service=.* by=shutdown'");
-    assert!(ends.len() >= 2, "each was stopped, not killed with its group: {ends:#?}");
+    machine.assert_taken_over(&before);
+    assert_eq!([machine.show("Result"), machine.show("NRestarts")], ["success", "0"]);
+    let asked =
+        machine.journal("--unit defib.service --grep '^SIGQUIT: asked to leave, and the services alone'");
+    assert_eq!(asked.len(), 1, "{asked:#?}");
+    // A second one finds what it has left itself, and so does that of a script which restarts only what runs.
+    let before = machine.before();
+    machine.must("systemctl try-restart defib");
+    machine.assert_taken_over(&before);
 }
 
 fn the_journal_takes_fields(machine: &Machine) {
+    machine.must("defib restart api");
     let entries = patiently("entries with fields", || {
         let entries = machine.journal("--unit defib.service SERVICE=api TO=running");
         (!entries.is_empty()).then_some(entries)
@@ -386,17 +452,47 @@ fn the_journal_takes_fields(machine: &Machine) {
 }
 
 fn a_keeper_that_is_killed_comes_back_to_its_services(machine: &Machine) {
-    let (keeper, before) = (machine.keeper(), machine.services());
-    machine.must(&format!("kill -KILL {keeper}"));
-    patiently("the unit to be back", || {
-        let other = machine.keeper() != keeper && machine.keeper() != 0;
-        (other && machine.show("ActiveState") == "active").then_some(())
-    });
+    let before = machine.before();
+    machine.must(&format!("kill -KILL {}", before.keeper));
+    machine.comes_back_after(before.keeper);
     assert_eq!(machine.show("NRestarts"), "1");
-    assert_eq!(machine.services(), before, "they are taken over");
-    let mut before = before.to_vec();
-    before.sort_unstable();
-    assert_eq!(machine.sleepers(), before, "one process for each service");
+    machine.assert_taken_over(&before);
+    // Both at once: the daemon cannot put anything in order.
+    let before = machine.before();
+    machine.must(&format!("kill -KILL {} {}", machine.daemon(), before.keeper));
+    machine.comes_back_after(before.keeper);
+    machine.assert_taken_over(&before);
+}
+
+/// What a package does that knows of no better way: the new keeper is of the new file.
+fn a_package_is_upgraded_by_a_restart(machine: &Machine) {
+    let before = machine.before();
+    machine.must("cp /usr/bin/defib /usr/bin/defib.new && mv /usr/bin/defib.new /usr/bin/defib");
+    let file = |path: &str| machine.must(&format!("stat --dereference --format %i {path}"));
+    assert_ne!(file(&format!("/proc/{}/exe", before.keeper)), file("/usr/bin/defib"));
+    machine.must("systemctl daemon-reload && systemctl restart defib");
+    machine.assert_taken_over(&before);
+    assert_eq!(file(&format!("/proc/{}/exe", machine.keeper())), file("/usr/bin/defib"));
+}
+
+/// `Restart=always`: systemd starts a keeper that has left on purpose too.
+fn to_leave_is_to_come_back(machine: &Machine) {
+    let before = machine.before();
+    machine.must("defib daemon stop --leave");
+    machine.comes_back_after(before.keeper);
+    machine.assert_taken_over(&before);
+}
+
+/// Over everything that has been done to keeper and daemon since the unit was started.
+fn not_a_line_is_lost_or_doubled(machine: &Machine) {
+    let log = machine.must("defib logs writer --lines 1000000");
+    let numbers = log.lines().map(|line| line.rsplit(' ').next()?.parse().ok());
+    let numbers: Vec<u32> = numbers.collect::<Option<_>>().unwrap_or_else(|| panic!("{log}"));
+    let begun = numbers.iter().rposition(|number| *number == 1).expect("a first line");
+    assert!(
+        numbers[begun..].iter().copied().eq(1..=u32::try_from(numbers.len() - begun).expect("few")),
+        "{log}"
+    );
 }
 
 fn services_are_units_by_the_template(machine: &Machine) {
@@ -410,26 +506,39 @@ fn services_are_units_by_the_template(machine: &Machine) {
     assert!(state());
     let Said { code, .. } = machine.run("systemctl start defib@no-such-service");
     assert_eq!(code, 1);
-    // A crash of defib is no reason to stop what belongs to it.
-    let keeper = machine.keeper();
-    machine.must(&format!("kill -KILL {keeper}"));
-    patiently("the unit to be back", || {
-        (machine.keeper() != keeper && machine.show("ActiveState") == "active").then_some(())
-    });
-    // systemd starts what requires it anew, and takes a moment for that.
-    patiently("the service's unit to be back", || {
-        (machine.run("systemctl is-active defib@my-db").out == "active\n").then_some(())
-    });
-    machine.services();
+    // Neither a crash nor a restart of defib is a reason to stop what belongs to it.
+    let before = machine.before();
+    machine.must("systemctl restart defib");
+    machine.assert_taken_over(&before);
+    machine.is_active_again("defib@my-db");
+    let before = machine.before();
+    machine.must(&format!("kill -KILL {}", before.keeper));
+    machine.comes_back_after(before.keeper);
+    machine.assert_taken_over(&before);
+    machine.is_active_again("defib@my-db");
+    // A restart of its own is one, and a stop of defib is for all.
+    machine.must("systemctl restart defib@my-db");
+    assert_ne!(machine.services()[1], before.services[1]);
+    machine.must("systemctl stop defib");
+    assert_eq!(machine.run("systemctl is-active defib@my-db").out, "inactive\n");
+    assert_eq!(machine.sleepers(), [0; 0]);
+    machine.must("systemctl start defib");
 }
 
 fn a_stop_leaves_nothing(machine: &Machine) {
+    // What was taken over is stopped as everything else is.
     machine.services();
+    let before = machine.before();
+    machine.must("systemctl restart defib");
+    machine.assert_taken_over(&before);
+    let ends = || machine.journal("--unit defib.service --grep '^exit service=.* by=shutdown'").len();
+    let earlier = ends();
     assert_eq!(machine.run("defib uninstall").code, 1, "not while it runs");
     machine.must("systemctl stop defib");
     assert_eq!(machine.run("systemctl is-active defib").out, "inactive\n");
     assert_eq!(machine.show("Result"), "success");
     assert_eq!(machine.sleepers(), [0; 0]);
+    assert_eq!(ends() - earlier, 3, "each was stopped, not killed with its group");
     assert_eq!(machine.must("find /sys/fs/cgroup -name defib.service"), "");
     assert_eq!(
         machine.must("ls -A /run | grep defib || true"),

@@ -126,9 +126,10 @@ impl Notify {
         self.tell(now, &state);
     }
 
-    /// defib ends.
-    pub(super) fn stopping(&mut self, now: Tick) {
-        self.tell(now, &[("STOPPING", "1"), ("STATUS", "ends every service")]);
+    /// defib ends, with every service or without.
+    pub(super) fn stopping(&mut self, now: Tick, services_too: bool) {
+        let status = if services_too { "ends every service" } else { "leaves, and its services alone" };
+        self.tell(now, &[("STOPPING", "1"), ("STATUS", status)]);
     }
 
     /// A daemon has been started.
@@ -325,7 +326,7 @@ mod tests {
             watchdog: None,
         };
         notify.ready(at(1));
-        notify.stopping(at(2));
+        notify.stopping(at(2), true);
         assert_eq!(notify.due(), Some(at(2) + AGAIN));
         systemd.set_nonblocking(true).unwrap();
         let mut bytes = [0; 256];

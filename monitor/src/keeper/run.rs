@@ -288,8 +288,8 @@ impl Keeper {
                 self.unread.clear();
                 self.notify.ready(clock::now());
                 raw::give_back_memory();
-                if self.ending {
-                    self.notify.stopping(clock::now());
+                if self.ending || self.quitting {
+                    self.notify.stopping(clock::now(), self.ending);
                 }
             }
             Order::Restart => self.restart_asked(fds.into_iter().next()),
@@ -300,7 +300,12 @@ impl Keeper {
             Order::Pong => self.notify.daemon_answered(),
             Order::Reloading => self.notify.reloading(clock::now()),
             Order::Ending => self.end(),
-            Order::Leave => self.nurse.leave(clock::now()),
+            Order::Leave => {
+                if !self.ending {
+                    self.quit();
+                }
+                self.nurse.leave(clock::now());
+            }
             Order::Hold { name } => {
                 let Some(fd) = fds.into_iter().next() else { return };
                 if name == NEXT_SLOT
@@ -583,7 +588,7 @@ impl Keeper {
             if number != libc::SIGCHLD {
                 match number {
                     libc::SIGHUP => {}
-                    libc::SIGQUIT => self.quitting = true,
+                    libc::SIGQUIT => self.quit(),
                     _ => self.end(),
                 }
                 self.link.tell_signal(number);

@@ -85,7 +85,14 @@ impl Keeper {
     /// defib was asked to end.
     pub(super) fn end(&mut self) {
         if !std::mem::replace(&mut self.ending, true) {
-            self.notify.stopping(clock::now());
+            self.notify.stopping(clock::now(), true);
+        }
+    }
+
+    /// defib leaves, and its services alone. systemd is told once, whoever has asked for it.
+    pub(super) fn quit(&mut self) {
+        if !std::mem::replace(&mut self.quitting, true) {
+            self.notify.stopping(clock::now(), false);
         }
     }
 

@@ -50,7 +50,7 @@ impl Keeper {
         self.renewal.begin(previous, failure);
         self.ending = text.ending;
         if self.ending {
-            self.notify.stopping(now);
+            self.notify.stopping(now, true);
         }
         self.nurse.take_over(text.daemon);
         self.notify.watch(now, (text.watchdog_ms > 0).then(|| Duration::from_millis(text.watchdog_ms)));
