@@ -308,6 +308,8 @@ fn defib_is_a_good_unit() {
     a_keeper_that_is_killed_comes_back_to_its_services(&machine);
     a_package_is_upgraded_by_a_restart(&machine);
     to_leave_is_to_come_back(&machine);
+    a_daemon_that_hangs_holds_up_no_restart(&machine);
+    a_file_that_is_broken_ends_nothing(&machine);
     not_a_line_is_lost_or_doubled(&machine);
     services_are_units_by_the_template(&machine);
     a_stop_leaves_nothing(&machine);
@@ -483,6 +485,34 @@ fn to_leave_is_to_come_back(machine: &Machine) {
     machine.assert_taken_over(&before);
 }
 
+/// The keeper's watchdog replaces it, and the next one leaves at once.
+fn a_daemon_that_hangs_holds_up_no_restart(machine: &Machine) {
+    let before = machine.before();
+    machine.must(&format!("kill -STOP {} && systemctl restart defib", machine.daemon()));
+    machine.assert_taken_over(&before);
+    assert_eq!(machine.show("Result"), "success");
+}
+
+/// systemd tries again every second, until somebody has mended it.
+fn a_file_that_is_broken_ends_nothing(machine: &Machine) {
+    let before = machine.before();
+    let file = "/etc/defib/defib.toml";
+    machine.must(&format!("cp {file} {file}.before; echo 'wrong = 1' >> {file}"));
+    assert_ne!(machine.run("systemctl restart defib").code, 0);
+    assert_eq!(machine.sleepers().len(), 2);
+    machine.must(&format!("mv {file}.before {file}"));
+    machine.comes_back_after(before.keeper);
+    machine.assert_taken_over(&before);
+    // Without a keeper nobody can stop them: a stop is one of the unit alone.
+    let before = machine.before();
+    machine.must(&format!("cp {file} {file}.before; echo 'wrong = 1' >> {file}"));
+    assert_ne!(machine.run("systemctl restart defib").code, 0);
+    machine.must("systemctl stop defib");
+    assert_eq!(machine.sleepers().len(), 2);
+    machine.must(&format!("mv {file}.before {file}; systemctl start defib"));
+    machine.assert_taken_over(&before);
+}
+
 /// Over everything that has been done to keeper and daemon since the unit was started.
 fn not_a_line_is_lost_or_doubled(machine: &Machine) {
     let log = machine.must("defib logs writer --lines 1000000");
@@ -523,6 +553,13 @@ fn services_are_units_by_the_template(machine: &Machine) {
     assert_eq!(machine.run("systemctl is-active defib@my-db").out, "inactive\n");
     assert_eq!(machine.sleepers(), [0; 0]);
     machine.must("systemctl start defib");
+    // As shutdown.target does it, and what else conflicts with defib.
+    machine.services();
+    let unit = "printf '[Unit]\\nConflicts=defib.service\\n' > /run/systemd/system/away.target";
+    machine.must(&format!("{unit} && systemctl daemon-reload && systemctl start away.target"));
+    patiently("the end of all services", || machine.sleepers().is_empty().then_some(()));
+    assert_eq!(machine.show("Result"), "success");
+    machine.must("systemctl start defib");
 }
 
 fn a_stop_leaves_nothing(machine: &Machine) {
@@ -540,11 +577,7 @@ fn a_stop_leaves_nothing(machine: &Machine) {
     assert_eq!(machine.sleepers(), [0; 0]);
     assert_eq!(ends() - earlier, 3, "each was stopped, not killed with its group");
     assert_eq!(machine.must("find /sys/fs/cgroup -name defib.service"), "");
-    assert_eq!(
-        machine.must("ls -A /run | grep defib || true"),
-        "",
-        "RuntimeDirectory= is gone with the unit"
-    );
+    assert_eq!(machine.must("find /run/defib -mindepth 1"), "");
 
     machine.must("defib uninstall");
     assert_eq!(machine.must("find /etc/systemd/system /usr/bin -name 'defib*' -not -path '*.d*'"), "");
