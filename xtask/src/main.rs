@@ -19,6 +19,7 @@ mod run;
 mod setup;
 mod sizes;
 mod step;
+mod systemds;
 mod test;
 mod workspace;
 
@@ -38,6 +39,7 @@ cargo xtask VERB
   chaos [ARGS]     build, then let everything die for a minute on each source; `chaos --help` tells of seeds and times
   bench [ARGS]     setup, then measure; `bench --help` lists what
   kernels [NAME…]  build, then boot 5.10, 6.1, 6.12 and the newest kernel, or those named, in QEMU, and test there
+  systemds [NAME…] build, then test as a unit of the systemd of Debian's bookworm and trixie, or of those named
   ci [GATE]        everything that must hold before a change is taken, or one gate of it
 ";
 
@@ -64,6 +66,9 @@ fn dispatch(args: &[String]) -> Result<()> {
         }
         ("chaos", rest) => return chaos::run(rest),
         ("kernels", names) if !names.iter().any(|name| name.starts_with('-')) => return kernels::run(names),
+        ("systemds", names) if !names.iter().any(|name| name.starts_with('-')) => {
+            return systemds::run(names);
+        }
         (_, [flag]) if flag == "-h" || flag == "--help" => print!("{USAGE}"),
         ("test", []) => return test::run(None),
         ("test", [filter]) => return test::run(Some(filter)),
@@ -74,7 +79,10 @@ fn dispatch(args: &[String]) -> Result<()> {
         ("run", []) => return run::run(),
         ("ci", []) => return ci::run(None),
         ("ci", [gate]) => return ci::run(Some(gate)),
-        ("setup" | "build" | "load" | "build-and-load" | "run" | "test" | "kernels" | "ci", rest) => {
+        (
+            "setup" | "build" | "load" | "build-and-load" | "run" | "test" | "kernels" | "systemds" | "ci",
+            rest,
+        ) => {
             bail!("`{verb}` does not take `{}`\n\n{USAGE}", rest.join(" "))
         }
         (unknown, _) => bail!("no verb `{unknown}`\n\n{USAGE}"),
