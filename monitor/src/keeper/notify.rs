@@ -334,6 +334,9 @@ mod tests {
         assert_eq!(notify.tick(at(3)), Alarm::None);
         let length = systemd.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..length], b"READY=1\nSTOPPING=1\nSTATUS=ends every service\n");
+        notify.stopping(at(4), false);
+        let length = systemd.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"STOPPING=1\nSTATUS=leaves, and its services alone\n");
         assert_eq!(notify.due(), None, "nothing ticks without a watchdog");
     }
 
