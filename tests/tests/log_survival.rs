@@ -124,7 +124,9 @@ fn no_line_is_lost_or_doubled_when_keeper_and_daemon_are_killed() {
     let mut random = 0x5eed_u64;
     let mut defib = home.start(&config);
     for _ in 0..KILLS {
-        patiently("both services", || (home.lives("quiet").len() + home.lives("busy").len() == 2).then_some(()));
+        patiently("both services", || {
+            (home.lives("quiet").len() + home.lives("busy").len() == 2).then_some(())
+        });
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         std::thread::sleep(Duration::from_micros(20_000 + (random >> 33) % 100_000));
         kill_both(&mut defib, random & (1 << 32) != 0);

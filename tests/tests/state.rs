@@ -147,7 +147,8 @@ fn a_reboot_keeps_what_was_decided_and_forgets_what_was_under_way() {
     wait_number(&state, "SELECT count(*) FROM service WHERE life_pid IS NOT NULL", 3);
     wait_number(&state, "SELECT disabled FROM service WHERE name = 'off'", 1);
     let before = first.status("a")["last_exit"]["at"].as_str().expect("a time").to_owned();
-    let pids = ["a", "held", "manual"].map(|name| first.status(name)["pid"].as_u64().expect("it runs") as u32);
+    let pids =
+        ["a", "held", "manual"].map(|name| first.status(name)["pid"].as_u64().expect("it runs") as u32);
     tear_away(&mut first);
     for pid in pids {
         signal(pid, libc::SIGKILL);

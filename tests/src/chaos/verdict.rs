@@ -79,8 +79,7 @@ impl Case<'_> {
             let it = Member { case: self, place, name, kind, lives: ledger.lives, begun };
             it.judge_ends(&logged.remove(name).unwrap_or_default(), &mut verdict);
             it.judge_refusals(&mut verdict.problems);
-            let lines =
-                lines::judge(&self.folder.join("log"), name, &it.lives, |life| it.left_unread(life));
+            let lines = lines::judge(&self.folder.join("log"), name, &it.lives, |life| it.left_unread(life));
             verdict.problems.extend(lines);
         }
         verdict.problems.extend(errors(&log, !self.unit.gaps.is_empty()));
@@ -237,7 +236,9 @@ impl Member<'_> {
         let next = self.next(life);
         self.case.unit.gaps.iter().any(|(from, to)| {
             let held = |it: &Life| {
-                it.at < *from && self.next(it) > *to && !self.ends(it).iter().any(|end| (*from..*to).contains(end))
+                it.at < *from
+                    && self.next(it) > *to
+                    && !self.ends(it).iter().any(|end| (*from..*to).contains(end))
             };
             life.at < *to && next > from.saturating_sub(UNREAD) && !self.lives.iter().any(held)
         })
