@@ -81,7 +81,8 @@ impl Daemon {
         mut residents: Residents,
     ) -> Result<Remembered, LinkError> {
         let Remembered { services, left } = remembered;
-        let mut others = Vec::new();
+        // One turn for all: a thousand packets with their wake-ups would take longer than everything else.
+        let (mut others, mut rest) = (Vec::new(), Vec::new());
         for it in services {
             let (lived, configured) = (it.same_boot && !left, self.slots.spec(&it.service).is_some());
             if let (true, false, Some(life)) = (lived, configured, latest(&it)) {
@@ -92,15 +93,17 @@ impl Daemon {
             let life = latest(&it).filter(|_| torn);
             match (residents.remove(&it.service), life) {
                 (Some(resident), life) if torn => {
-                    self.turn([Input::Resume { service: it.service.clone(), memo: it.memo }])?;
+                    rest.extend(self.orders([Input::Resume { service: it.service.clone(), memo: it.memo }])?);
                     let earlier = life.filter(|life| life.incarnation < resident.life.incarnation);
-                    self.adopt(it.service, resident, earlier)?;
+                    rest.extend(self.adopt(it.service, resident, earlier)?);
                 }
                 (None, Some(life)) => {
                     let lost = self.lost(life);
                     tracing::warn!(service = %it.service, pid = life.pid, "ended while nobody watched");
-                    self.turn([Input::Resume { service: it.service.clone(), memo: it.memo }])?;
-                    self.turn([Input::Deserted { service: it.service, lost: Some(lost) }])?;
+                    let resumed = Input::Resume { service: it.service.clone(), memo: it.memo };
+                    rest.extend(
+                        self.orders([resumed, Input::Deserted { service: it.service, lost: Some(lost) }])?,
+                    );
                 }
                 (resident, _) => {
                     residents.extend(resident.map(|resident| (it.service.clone(), resident)));
@@ -111,8 +114,10 @@ impl Daemon {
         // Nothing usable is remembered of these.
         for (service, resident) in residents {
             others.retain(|it| it.service != service);
-            self.adopt(service, resident, None)?;
+            rest.extend(self.adopt(service, resident, None)?);
         }
+        self.link.send_turn()?;
+        self.tell_all(rest);
         Ok(Remembered { services: others, left })
     }
 
@@ -122,10 +127,10 @@ impl Daemon {
         service: ServiceName,
         resident: Resident,
         earlier: Option<KnownLife>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<Vec<Effect>, LinkError> {
         let Resident { life: KnownLife { incarnation, pid, started }, pidfd } = resident;
         let (Some(slot), Some(spec)) = (self.slots.slot(&service), self.slots.spec(&service)) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         tracing::info!(%service, pid, %incarnation, "taken over from an earlier keeper");
         let end_leftovers = spec.leftovers == Leftovers::Kill;
@@ -153,7 +158,7 @@ impl Daemon {
         }
         self.follow(&Life { slot, pid, started });
         let lost = earlier.map(|life| self.lost(life));
-        self.turn([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])
+        self.orders([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])
     }
 
     /// A service that lived is configured no longer: the census has ended what was left of it.

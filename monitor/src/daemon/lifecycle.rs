@@ -541,6 +541,7 @@ fn source_choice(configured: config::SourceChoice) -> SourceChoice {
 /// Tells the core of the past, and lets it begin.
 fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), DaemonError> {
     daemon.turn([Input::Configure(settings.services)])?;
+    let mut rest = Vec::new();
     for (slot, Kept { service, memo }) in past.memos {
         let memo = match memo {
             Ok(memo) => memo,
@@ -552,8 +553,10 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
             }
         };
         tracing::debug!(slot, %service, "resumed");
-        daemon.turn([Input::Resume { service, memo }])?;
+        rest.extend(daemon.orders([Input::Resume { service, memo }])?);
     }
+    daemon.link.send_turn()?;
+    daemon.tell_all(rest);
     let strangers = daemon.take_up(past.remembered, past.residents)?;
     daemon.recall(strangers)?;
     for report in past.states {
