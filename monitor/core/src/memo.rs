@@ -24,10 +24,8 @@ pub struct Memo {
     /// Whether the plan that the keeper holds is that of an earlier specification.
     pub(crate) outdated: bool,
     /// Whether the keeper is a new one, and holds no plan yet.
-    #[serde(default)]
     pub(crate) unplanned: bool,
     /// The latest life that was taken over from an earlier keeper.
-    #[serde(default)]
     pub(crate) adopted: Option<Incarnation>,
     pub(crate) series: Series,
     /// The order that stands with the keeper, as it was given and counted down since.
