@@ -1,13 +1,13 @@
 //! Sixty seconds in which everything dies: services, the daemon, the keeper, in every order that a seed brings.
 //!
-//! - [`crowd`]: the services, and the configuration that has them;
-//! - [`schedule`]: what happens when, by the seed;
-//! - [`unit`]: starts `defib daemon` as systemd would, and again when it has died;
-//! - [`hands`]: does what the schedule says;
-//! - [`clients`]: connect to the held sockets all the time;
-//! - [`tales`]: hears all that the daemons tell, one after the other;
-//! - [`ledger`]: what the services themselves have gone through (`martyr` writes it), and what was done to them;
-//! - [`verdict`]: holds the one against the other; [`lines`] does so with the output.
+//! - `crowd`: the services, and the configuration that has them;
+//! - `schedule`: what happens when, by the seed;
+//! - `unit`: starts `defib daemon` as systemd would, and again when it has died;
+//! - `hands`: does what the schedule says;
+//! - `clients`: connect to the held sockets all the time;
+//! - `tales`: hears all that the daemons tell, one after the other;
+//! - `ledger`: what the services themselves have gone through (`martyr` writes it), and what was done to them;
+//! - `verdict`: holds the one against the other; `lines` does so with the output.
 //!
 //! What must hold afterwards: each life has one record of its end, with the right status; no service had two lives at a
 //! time; nobody who connected to a held socket was refused; every line is in the log, in order; who is to run does run.
