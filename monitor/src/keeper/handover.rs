@@ -1,12 +1,12 @@
 //! What one keeper hands over to the next, which is the same process: the keeper executes a binary in place of itself.
 //!
 //! Pid, children, signals that are blocked and those that wait, and the environment go over by themselves. Everything
-//! else is a [`Text`] in a memfd, whose number the successor is told (`--handover`), and the open descriptors that it
+//! else is a `Text` in a memfd, whose number the successor is told (`--handover`), and the open descriptors that it
 //! names. They have close-on-exec taken away just before the execve, and get it again from the successor.
 //!
-//! - [`text`]: what there is to say, and the rules by which it may change;
-//! - [`bytes`]: texts of any bytes, and bytes that are nobody's text;
-//! - [`fds`]: descriptors on their way.
+//! - `text`: what there is to say, and the rules by which it may change;
+//! - `bytes`: texts of any bytes, and bytes that are nobody's text;
+//! - `fds`: descriptors on their way.
 //!
 //! The keeper's side is in `run::renew` and `run::succeed`, that of a slot in `slots::over`.
 
