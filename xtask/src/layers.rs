@@ -21,7 +21,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
     ("state", &["effect::clock"]),
     ("keeper", &["effect::clock"]),
-    ("metrics", &["effect::clock"]),
+    ("metrics", &["effect::clock", "effect::usage"]),
     ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source", "state"]),
     (
         "doctor",

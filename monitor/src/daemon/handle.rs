@@ -190,13 +190,14 @@ impl Handle {
         tokio::task::spawn_blocking(move || port_status(&household, owners)).await.unwrap_or_default()
     }
 
-    /// What these services use at this moment, with all their processes. On another thread, as the ports.
-    pub async fn usage(&self, views: &[&ServiceView]) -> Vec<TreeUsage> {
+    /// What these services use at this moment, with all their processes. On another thread, as the ports. After `longest`
+    /// no more of them are looked at.
+    pub async fn usage(&self, views: &[&ServiceView], longest: Duration) -> Vec<TreeUsage> {
         let services = views.iter().map(|view| (view.name.clone(), view.pid)).collect();
         let household = self.household.clone();
         let _turn = self.reading.acquire().await;
         // The look does not panic; were it so, nothing would be known.
-        tokio::task::spawn_blocking(move || usage(&household, services)).await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || usage(&household, services, longest)).await.unwrap_or_default()
     }
 
     /// What a service consists of at this moment, at most `most` of a kind; `None` if the look has failed. On another

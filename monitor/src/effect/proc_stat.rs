@@ -36,6 +36,29 @@ impl Units {
     }
 }
 
+/// CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cpu {
+    /// In user mode.
+    pub user: Duration,
+    /// In the kernel.
+    pub system: Duration,
+}
+
+impl Cpu {
+    /// Both together.
+    pub fn total(self) -> Duration {
+        self.user + self.system
+    }
+}
+
+impl std::ops::AddAssign for Cpu {
+    fn add_assign(&mut self, other: Self) {
+        self.user += other.user;
+        self.system += other.system;
+    }
+}
+
 /// Some fields of proc_pid_stat(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -48,13 +71,15 @@ pub(super) struct Stat {
     /// The session that it is in: the pid of who began it.
     pub(super) session: u32,
     /// CPU time of its own.
-    pub(super) cpu: Duration,
+    pub(super) cpu: Cpu,
     /// CPU time of the children that it has waited for.
-    pub(super) children_cpu: Duration,
+    pub(super) children_cpu: Cpu,
     /// How many threads it has.
     pub(super) threads: u64,
     /// When it started, rounded down to hundredths of a second.
     pub(super) started: Tick,
+    /// Virtual memory in bytes.
+    pub(super) virtual_bytes: u64,
     /// Resident memory in bytes.
     pub(super) rss: u64,
 }
@@ -91,10 +116,11 @@ impl Stat {
             state: field(3)?.to_owned(),
             parent: field(4)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
-            cpu: units.time(count(14)?.saturating_add(count(15)?)),
-            children_cpu: units.time(count(16)?.saturating_add(count(17)?)),
+            cpu: Cpu { user: units.time(count(14)?), system: units.time(count(15)?) },
+            children_cpu: Cpu { user: units.time(count(16)?), system: units.time(count(17)?) },
             threads: count(20)?,
             started: Tick(count(22)?.saturating_mul(units.tick_ns)),
+            virtual_bytes: count(23)?,
             rss: count(24)?.saturating_mul(units.page),
         })
     }
@@ -116,10 +142,11 @@ mod tests {
                 state: "S".to_owned(),
                 parent: 1,
                 session: 7,
-                cpu: Duration::from_secs(2),
-                children_cpu: Duration::from_millis(500),
+                cpu: Cpu { user: Duration::from_millis(1500), system: Duration::from_millis(500) },
+                children_cpu: Cpu { user: Duration::from_millis(300), system: Duration::from_millis(200) },
                 threads: 3,
                 started: Tick(10_000_000_000),
+                virtual_bytes: 9_000_000,
                 rss: 25 * 4096,
             };
             assert_eq!(Stat::parse(line.as_bytes(), units).as_ref(), Some(&wanted));

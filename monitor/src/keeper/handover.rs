@@ -118,6 +118,8 @@ pub fn check(stdin: BorrowedFd<'_>) -> Result<(), HandoverError> {
 
 #[cfg(test)]
 mod tests {
+    use defib_core::model::Usage;
+
     use super::*;
 
     /// Written by the keeper of version 1. It stays as it is: a keeper of that version may be replaced by this one.
@@ -147,9 +149,7 @@ mod tests {
             started: 5_000_000_000,
             at: 6_000_000_000,
             status: 9,
-            user_us: 1,
-            system_us: 2,
-            max_rss_kib: 3,
+            usage: Usage { user_us: 1, system_us: 2, max_rss_kib: 3, ..Usage::default() },
             unknown: false,
         };
         let expected = [

@@ -344,10 +344,14 @@ fn used(usage: &libc::rusage) -> Usage {
         let (seconds, micros) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
         seconds.unwrap_or(0) * 1_000_000 + micros.unwrap_or(0)
     };
+    // The kernel counts bytes, and tells blocks of 512 (task_io_get_inblock), whatever the device has.
+    let blocks = |count: libc::c_long| u64::try_from(count).unwrap_or(0).saturating_mul(512);
     Usage {
         user_us: micros(usage.ru_utime),
         system_us: micros(usage.ru_stime),
         max_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+        read_bytes: blocks(usage.ru_inblock),
+        written_bytes: blocks(usage.ru_oublock),
     }
 }
 /// Gives back what only the start needed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use defib_core::model::{
-    By, Cause, Ending, GAVE_UP, Incarnation, Reason, Record, State, Tick, WaitStatus, What,
+    By, Cause, Ending, GAVE_UP, Incarnation, Reason, Record, State, Tick, Usage, WaitStatus, What,
 };
 
 use super::tally::Spans;
@@ -48,6 +48,8 @@ pub(super) struct Counted {
     /// By the words of [`Cause`] or `unknown`, and the status.
     pub(super) exits: BTreeMap<(&'static str, Status), u64>,
     pub(super) oom_kills: u64,
+    /// What the lives that have ended have used; of `max_rss_kib` the largest.
+    pub(super) used: Usage,
     pub(super) start_limit_reached: u64,
     /// How long the latest restart was to wait.
     pub(super) delay: Option<Duration>,
@@ -144,6 +146,14 @@ impl Counted {
             }
         }
         self.course.executed = None;
+        let sum = |before: u64, more: u64| before.saturating_add(more);
+        self.used = Usage {
+            user_us: sum(self.used.user_us, end.usage.user_us),
+            system_us: sum(self.used.system_us, end.usage.system_us),
+            max_rss_kib: self.used.max_rss_kib.max(end.usage.max_rss_kib),
+            read_bytes: sum(self.used.read_bytes, end.usage.read_bytes),
+            written_bytes: sum(self.used.written_bytes, end.usage.written_bytes),
+        };
         if end.cause() == Some(Cause::Oom) {
             self.oom_kills += 1;
         }

@@ -3,7 +3,7 @@
 //! - [`names`]: every family;
 //! - `tally`, `counted`: what the supervisor thread counts as it happens;
 //! - `recorder`, [`log_layer`]: what the daemon counts of itself;
-//! - `services`, `pipeline`, `own_process`: what is read and written at a scrape;
+//! - `services`, `usage`, `pipeline`, `own_process`: what is read and written at a scrape;
 //! - `histogram`, [`text`]: how it is kept and written;
 //! - [`scrape`]: all of it together.
 //!
@@ -21,6 +21,7 @@ pub mod scrape;
 mod services;
 mod tally;
 pub mod text;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,6 +38,7 @@ use recorder::Recorder;
 pub use scrape::{Collector, Scrape};
 pub use services::{OutputCounters, Stream};
 pub use tally::Tally;
+use usage::Sums;
 
 /// Everything that is counted, shared by all threads of the daemon.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Metrics {
     pub state: OnceLock<Arc<dyn StateCounters>>,
     /// How long answers took, by route. As many as there are routes. Used on the surfaces' thread only.
     answers: Mutex<BTreeMap<String, Histogram>>,
+    /// What services have been told to have used. Used on the surfaces' thread only.
+    sums: Mutex<Sums>,
     /// When the daemon began.
     pub started: Tick,
 }
@@ -66,6 +70,7 @@ impl Metrics {
             output: OnceLock::new(),
             state: OnceLock::new(),
             answers: Mutex::default(),
+            sums: Mutex::default(),
             started,
         }
     }

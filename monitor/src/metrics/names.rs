@@ -126,6 +126,10 @@ families! {
         "Log messages written.";
     PROCESS_BACKOFF = "defib_process_backoff_seconds", Gauge, Seconds, Scrape, ["process"],
         "Delay now waited before the next start; 0 when not backing off.";
+    PROCESS_CHILDREN = "defib_process_children", Gauge, One, Scrape, ["process"],
+        "Descendant processes of the main process.";
+    PROCESS_CPU = "defib_process_cpu_seconds_total", Counter, Seconds, Scrape, ["process", "mode"],
+        "CPU time of the process tree, kept over restarts.";
     PROCESS_DESIRED = "defib_process_desired", Gauge, One, Scrape, ["process"],
         "Whether the operator wants the process to run (1) or not (0).";
     PROCESS_EXIT_DETECTION = "defib_process_exit_detection_seconds", Histogram, Seconds, Scrape, ["source"],
@@ -138,18 +142,26 @@ families! {
         "Exit code of the last end, or 128 plus the signal number.";
     PROCESS_LAST_EXIT_TIME = "defib_process_last_exit_timestamp_seconds", Gauge, Seconds, Scrape, ["process"],
         "When the main process last ended, Unix time in seconds.";
+    PROCESS_MAX_FDS = "defib_process_max_fds", Gauge, One, Scrape, ["process"],
+        "Soft limit of open file descriptors of the main process.";
     PROCESS_NEXT_START = "defib_process_next_start_timestamp_seconds", Gauge, Seconds, Scrape, ["process"],
         "When the next start is due, Unix time in seconds; absent when none is due.";
     PROCESS_OOM_KILLS = "defib_process_oom_kills_total", Counter, One, Scrape, ["process"],
         "Times the kernel out-of-memory killer ended a task of the process.";
+    PROCESS_OPEN_FDS = "defib_process_open_fds", Gauge, One, Scrape, ["process"],
+        "Open file descriptors of the main process.";
     PROCESS_OUTPUT = "defib_process_output_bytes_total", Counter, Bytes, Scrape, ["process", "stream"],
         "Bytes captured from standard output and error.";
     PROCESS_OUTPUT_DROPPED = "defib_process_output_dropped_bytes_total", Counter, Bytes, Scrape, ["process", "stream"],
         "Captured bytes dropped because a reader or a disk was too slow.";
     PROCESS_PAUSED = "defib_process_paused", Gauge, One, Scrape, ["process"],
         "Whether automatic restarts of the process are paused (1) or not (0).";
+    PROCESS_READ = "defib_process_read_bytes_total", Counter, Bytes, Scrape, ["process"],
+        "Bytes the process tree caused to be read from storage.";
     PROCESS_READY = "defib_process_ready_seconds", Histogram, Seconds, Scrape, [],
         "Time from exec to ready, over all supervised processes.";
+    PROCESS_RESIDENT = "defib_process_resident_memory_bytes", Gauge, Bytes, Scrape, ["process"],
+        "Resident memory of the process tree.";
     PROCESS_RESTART_LATENCY = "defib_process_restart_latency_seconds", Histogram, Seconds, Scrape, ["source"],
         "Time from the kernel exit event to the exec of the replacement, without configured delay.";
     PROCESS_RESTARTS = "defib_process_restarts_total", Counter, One, Scrape, ["process", "reason"],
@@ -166,8 +178,14 @@ families! {
         "Lifecycle state of a supervised process; 1 for the current state, 0 for the others.";
     PROCESS_STOP = "defib_process_stop_seconds", Histogram, Seconds, Scrape, [],
         "Time from the stop request to the end of the process, over all supervised processes.";
+    PROCESS_THREADS = "defib_process_threads", Gauge, One, Scrape, ["process"],
+        "Threads of the process tree.";
     PROCESS_UP = "defib_process_up", Gauge, One, Scrape, ["process"],
         "Whether the process is running and ready (1) or not (0).";
+    PROCESS_VIRTUAL = "defib_process_virtual_memory_bytes", Gauge, Bytes, Scrape, ["process"],
+        "Virtual memory of the main process.";
+    PROCESS_WRITTEN = "defib_process_written_bytes_total", Counter, Bytes, Scrape, ["process"],
+        "Bytes the process tree caused to be written to storage.";
     SERIES_DROPPED = "defib_series_dropped_total", Counter, One, Scrape, ["family"],
         "Label values refused by the cardinality limit.";
     STATE_DATABASE_LOST = "defib_state_database_lost_total", Counter, One, Scrape, [],

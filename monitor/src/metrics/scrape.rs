@@ -10,13 +10,16 @@ use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
 use super::own_process::Own;
 use super::pipeline::{self, Pipeline};
 use super::text::Page;
-use super::{Metrics, names, services, wall_seconds};
+use super::{Metrics, names, services, usage, wall_seconds};
+use crate::effect::usage::TreeUsage;
 
 /// A part of the page that can be asked for by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collector {
     /// The supervised services.
     Services,
+    /// What the processes of the services use.
+    Usage,
     /// The event source, the queues, the host.
     Events,
     /// The daemon: its build, configuration, log and answers.
@@ -27,12 +30,13 @@ pub enum Collector {
 
 impl Collector {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Services, Self::Events, Self::Daemon, Self::Process];
+    pub const ALL: [Self; 5] = [Self::Services, Self::Usage, Self::Events, Self::Daemon, Self::Process];
 
     /// Its word, in `collect[]` and in the label `collector`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Services => "services",
+            Self::Usage => "usage",
             Self::Events => "events",
             Self::Daemon => "daemon",
             Self::Process => "process",
@@ -52,6 +56,8 @@ pub struct Scrape<'a> {
     pub collectors: &'a [Collector],
     /// The services as they are now.
     pub views: &'a BTreeMap<ServiceName, std::sync::Arc<ServiceView>>,
+    /// What services use, as far as they could be looked at, and how long that took.
+    pub usage: (Vec<TreeUsage>, Duration),
     /// The source in use.
     pub source: SourceName,
     /// What the supervisor thread told, and how long that took; `None` if it did not answer in time.
@@ -69,6 +75,14 @@ impl Metrics {
             let begun = (scrape.now)();
             let (success, before) = match collector {
                 Collector::Services => (self.services(&mut page, scrape, begun), Duration::ZERO),
+                Collector::Usage => {
+                    let (found, took) = &scrape.usage;
+                    let counted = self.tally.copy(begun);
+                    let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+                    usage::write(&mut page, found, &counted, &mut sums);
+                    sums.retain(|name| scrape.views.contains_key(name));
+                    (found.len() == scrape.views.len(), *took)
+                }
                 Collector::Events => {
                     pipeline::write_spans(&mut page, scrape.source, &self.tally);
                     let (told, took) = &scrape.pipeline;

@@ -83,6 +83,7 @@ impl By {
 
 /// What a process used in its life, from the rusage that wait4(2) returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Usage {
     /// CPU time in user mode, in microseconds, with that of children it waited for.
     pub user_us: u64,
@@ -90,6 +91,10 @@ pub struct Usage {
     pub system_us: u64,
     /// The largest resident size in KiB.
     pub max_rss_kib: u64,
+    /// Bytes that it has caused to be read from storage, with those of children it waited for.
+    pub read_bytes: u64,
+    /// The same, written to storage.
+    pub written_bytes: u64,
 }
 
 /// Who is to blame for an end.

@@ -1,6 +1,7 @@
 //! What services consist of, and what they use.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -14,6 +15,9 @@ use super::services::known;
 use crate::api::problem;
 use crate::api::types::{AllUsage, Inspection, Problem, Usage};
 use crate::daemon::handle::{TreeUsage, inspect};
+
+/// How long the looks at all services may take together.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// How many items of a kind are told where nobody says how many.
 const USUAL: usize = 50;
@@ -51,12 +55,13 @@ pub(super) async fn one(
 pub(super) async fn usage(State(shared): State<Arc<Shared>>) -> Json<AllUsage> {
     let views = shared.handle.views();
     let views: Vec<&ServiceView> = views.values().map(AsRef::as_ref).collect();
-    let told = |TreeUsage { service, at, cpu, memory, processes }| Usage {
-        name: service,
-        clock_seconds: at.0 as f64 / 1e9,
-        cpu_seconds: cpu.as_secs_f64(),
-        memory_bytes: memory,
-        processes,
+    let told = |found: TreeUsage| Usage {
+        name: found.service,
+        clock_seconds: found.at.0 as f64 / 1e9,
+        cpu_seconds: found.cpu.total().as_secs_f64(),
+        memory_bytes: found.memory,
+        processes: found.processes,
     };
-    Json(AllUsage { services: shared.handle.usage(&views).await.into_iter().map(told).collect() })
+    let found = shared.handle.usage(&views, LONGEST_LOOK).await;
+    Json(AllUsage { services: found.into_iter().map(told).collect() })
 }

@@ -30,6 +30,9 @@ const LANDING: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"ut
 <li><a href=\"/ready\">/ready</a>: whether every service that is to run does</li>\
 <li><a href=\"/status\">/status</a>: defib in a few numbers</li></ul></body></html>\n";
 
+/// How long a scrape may look at processes. Whom it has not reached by then is missing, and the collector has failed.
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
+
 /// The routes.
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
@@ -48,13 +51,22 @@ async fn metrics(
 ) -> Result<impl IntoResponse, Problem> {
     let Query(query) = query?;
     let collectors = selection(&query)?;
+    let (views, begun) = (shared.handle.views(), clock::now());
+    let usage = match collectors.contains(&Collector::Usage) {
+        true => {
+            shared.handle.usage(&views.values().map(AsRef::as_ref).collect::<Vec<_>>(), LONGEST_LOOK).await
+        }
+        false => Vec::new(),
+    };
+    let usage = (usage, clock::now().since(begun));
     let begun = clock::now();
     // Nobody waits for an answer that goes nowhere.
     let pipeline =
         if collectors.contains(&Collector::Events) { shared.handle.pipeline().await } else { None };
     let page = shared.handle.metrics.page(&Scrape {
         collectors: &collectors,
-        views: &shared.handle.views(),
+        views: &views,
+        usage,
         source: shared.handle.source,
         pipeline: (pipeline, clock::now().since(begun)),
         now: clock::now,

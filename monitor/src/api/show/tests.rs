@@ -46,7 +46,7 @@ fn end(status: WaitStatus, oom: Option<bool>) -> End {
     End {
         status: Some(status),
         at,
-        usage: Usage { user_us: 70_000, system_us: 30_000, max_rss_kib: 4 },
+        usage: Usage { user_us: 70_000, system_us: 30_000, max_rss_kib: 4, ..Usage::default() },
         oom,
         blame: Blame::Unknown,
     }

@@ -82,6 +82,7 @@ async fn strangers_look_and_nothing_else() {
     assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
     let page = world.handle.metrics.page(&crate::metrics::Scrape {
         collectors: &[crate::metrics::Collector::Daemon],
+        usage: (Vec::new(), Duration::ZERO),
         views: &BTreeMap::new(),
         source: world.handle.source,
         pipeline: (None, Duration::ZERO),

@@ -15,13 +15,13 @@ pub(super) fn threads(pid: u32, units: Units, most: usize) -> Listed<Thread> {
     let path = |tid: u32, file| format!("/proc/{pid}/task/{tid}/{file}");
     let mut found: Vec<(u32, Stat)> =
         tids.filter_map(|tid| Some((tid, Stat::read(path(tid, "stat").as_ref(), units)?))).collect();
-    found.sort_by_key(|(tid, stat)| (std::cmp::Reverse(stat.cpu), *tid));
+    found.sort_by_key(|(tid, stat)| (std::cmp::Reverse(stat.cpu.total()), *tid));
     let more = found.len().saturating_sub(most) as u64;
     let shown = found.into_iter().take(most).map(|(tid, stat)| Thread {
         tid,
         name: stat.name,
         state: stat.state,
-        cpu_seconds: stat.cpu.as_secs_f64(),
+        cpu_seconds: stat.cpu.total().as_secs_f64(),
         wchan: wchan(&path(tid, "wchan")),
     });
     Listed { items: shown.collect(), more }

@@ -30,7 +30,7 @@ pub(super) fn tree(pids: Vec<u32>, main: Option<u32>, units: Units, most: usize)
             user: user(pid, &mut users),
             state: stat.state.clone(),
             threads: stat.threads,
-            cpu_seconds: stat.cpu.as_secs_f64(),
+            cpu_seconds: stat.cpu.total().as_secs_f64(),
             memory_bytes: stat.rss,
             name: stat.name.clone(),
             command: command(pid),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
-use defib_core::model::Standing;
+use defib_core::model::{Standing, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::{Hex, Words};
@@ -185,9 +185,8 @@ pub(in crate::keeper) struct EndText {
     pub(in crate::keeper) status: i32,
     /// Whether nobody knows the status.
     pub(in crate::keeper) unknown: bool,
-    pub(in crate::keeper) user_us: u64,
-    pub(in crate::keeper) system_us: u64,
-    pub(in crate::keeper) max_rss_kib: u64,
+    #[serde(flatten)]
+    pub(in crate::keeper) usage: Usage,
 }
 
 /// A life that has been made.

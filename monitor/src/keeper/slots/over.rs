@@ -204,13 +204,12 @@ fn followed(text: FollowedText) -> Followed {
 
 fn end_text(end: &LifeEnd) -> EndText {
     let LifeEnd { incarnation, pid, started, at, status, usage } = *end;
-    let Usage { user_us, system_us, max_rss_kib } = usage;
     let (status, unknown) = (status.unwrap_or_default(), status.is_none());
-    EndText { incarnation, pid, started, at, status, unknown, user_us, system_us, max_rss_kib }
+    EndText { incarnation, pid, started, at, status, unknown, usage }
 }
 
 fn life_end(text: &EndText) -> LifeEnd {
-    let EndText { incarnation, pid, started, at, status, unknown, user_us, system_us, max_rss_kib } = *text;
+    let EndText { incarnation, pid, started, at, status, unknown, usage } = *text;
     let status = (!unknown).then_some(status);
-    LifeEnd { incarnation, pid, started, at, status, usage: Usage { user_us, system_us, max_rss_kib } }
+    LifeEnd { incarnation, pid, started, at, status, usage }
 }

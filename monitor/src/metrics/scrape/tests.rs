@@ -8,6 +8,7 @@ use defib_core::model::{
 use super::super::{Host, OutputCounters, Queue, StateCounters, Stream};
 use super::*;
 use crate::effect::clock;
+use crate::effect::usage::{Cpu, CpuSum, Io, MainUsage};
 
 fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
     let name: ServiceName = name.parse().unwrap();
@@ -77,6 +78,21 @@ fn pipeline() -> Pipeline {
     }
 }
 
+fn used(service: &str) -> TreeUsage {
+    let main = MainUsage { virtual_bytes: 1 << 20, open_fds: Some(5), max_fds: Some(1024) };
+    let cpu = Cpu { user: Duration::from_millis(1500), system: Duration::from_millis(250) };
+    TreeUsage {
+        service: service.parse().unwrap(),
+        at: Tick(9),
+        cpu: CpuSum::Living(cpu),
+        memory: 4096,
+        processes: 3,
+        threads: 7,
+        io: Some(Io { read: 512, written: 1024 }),
+        main: Some(main),
+    }
+}
+
 /// A page on which every family has something.
 fn full() -> String {
     let metrics = Metrics::new(Tick(1));
@@ -95,6 +111,7 @@ fn full() -> String {
     metrics.page(&Scrape {
         collectors: &Collector::ALL,
         views: &views,
+        usage: (vec![used("api")], Duration::from_millis(1)),
         source: SourceName::Ebpf,
         pipeline: (Some(pipeline()), Duration::from_millis(1)),
         now: clock::now,
@@ -156,6 +173,11 @@ fn views_and_counts_are_told() {
         ("defib_process_restarts_total{process=\"db.main-1\",reason=\"oom\"}", 0.0),
         ("defib_process_start_failures_total{process=\"api\",reason=\"exec\"}", 0.0),
         ("defib_process_output_dropped_bytes_total{process=\"api\",stream=\"stdout\"}", 1.0),
+        ("defib_process_cpu_seconds_total{process=\"api\",mode=\"user\"}", 1.5),
+        ("defib_process_children{process=\"api\"}", 2.0),
+        ("defib_process_max_fds{process=\"api\"}", 1024.0),
+        ("defib_process_written_bytes_total{process=\"api\"}", 1024.0),
+        ("defib_collector_success{collector=\"usage\"}", 0.0),
         ("defib_event_source_up{source=\"ebpf\"}", 1.0),
         ("defib_event_source_up{source=\"pidfd\"}", 0.0),
         ("defib_events_lost_total{source=\"ebpf\",reason=\"decode\"}", 1.0),
@@ -182,6 +204,7 @@ fn a_supervisor_that_does_not_answer_is_a_collector_that_failed() {
     let page = metrics.page(&Scrape {
         collectors: &[Collector::Events],
         views: &views,
+        usage: (Vec::new(), Duration::ZERO),
         source: SourceName::Pidfd,
         pipeline: (None, Duration::from_secs(1)),
         now: clock::now,
