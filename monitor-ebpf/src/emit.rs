@@ -1,6 +1,6 @@
 //! Writing into the urgent ring, and counting what had no room.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use defib_ebpf::{EVENT_DESCENDANT, Event, NAME_LEN, Tracked, VERSION};
@@ -40,18 +40,29 @@ pub(crate) fn reserve<T: 'static>(kind: u16) -> Option<RingBufEntry<T>> {
 }
 
 /// When the reader is to learn of a record.
+///
+/// By itself the kernel wakes the reader only if it has read all that is before the record. So behind a record that wakes
+/// nobody no other would, until a report comes; and that may be long after: a program can hang in execve(2), and a process
+/// that dies can dump its memory for minutes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// At once, if it had caught up.
+    /// At once, whatever is unread before it.
     Now,
     /// With the keeper's report of the same thing, which is on its way: see [`Tracked::is_reported`].
     WithReport,
+    /// With a report that is on its way if the record of the process before this one is still unread, else at once: the
+    /// report may have been there before the record was. What the reader has not read yet it reads when it is told.
+    IfCaughtUp,
 }
 
 /// Hands a written record over.
 #[inline(always)]
 pub(crate) fn submit<T: 'static>(kind: u16, record: RingBufEntry<T>, wake: Wake) {
-    let flags = if wake == Wake::Now { 0 } else { BPF_RB_NO_WAKEUP };
+    let flags = match wake {
+        Wake::Now => BPF_RB_FORCE_WAKEUP,
+        Wake::WithReport => BPF_RB_NO_WAKEUP,
+        Wake::IfCaughtUp => 0,
+    };
     record.submit(flags.into());
     count(|stats| stats.emitted[kind as usize] += 1);
 }

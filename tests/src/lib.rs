@@ -11,6 +11,7 @@ mod daemon;
 mod ear;
 pub mod http;
 mod hunger;
+mod lease;
 pub mod sim;
 
 pub use daemon::{
@@ -19,3 +20,4 @@ pub use daemon::{
 };
 pub use ear::Ear;
 pub use hunger::Hunger;
+pub use lease::Lease;

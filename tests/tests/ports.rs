@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use defib_tests::{Daemon, Ear, Options, patiently, program, signal};
+use defib_tests::{Daemon, Ear, Lease, Options, children, patiently, program, signal};
 use serde_json::{Value, json};
 
 fn with_source(name: &str) -> Options {
@@ -236,6 +236,36 @@ fn whoever_connects_when_it_is_told_is_not_refused() {
         }
         assert_eq!(refused, 0, "{source}");
         assert_eq!(ear.of("it", "listen").len(), LIVES, "{source}: once for each life");
+    }
+}
+
+/// A start that hangs in execve(2) is told by the kernel, and reported by nobody yet.
+#[test]
+fn a_start_that_hangs_hides_no_port() {
+    for source in sources() {
+        let port = free();
+        let slow = "[service.slow]\ncommand = \"{dir}/slow 1000\"\nautostart = false\n";
+        let keys = format!("ready = {{ port = {port} }}");
+        let config = service("it", &port.to_string(), &keys) + slow;
+        let daemon = Daemon::start_with(&config, &with_source(source));
+        fs::copy("/bin/sleep", daemon.path("slow")).expect("a copy");
+        let it = daemon.wait("it", "to be ready", |it| it["ready"] == true);
+        let lease = Lease::take(&daemon.path("slow"), &daemon.path("slow.told"));
+        daemon.ask(&["start", "slow", "--no-wait"]);
+        patiently("the child that hangs", || (children(daemon.keeper()).len() == 3).then_some(()));
+        signal(pid(&it), libc::SIGUSR1);
+        daemon.wait("it", "to be seen silent", |it| it["ports"][0]["listening"] == false);
+        signal(pid(&it), libc::SIGUSR2);
+        daemon.wait("it", "to be seen again", |it| it["ready"] == true);
+        if *source == "ebpf" {
+            patiently("both to be told", || {
+                let told = |kind| told(&daemon, "it", kind);
+                (told("listen") == [port, port] && told("unlisten") == [port]).then_some(())
+            });
+        }
+        assert_eq!(daemon.status("slow")["state"], "starting", "{source}");
+        drop(lease);
+        daemon.wait_state("slow", "running");
     }
 }
 

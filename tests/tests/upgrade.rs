@@ -7,10 +7,10 @@ use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, Options, Said, beside, children, lives, patiently, program, signal};
+use defib_tests::{Daemon, Lease, Options, Said, beside, children, lives, patiently, program, signal};
 use serde_json::Value;
 
 /// A daemon of a copy of defib, which can be exchanged for another.
@@ -227,25 +227,6 @@ fn a_binary_whose_daemon_does_not_supervise_is_taken_back() {
     assert_eq!((&said["result"], &said["after"]["restart_failure"]), (&"done".into(), &Value::Null));
     assert_eq!(said["before"]["daemon"], new);
     assert_eq!(pid(&daemon.wait_state("steady", "running")), before);
-}
-
-/// A lease on the program of a service.
-struct Lease(Child);
-
-impl Lease {
-    fn take(file: &Path, told: &Path) -> Self {
-        let holder = Command::new(beside("lease")).args([file, told]).stdin(Stdio::piped()).spawn();
-        let lease = Self(holder.expect("a program"));
-        patiently("the lease", || told.exists().then_some(()));
-        lease
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().expect("a child");
-    }
 }
 
 /// A child hangs between clone3 and the end of its execve: it goes over to the next keeper, and its start with it.

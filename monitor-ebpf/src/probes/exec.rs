@@ -27,8 +27,10 @@ fn on_exec(ctx: BtfTracePointContext) -> i32 {
             let Some(record) = reserve::<ExecEvent>(kind::EXEC) else { return 0 };
             let event = event(kind::EXEC, now(), tgid, &entry, thread_name());
             let record = written(record, event, filename);
-            // The keeper tells of the first exec, which makes the start complete, and knows nothing of later ones.
-            let wake = if first_exec(tgid) && entry.is_reported() { Wake::WithReport } else { Wake::Now };
+            // The keeper tells of the first exec, which makes the start complete, and knows nothing of later ones. It
+            // learns of it when the kernel closes the status pipe, which is before this program runs: where the process
+            // is preempted in between, the report is read before this record is written.
+            let wake = if first_exec(tgid) && entry.is_reported() { Wake::IfCaughtUp } else { Wake::Now };
             submit(kind::EXEC, record, wake);
         }
         entry => {

@@ -90,9 +90,10 @@ fn end(socket: u64) {
     let entry = Tracked { start, slot, flags };
     // Not the number that the socket is bound to: that has been given back if the kernel had chosen it.
     let port = u16::from_be(read(socket + offset!(inet_sport) as u64));
-    // A main process that is not tracked any more has ended, and its end is about to be reported.
+    // A main process that is not tracked any more has ended. Its end is about to be reported, or has been, where a
+    // descendant has kept the socket.
     let ended = entry.is_reported() && tracked(tgid, start).is_none();
     let event = event(kind::UNLISTEN, now(), tgid, &entry, [0; NAME_LEN]);
-    let wake = if ended { Wake::WithReport } else { Wake::Now };
+    let wake = if ended { Wake::IfCaughtUp } else { Wake::Now };
     emit(kind::UNLISTEN, PortEvent { event, netns, port, padding: 0 }, wake);
 }

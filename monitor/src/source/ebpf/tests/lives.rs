@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use defib_core::model::{Blame, KernelEvent, KernelFact, WaitStatus, Witness};
+
+use tokio::time::timeout;
 
 use super::World;
 use crate::source::any::Batch;
@@ -157,4 +160,49 @@ async fn an_end_that_nobody_saw_leaves_nothing_behind() {
         assert_eq!(world.source.take_end(pid, start), None);
         assert_eq!(world.source.maps.tracked(pid).expect("the map can be read"), None);
     }
+}
+
+impl World {
+    /// Waits through the reactor until an execution is heard.
+    async fn executes(&mut self, pid: u32) {
+        let mut batch = Batch::default();
+        let exec = |event: &KernelEvent| event.pid == pid && matches!(event.fact, KernelFact::Exec { .. });
+        let heard = timeout(Duration::from_secs(20), async {
+            while !batch.events.iter().any(exec) {
+                self.source.wait(&mut batch).await;
+            }
+        });
+        assert!(heard.await.is_ok(), "nobody was woken: {:?}", batch.events);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_exec_that_comes_after_the_report_of_it_is_heard() {
+    let Some(mut world) = World::new() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let go = folder.path().join("go").display().to_string();
+    world.keeper.run(&format!("mkfifo {go}"));
+    let line = format!("(read -r line <{go}; exec sleep 1000) >/dev/null & echo $!");
+    let pid = world.announced(4, &line).parse().expect("a pid");
+    // As the keeper's report has it read, which comes of what the kernel does before the program is told.
+    let heard = world.heard();
+    assert!(matches!(heard[..], [KernelEvent { fact: KernelFact::Fork { .. }, .. }]), "{heard:?}");
+    world.keeper.run(&format!("echo >{go}"));
+    world.executes(pid).await;
+    world.keeper.run(&format!("kill -KILL {pid}; wait {pid}"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_wakes_nobody_keeps_nothing_else_from_being_heard() {
+    let Some(mut world) = World::new() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let [go, never] = ["go", "never"].map(|name| folder.path().join(name).display().to_string());
+    world.keeper.run(&format!("mkfifo {go} {never}"));
+    let line = format!("/bin/sh -c 'read -r line <{go}; exec sleep 1000'");
+    let running = world.start(4, &line, |_, heard| heard.len() == 2);
+    // One that executes nothing is not reported, and its fork stays unread.
+    let other = world.announced(5, &format!("(read -r line <{never}) >/dev/null & echo $!"));
+    world.keeper.run(&format!("echo >{go}"));
+    world.executes(running.pid).await;
+    world.keeper.run(&format!("kill -KILL {0} {other}; wait {0} {other}", running.pid));
 }
