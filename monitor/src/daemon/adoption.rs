@@ -93,6 +93,8 @@ impl Daemon {
             let life = latest(&it).filter(|_| torn);
             match (residents.remove(&it.service), life) {
                 (Some(resident), life) if torn => {
+                    // Before the core asks for a plan, which would find the addresses taken by the service itself.
+                    self.take_sockets_back(&it.service, &resident)?;
                     rest.extend(self.orders([Input::Resume { service: it.service.clone(), memo: it.memo }])?);
                     let earlier = life.filter(|life| life.incarnation < resident.life.incarnation);
                     rest.extend(self.adopt(it.service, resident, earlier)?);
@@ -114,6 +116,7 @@ impl Daemon {
         // Nothing usable is remembered of these.
         for (service, resident) in residents {
             others.retain(|it| it.service != service);
+            self.take_sockets_back(&service, &resident)?;
             rest.extend(self.adopt(service, resident, None)?);
         }
         self.link.send_turn()?;
@@ -121,7 +124,26 @@ impl Daemon {
         Ok(Remembered { services: others, left })
     }
 
+    /// Takes the sockets of a service back from its main process.
+    fn take_sockets_back(&mut self, service: &ServiceName, resident: &Resident) -> Result<(), LinkError> {
+        let (Some(slot), Some(spec)) = (self.slots.slot(service), self.slots.spec(service)) else {
+            return Ok(());
+        };
+        let wanted = &spec.launch.sockets;
+        let sockets = held::take_back(resident.pidfd.as_fd(), resident.life.pid, wanted);
+        if sockets.len() < wanted.len() {
+            let (found, wanted) = (sockets.len(), wanted.len());
+            tracing::warn!(%service, found, wanted, "not all of its sockets could be taken back from it");
+        }
+        match held::duplicated(sockets) {
+            Ok(opened) => drop(self.sockets.give(slot, opened, &mut self.link)?),
+            Err(error) => tracing::error!(%service, %error, "its sockets are not held"),
+        }
+        Ok(())
+    }
+
     /// Takes a life over. `earlier`: the one that is remembered, if the keeper had begun this one after it.
+    /// Its sockets have been taken back.
     fn adopt(
         &mut self,
         service: ServiceName,
@@ -134,13 +156,8 @@ impl Daemon {
         };
         tracing::info!(%service, pid, %incarnation, "taken over from an earlier keeper");
         let end_leftovers = spec.leftovers == Leftovers::Kill;
-        let wanted = &spec.launch.sockets;
-        let sockets = held::take_back(pidfd.as_fd(), pid, wanted);
-        let holds = !wanted.is_empty() && sockets.len() == wanted.len();
-        if sockets.len() < wanted.len() {
-            let (found, wanted) = (sockets.len(), wanted.len());
-            tracing::warn!(%service, found, wanted, "not all of its sockets could be taken back from it");
-        }
+        let wanted = spec.launch.sockets.len();
+        let holds = wanted > 0 && self.sockets.of(slot).len() == wanted;
         let cgroup = self.household_cgroup(&service);
         let order = Order::Adopt {
             slot,
@@ -152,10 +169,6 @@ impl Daemon {
         };
         let fds = std::iter::once(pidfd).chain(cgroup).collect();
         self.link.order(order, fds)?;
-        match held::duplicated(sockets) {
-            Ok(opened) => drop(self.sockets.give(slot, opened, &mut self.link)?),
-            Err(error) => tracing::error!(%service, %error, "its sockets are not held"),
-        }
         self.follow(&Life { slot, pid, started });
         let lost = earlier.map(|life| self.lost(life));
         self.orders([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])

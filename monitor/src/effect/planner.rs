@@ -18,7 +18,7 @@ use defib_core::model::{
 };
 use tokio::sync::mpsc;
 
-use super::held::{self, Held, Opened};
+use super::held::{self, Held, Opened, Recent};
 use super::holders::{self, Household};
 use super::output::folder::Folder;
 use super::output::pipe::{self, Pipes, Plumbing};
@@ -142,6 +142,7 @@ pub struct Workshop {
 
 impl Workshop {
     fn run(&self, jobs: &queue::Receiver<Job>, results: &mpsc::Sender<Planned>) {
+        let mut recent = Recent::default();
         while let Ok(job) = jobs.recv() {
             let (spec, of, plumbing, held) = match job {
                 Job::Plan { spec, of, plumbing, held } => (spec, of, plumbing, held),
@@ -154,7 +155,11 @@ impl Workshop {
                     continue;
                 }
             };
-            let result = self.plan(&spec, plumbing, &held);
+            let (slot, _) = of;
+            let result = self.plan(&spec, plumbing, &recent.with(slot, held));
+            if let Ok(provision) = &result {
+                recent.note(slot, &provision.sockets.sockets);
+            }
             let taken = match &result {
                 Ok(provision) => self.taken(&spec, &held::inodes(&provision.sockets.sockets)),
                 Err(_) => Vec::new(),

@@ -2,7 +2,8 @@
 //!
 //! - `back`: those of a service whose keeper is gone, from the process that has them;
 //! - `open`: makes one, or says who is in the way;
-//! - `occupant`: who that is.
+//! - `occupant`: who that is;
+//! - `recent`: what has been opened and may not be known yet to whoever asks next.
 //!
 //! All of it may block, on a name service or a file system, so the planner's thread does it. What is open already and
 //! wanted again is not opened again: nobody is refused because of a reload.
@@ -10,8 +11,10 @@
 mod back;
 mod occupant;
 mod open;
+mod recent;
 
 pub use back::take_back;
+pub use recent::Recent;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -26,6 +26,20 @@ fn what_is_open_already_is_not_opened_again() {
 }
 
 #[test]
+fn what_another_plan_has_opened_meanwhile_is_not_opened_again() {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let wanted = [spec(&format!("tcp:127.0.0.1:{port}"))];
+    let mut recent = Recent::default();
+    let first = open(&wanted, &recent.with(7, Vec::new())).unwrap();
+    recent.note(7, &first.sockets);
+    assert!(open(&wanted, &recent.with(8, Vec::new())).is_err(), "another's");
+    let second = open(&wanted, &recent.with(7, Vec::new())).unwrap();
+    assert_eq!(inodes(&first.sockets), inodes(&second.sockets));
+    drop((first, second));
+    assert!(recent.with(7, Vec::new()).is_empty(), "it has been closed");
+}
+
+#[test]
 fn the_holder_of_a_udp_port_is_named() {
     let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let failure = open(&[spec(&format!("udp:{}", other.local_addr().unwrap()))], &[]).unwrap_err();
