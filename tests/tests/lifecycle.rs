@@ -171,6 +171,7 @@ fn a_process_starts_with_clean_signals_session_streams_and_environment() {
     ] {
         assert!(environment.lines().any(|found| found == line), "{line} is not in\n{environment}");
     }
+    assert!(environment.lines().any(|line| line == format!("DEFIB_PID={pid}")), "{environment}");
     for name in ["HOME", "LOGNAME", "SHELL", "LANG"] {
         assert!(environment.lines().any(|line| line.starts_with(&format!("{name}="))), "{name}");
     }

@@ -3,7 +3,8 @@
 //! In the leaf cgroup of a life there is its main process, and what that has made. Which life it is stands in an
 //! extended attribute of the leaf, and from a moment after the start on also which process, and when that was made (see
 //! [`MARKS`]). Where the pid is not there, the state database may know it; else the main process is the one that
-//! leads a session and whose parent is not in the leaf.
+//! leads a session, whose parent is not in the leaf, and whose environment does not say that another was: a main process
+//! that dies in its first moment may leave a child that looks just like it.
 //!
 //! A pid alone says nothing: first its pidfd is opened, then it is seen to have started when the life did and to be in
 //! the leaf, so a number that was given away again is never taken for the process that had it.
@@ -22,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::cgroup::{self, CgroupTree};
 use super::clock;
 use super::proc_stat::{Stat, Units};
-use crate::keeper::plan::{INCARNATION_VARIABLE, MARKS, SERVICE_VARIABLE};
+use crate::keeper::plan::{INCARNATION_VARIABLE, MAIN_VARIABLE, MARKS, SERVICE_VARIABLE};
 
 /// The kernel's start of a process is told in hundredths of a second, rounded down.
 const BEFORE: Duration = Duration::from_millis(20);
@@ -109,7 +110,7 @@ pub fn of_processes(expected: &BTreeMap<ServiceName, Expected>) -> Census {
     for (name, expected) in expected.iter().filter(|(_, expected)| expected.may_live) {
         let life = expected.life.filter(|life| life.incarnation > expected.over);
         let says = |life: &KnownLife| {
-            told(life.pid).is_none_or(|it| (it.0.as_str(), it.1) == (name.as_str(), life.incarnation))
+            told(life.pid).is_none_or(|it| it.service == name.as_str() && it.incarnation == life.incarnation)
         };
         match life.and_then(|life| Some((life, identify(life, units, |_| says(&life))?))) {
             Some((life, pidfd)) => drop(census.residents.insert(name.clone(), Resident { life, pidfd })),
@@ -121,13 +122,15 @@ pub fn of_processes(expected: &BTreeMap<ServiceName, Expected>) -> Census {
     }
     for pid in processes() {
         let Some(pidfd) = open(pid) else { continue };
-        let (Some((service, incarnation)), Some(stat)) = (told(pid), Stat::of(pid, units)) else { continue };
-        let Some((name, expected)) = missing.get(service.as_str()) else { continue };
+        let (Some(said), Some(stat)) = (told(pid), Stat::of(pid, units)) else { continue };
+        let incarnation = said.incarnation;
+        let Some((name, expected)) = missing.get(said.service.as_str()) else { continue };
         let known = expected.life.filter(|life| life.incarnation == incarnation);
         if known.is_some_and(|life| life.pid == stat.session && !expected.keeps) {
             census.others.push(pidfd);
         } else if known.is_none()
             && stat.session == pid
+            && said.may_be_main(pid)
             && incarnation > expected.over
             && is_orphan(&stat, units)
         {
@@ -262,8 +265,12 @@ impl<'a> Look<'a> {
             .collect();
         leaders.sort_by_key(|(_, stat)| stat.started);
         leaders.into_iter().find_map(|(pid, stat)| {
+            let said = told(pid);
+            if said.as_ref().is_some_and(|said| !said.may_be_main(pid)) {
+                return None;
+            }
             // The leaf may have been made ready for another life while somebody of an earlier one was left in it.
-            let incarnation = match (incarnation, told(pid).map(|(_, life)| life)) {
+            let incarnation = match (incarnation, said.map(|said| said.incarnation)) {
                 (Some(marked), Some(told)) if marked != told => return None,
                 (marked, told) => marked.or(told)?,
             };
@@ -306,9 +313,23 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Of which life of which service a process says to be. Not all say it: they may have changed their environment, or it may
-/// not be read.
-fn told(pid: u32) -> Option<(String, Incarnation)> {
+/// Of which life of which service a process says to be.
+struct Told {
+    service: String,
+    incarnation: Incarnation,
+    /// The main process of that life. Services that an earlier version has begun do not say it.
+    main: Option<u32>,
+}
+
+impl Told {
+    /// Whether that is no word against its being the main process.
+    fn may_be_main(&self, pid: u32) -> bool {
+        self.main.is_none_or(|main| main == pid)
+    }
+}
+
+/// What a process says. Not all say it: they may have changed their environment, or it may not be read.
+fn told(pid: u32) -> Option<Told> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |name: &str| {
         let mut entries = environment.split(|byte| *byte == 0);
@@ -316,7 +337,8 @@ fn told(pid: u32) -> Option<(String, Incarnation)> {
         std::str::from_utf8(found).ok()
     };
     let incarnation = Incarnation(value(INCARNATION_VARIABLE)?.parse().ok()?);
-    Some((value(SERVICE_VARIABLE)?.to_owned(), incarnation))
+    let main = value(MAIN_VARIABLE).and_then(|value| value.parse().ok());
+    Some(Told { service: value(SERVICE_VARIABLE)?.to_owned(), incarnation, main })
 }
 
 #[cfg(test)]

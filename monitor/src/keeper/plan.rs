@@ -27,6 +27,10 @@ pub const MARKS: [&str; 2] = ["trusted.defib.life", "user.defib.life"];
 /// made writes its own pid there.
 pub const PID_VARIABLE: &str = "LISTEN_PID";
 
+/// The variable by which a main process is told from what it has made, which has its environment, too: its pid, which it
+/// writes there itself.
+pub const MAIN_VARIABLE: &str = "DEFIB_PID";
+
 /// The variable that holds the name of the service.
 pub const SERVICE_VARIABLE: &str = "DEFIB_SERVICE";
 
@@ -144,8 +148,8 @@ pub(super) struct ReadyPlan {
     pub(super) end_leftovers: bool,
     /// How many sockets are passed.
     pub(super) sockets: usize,
-    /// The text of the variable that holds the pid, if sockets are passed.
-    pub(super) pid_text: Option<Box<PidText>>,
+    /// The texts of the variables that hold the pid: one more if sockets are passed.
+    pub(super) pids: Box<[PidText]>,
     /// By which the processes of the life are known.
     pub(super) tag: Rc<Tag>,
 }
@@ -156,48 +160,55 @@ impl ReadyPlan {
         let tag = Rc::new(Tag::new(&plan.env, incarnation));
         let mut env = plan.env;
         env.push(format!("{INCARNATION_VARIABLE}={incarnation}").into_bytes());
-        let pid_text = (plan.sockets > 0).then(|| Box::new(PidText::new()));
+        let names = std::iter::once(MAIN_VARIABLE).chain((plan.sockets > 0).then_some(PID_VARIABLE));
+        let pids: Box<[PidText]> = names.map(PidText::new).collect();
         Ok(Self {
             program: CString::new(plan.program)?,
-            args: CStrings::new(&plan.args, None)?,
-            env: CStrings::new(&env, pid_text.as_ref().map(|text| text.address()))?,
+            args: CStrings::new(&plan.args, &[])?,
+            env: CStrings::new(&env, &pids)?,
             cwd: CString::new(plan.cwd)?,
             identity: plan.identity,
             umask: plan.umask,
             end_leftovers: plan.end_leftovers,
             sockets: plan.sockets as usize,
-            pid_text,
+            pids,
             tag,
         })
     }
 }
 
-/// `LISTEN_PID=…`, of which the new process writes the digits: it is the first to know them, and shares this memory.
+/// `NAME=…`, of which the new process writes the digits: it is the first to know them, and shares this memory.
 #[derive(Debug)]
-pub(super) struct PidText([AtomicU8; PID_VARIABLE.len() + 1 + Self::DIGITS + 1]);
+pub(super) struct PidText {
+    text: [AtomicU8; PID_VARIABLE.len() + 1 + Self::DIGITS + 1],
+    /// Where the digits begin.
+    digits: usize,
+}
+
+const _: () = assert!(MAIN_VARIABLE.len() <= PID_VARIABLE.len());
 
 impl PidText {
     /// As many as the largest pid has, and then some.
     pub(super) const DIGITS: usize = 10;
 
-    fn new() -> Self {
-        let text = Self(std::array::from_fn(|_| AtomicU8::new(0)));
-        for (place, byte) in text.0.iter().zip(PID_VARIABLE.bytes().chain([b'='])) {
+    fn new(name: &str) -> Self {
+        let text = std::array::from_fn(|_| AtomicU8::new(0));
+        for (place, byte) in text.iter().zip(name.bytes().chain([b'='])) {
             place.store(byte, Ordering::Relaxed);
         }
-        text
+        Self { text, digits: name.len() + 1 }
     }
 
     /// Writes the digits, of which there are at most [`Self::DIGITS`]. Neither allocates nor locks.
     pub(super) fn set(&self, digits: impl Iterator<Item = u8>) {
-        for (place, digit) in self.0[PID_VARIABLE.len() + 1..].iter().zip(digits) {
+        for (place, digit) in self.text.iter().skip(self.digits).zip(digits) {
             place.store(digit, Ordering::Relaxed);
         }
     }
 
     /// Where it is: in memory as at execve(2).
-    pub(super) fn address(&self) -> usize {
-        self.0.as_ptr() as usize
+    fn address(&self) -> usize {
+        self.text.as_ptr() as usize
     }
 }
 
@@ -211,8 +222,8 @@ pub(super) struct CStrings {
 }
 
 impl CStrings {
-    /// `last` is the address of one more text, which somebody else owns for as long.
-    fn new(texts: &[Vec<u8>], last: Option<usize>) -> io::Result<Self> {
+    /// `last` are more texts, which somebody else owns for as long.
+    fn new(texts: &[Vec<u8>], last: &[PidText]) -> io::Result<Self> {
         let mut piece = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
         for text in texts {
             if text.contains(&0) {
@@ -223,12 +234,12 @@ impl CStrings {
         }
         let piece = piece.into_boxed_slice();
         let mut next = piece.as_ptr() as usize;
-        let mut pointers = Vec::with_capacity(texts.len() + 2);
+        let mut pointers = Vec::with_capacity(texts.len() + last.len() + 1);
         for text in texts {
             pointers.push(next);
             next += text.len() + 1;
         }
-        pointers.extend(last);
+        pointers.extend(last.iter().map(PidText::address));
         pointers.push(0);
         Ok(Self { texts: piece, pointers: pointers.into() })
     }
@@ -272,24 +283,28 @@ mod tests {
 
     #[test]
     fn the_texts_stand_one_behind_the_other() {
-        let texts =
-            CStrings::new(&[b"one".to_vec(), Vec::new(), b"two".to_vec()], None).expect("no NUL byte");
+        let texts = CStrings::new(&[b"one".to_vec(), Vec::new(), b"two".to_vec()], &[]).expect("no NUL byte");
         assert_eq!(*texts.texts, *b"one\0\0two\0");
         let starts: Vec<_> =
             [0, 4, 5].map(|at| texts.texts.as_ptr() as usize + at).into_iter().chain([0]).collect();
         assert_eq!(*texts.pointers, *starts);
-        assert_eq!(*CStrings::new(&[], None).expect("no NUL byte").pointers, [0]);
+        assert_eq!(*CStrings::new(&[], &[]).expect("no NUL byte").pointers, [0]);
     }
 
     #[test]
     fn the_pid_becomes_part_of_the_environment() {
         let ready = ReadyPlan::new(plan(), 1).expect("a plan");
-        let text = ready.pid_text.as_ref().expect("sockets");
-        text.set(b"1234".iter().copied());
-        let read: Vec<u8> = text.0.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
-        assert!(read.starts_with(b"LISTEN_PID=1234\0") && read.ends_with(&[0]));
-        assert_eq!(ready.env.pointers.iter().rev().nth(1), Some(&text.address()));
-        assert!(ReadyPlan::new(Plan { sockets: 0, ..plan() }, 1).expect("a plan").pid_text.is_none());
+        let names = [b"DEFIB_PID=1234\0".as_slice(), b"LISTEN_PID=1234\0"];
+        assert_eq!(ready.pids.len(), names.len());
+        for (text, name) in ready.pids.iter().zip(names) {
+            text.set(b"1234".iter().copied());
+            let read: Vec<u8> = text.text.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+            assert!(read.starts_with(name) && read.ends_with(&[0]), "{read:?}");
+            assert!(ready.env.pointers.contains(&text.address()));
+        }
+        assert_eq!(ready.env.pointers.last(), Some(&0));
+        let without = ReadyPlan::new(Plan { sockets: 0, ..plan() }, 1).expect("a plan");
+        assert_eq!((without.pids.len(), without.env.pointers.len()), (1, ready.env.pointers.len() - 1));
     }
 
     #[test]

@@ -128,8 +128,8 @@ struct Launch {
     numbers: Numbers,
     /// How many sockets are passed.
     sockets: usize,
-    /// Where the text of its pid goes; 0: nowhere.
-    pid_text: usize,
+    /// Where the texts of its pid are, and how many.
+    pids: (usize, usize),
     program: usize,
     args: usize,
     env: usize,
@@ -151,7 +151,7 @@ impl Launch {
             has_own_table: AtomicBool::new(false),
             numbers,
             sockets: 0,
-            pid_text: 0,
+            pids: (0, 0),
             program: 0,
             args: 0,
             env: 0,
@@ -340,7 +340,7 @@ impl Nursery {
             has_own_table: AtomicBool::new(false),
             numbers,
             sockets: plan.sockets,
-            pid_text: plan.pid_text.as_ref().map_or(0, |text| text.address()),
+            pids: (plan.pids.as_ptr() as usize, plan.pids.len()),
             program: plan.program.as_ptr() as usize,
             args: plan.args.address(),
             env: plan.env.address(),
@@ -469,9 +469,7 @@ fn become_program(launch: &Launch) -> (Step, i32) {
         for index in 0..launch.sockets as RawFd {
             stay(Step::Sockets, numbers.sockets + index, FIRST_PASSED + index)?;
         }
-        if launch.pid_text != 0 {
-            write_pid(launch);
-        }
+        write_pid(launch);
         let nofile = (&raw const launch.nofile) as usize;
         run(Step::Limit, libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, nofile, 0, 0, 0])?;
         run(Step::Session, libc::SYS_umask, [launch.umask as usize, 0, 0, 0, 0, 0])?;
@@ -511,7 +509,7 @@ fn own_table(
     Ok(())
 }
 
-/// Writes this process's pid into its environment: LISTEN_PID.
+/// Writes this process's pid into its environment.
 fn write_pid(launch: &Launch) {
     // SAFETY: no memory is involved.
     let mut pid = unsafe { raw::syscall(libc::SYS_getpid, [0; 6]) };
@@ -522,9 +520,12 @@ fn write_pid(launch: &Launch) {
         pid /= 10;
         count += 1;
     }
-    // SAFETY: the plan, which the keeper's `Flight` holds, owns this text of atomics.
-    let text = unsafe { &*(launch.pid_text as *const PidText) };
-    text.set(digits[..count].iter().rev().copied());
+    let (first, texts) = launch.pids;
+    for index in 0..texts {
+        // SAFETY: the plan, which the keeper's `Flight` holds, owns these texts of atomics, one behind the other.
+        let text = unsafe { &*(first as *const PidText).add(index) };
+        text.set(digits[..count].iter().rev().copied());
+    }
 }
 
 /// The one-element array map in which the keeper announces the slot of its next child: slot + 1, or 0.
