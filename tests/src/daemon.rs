@@ -159,13 +159,24 @@ impl Daemon {
     /// Starts another keeper in place of one that has ended, and waits until its daemon answers.
     #[track_caller]
     pub fn start_again(&mut self) {
-        self.exit_code();
-        self.keeper = spawn(&self.words, &self.env, &self.path("daemon.log"));
+        self.launch_again();
         patiently("the next daemon to answer", || {
             let ended = self.keeper.try_wait().expect("a child");
             assert_eq!(ended, None, "{}", self.log());
             (self.cli(&["status"]).code == 0).then_some(())
         });
+    }
+
+    /// The same with one that may fail: waits for nothing.
+    #[track_caller]
+    pub fn launch_again(&mut self) {
+        self.exit_code();
+        self.keeper = spawn(&self.words, &self.env, &self.path("daemon.log"));
+    }
+
+    /// Whether the keeper has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.keeper.try_wait().expect("a child").is_some()
     }
 
     /// Kills the keeper, and waits until its daemon has left.

@@ -1,11 +1,16 @@
 //! The keeper dies: the services live on, and the next keeper takes them over.
+#![expect(clippy::disallowed_methods, reason = "tests wait, and make processes that only look like services")]
 
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
-use defib_tests::{Daemon, Options, lives, patiently, signal, victim};
+use defib_tests::{Daemon, Options, children, lives, patiently, signal, victim};
+use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
 fn pid(status: &Value) -> u32 {
@@ -68,13 +73,14 @@ fn services_live_on_and_are_supervised_again_whatever_the_source() {
 fn rest_of(main: u32) -> Vec<u32> {
     let all = fs::read_dir("/proc").expect("/proc").flatten();
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != main)
-        .filter(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let session = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
-            session == Some(main)
-        })
+        .filter(|pid| *pid != main && session(*pid) == Some(main))
         .collect()
+}
+
+/// The session of a process.
+fn session(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(3)?.parse().ok()
 }
 
 #[test]
@@ -226,7 +232,6 @@ fn a_pid_that_is_used_again_is_another_process() {
 }
 
 /// A process with this number, if it is free.
-#[expect(clippy::disallowed_methods, reason = "it is no service, and only looks like one")]
 fn with_pid(pid: u32) -> Option<std::process::Child> {
     (0..20).find_map(|_| {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
@@ -238,6 +243,136 @@ fn with_pid(pid: u32) -> Option<std::process::Child> {
         child.wait().ok();
         None
     })
+}
+
+/// The leaf of a process, in the file system.
+fn leaf(pid: u32) -> PathBuf {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).expect("cgroups of version 2");
+    let places = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|base| Path::new(base).join(group));
+    places.into_iter().find(|place| place.join("cgroup.procs").exists()).expect("its cgroup")
+}
+
+/// A main process may die before the keeper has written down which it is, and the keeper then, too: a child that leads a
+/// session of its own looks like it.
+#[test]
+fn a_child_is_not_taken_for_the_main_process() {
+    for main_lives in [false, true] {
+        let mut daemon = Daemon::start(
+            "[service.it]\ncommand = [\"sh\", \"-c\", \"setsid sleep 1000 & echo $! > {dir}/child; exec sleep 1000\"]\n",
+        );
+        let main = pid(&daemon.wait_state("it", "running"));
+        let child: u32 = patiently("its child", || {
+            let child = fs::read_to_string(daemon.path("child")).ok()?.trim().parse().ok()?;
+            (session(child) == Some(child)).then_some(child)
+        });
+        daemon.kill_keeper();
+        // As if nobody had had the time to remember more than which life it is.
+        let mark = XattrFlags::REPLACE;
+        rustix::fs::setxattr(leaf(child), "trusted.defib.life", b"1", mark).expect("it is marked");
+        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+            fs::remove_file(daemon.path("state").join(name)).ok();
+        }
+        if !main_lives {
+            signal(main, libc::SIGKILL);
+            patiently("its end", || (!lives(main)).then_some(()));
+        }
+        daemon.start_again();
+        let after = daemon.wait_state("it", "running");
+        assert_eq!((pid(&after) == main, &after["adopted"]), (main_lives, &json!(main_lives)), "{after:#}");
+        assert_eq!(lives(child), main_lives, "it is left over, or part of what lives");
+        assert_ne!(pid(&after), child);
+    }
+}
+
+/// A keeper whose first daemon fails ends with it, and leaves what it has found as it was.
+#[test]
+fn whenever_a_first_daemon_dies_services_live_on() {
+    let port = free_port();
+    let config = format!(
+        "[service.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo tick; sleep 0.05; done\"]\n\
+         [service.b]\ncommand = \"sleep 1000\"\nsockets = [\"tcp:127.0.0.1:{port}\", \"unix:{{dir}}/s\"]\n"
+    );
+    let mut daemon = Daemon::start(&config);
+    let pids = ["a", "b"].map(|name| pid(&daemon.wait_state(name, "running")));
+    let unharmed = |daemon: &Daemon| {
+        assert!(pids.iter().all(|pid| lives(*pid)), "{}", daemon.log());
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it is held");
+        UnixStream::connect(daemon.path("s")).expect("it is held, too");
+    };
+    daemon.kill_keeper();
+
+    let file = daemon.path("defib.toml");
+    let good = fs::read_to_string(&file).expect("the configuration");
+    fs::write(&file, "[service.a]\ncommand = 7\n").expect("a file");
+    daemon.launch_again();
+    assert_eq!(daemon.exit_code(), 1, "{}", daemon.log());
+    unharmed(&daemon);
+    fs::write(&file, good).expect("a file");
+
+    let mut failed = 0;
+    for wait in [0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64] {
+        daemon.launch_again();
+        let first = daemon.daemon();
+        std::thread::sleep(Duration::from_millis(wait));
+        signal(first, libc::SIGKILL);
+        let went_on = patiently("the keeper to end, or to go on", || {
+            if daemon.has_ended() {
+                return Some(false);
+            }
+            let others = children(daemon.keeper()).into_iter().any(|pid| pid != first);
+            others.then_some(true)
+        });
+        if went_on {
+            daemon.kill_keeper();
+        } else {
+            assert_eq!(daemon.exit_code(), 1, "{}", daemon.log());
+            failed += 1;
+        }
+        unharmed(&daemon);
+    }
+    assert!(failed > 0, "the first was not killed before it supervised");
+
+    daemon.start_again();
+    for (name, pid) in ["a", "b"].iter().zip(pids) {
+        let after = daemon.wait_state(name, "running");
+        assert_eq!((self::pid(&after), &after["adopted"]), (pid, &json!(true)));
+        assert_eq!((&after["incarnation"], &after["restarts"]), (&json!(1), &json!(0)));
+        assert_eq!(daemon.events_of(name, "exit").len(), 0);
+    }
+    unharmed(&daemon);
+    let ticks = || fs::read_to_string(daemon.path("log/a.log")).unwrap_or_default().lines().count();
+    let before = ticks();
+    patiently("its output to go on", || (ticks() > before + 2).then_some(()));
+}
+
+/// The plan that was wanted when the keeper was killed is asked for again, and finds the service's own sockets open.
+#[test]
+fn a_restart_that_was_torn_away_goes_on_with_the_sockets_of_the_life_before() {
+    let port = free_port();
+    // A search that takes its time, so that the keeper is killed before there is a plan.
+    let path = "x:".repeat(50_000) + "/usr/bin:/bin";
+    let mut daemon = Daemon::start(&format!(
+        "[service.it]\ncommand = [\"sleep\", \"1000\"]\nenv = {{ PATH = \"{path}\" }}\n\
+         sockets = [\"tcp:127.0.0.1:{port}\", \"unix:{{dir}}/s\"]\n\
+         [service.other]\ncommand = \"sleep 1000\"\nautostart = false\n"
+    ));
+    let mut before = pid(&daemon.wait_state("it", "running"));
+    for round in 0..3 {
+        daemon.wait("it", "planned", |it| it["sockets"][0]["held"] == true);
+        daemon.ask(&["restart", "it", "--no-wait"]);
+        // An answer to this says that the one before has been taken.
+        daemon.ask(&["stop", "other"]);
+        daemon.kill_keeper();
+        daemon.start_again();
+        let after = daemon.wait("it", "in its next life", |it| {
+            it["state"] == "running" && it["pid"].as_u64().is_some_and(|pid| pid != u64::from(before))
+        });
+        before = pid(&after);
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it is held");
+        UnixStream::connect(daemon.path("s")).expect("it is held, too");
+        assert!(!daemon.log().contains("in use"), "round {round}: {}", daemon.log());
+    }
 }
 
 /// The ways to end of a process that is no child, read by the keeper itself.
