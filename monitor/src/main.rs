@@ -4,14 +4,21 @@ use std::process::ExitCode;
 
 use defib::cli;
 use defib::cli::args::{Cli, Command, Daemon, DaemonVerb};
+use defib::keeper::Early;
 use defib::{api, daemon};
 
 fn main() -> ExitCode {
     if cli::manual::completed() {
         return ExitCode::SUCCESS;
     }
+    let early = Early::hold();
     match cli::color::parse(std::env::args_os().collect()) {
-        Ok(cli) => dispatch(cli),
+        Ok(cli) => {
+            if !cli.is_keeper() {
+                early.let_go();
+            }
+            dispatch(cli)
+        }
         Err(usage) => usage.tell().into(),
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use defib_tests::{Daemon, lives, patiently, signal};
+use defib_tests::{Daemon, Options, lives, patiently, signal};
 use serde_json::{Value, json};
 
 /// One service called `it`.
@@ -176,7 +176,9 @@ fn a_process_starts_with_clean_signals_session_streams_and_environment() {
         assert!(environment.lines().any(|line| line.starts_with(&format!("{name}="))), "{name}");
     }
     assert!(!environment.contains("CARGO"), "nothing else of defib's own environment");
-    assert_eq!(read("log/it.log"), "to the log");
+    // Another process writes it.
+    let log = || fs::read_to_string(daemon.path("log/it.log")).unwrap_or_default();
+    patiently("the log", || (log() == "to the log\n").then_some(()));
 }
 
 fn nix_nofile() -> String {
@@ -262,6 +264,26 @@ fn a_signal_to_the_keeper_ends_everything_and_leaves_nothing_behind() {
         }
         assert_eq!(daemon.cli(&["status"]).code, 5);
     }
+}
+
+/// However early it is asked: it may not even have read its command line.
+#[test]
+fn a_keeper_that_is_asked_to_end_while_it_begins_ends_in_order() {
+    for asked in [libc::SIGTERM, libc::SIGINT].repeat(5) {
+        let config = "[service.it]\ncommand = \"sleep 1000\"\n";
+        let mut daemon = Daemon::launch(config, &Options::default());
+        patiently("it to hold signals back", || holds_back(daemon.keeper(), asked).then_some(()));
+        signal(daemon.keeper(), asked);
+        assert_eq!(daemon.exit_code(), 0, "{}", daemon.log());
+        assert!(!daemon.path("run/defib.sock").exists());
+    }
+}
+
+/// Whether a process has blocked a signal.
+fn holds_back(pid: u32, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a line");
+    u64::from_str_radix(mask.trim(), 16).expect("a number") & 1 << (signal - 1) != 0
 }
 
 #[test]

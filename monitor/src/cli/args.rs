@@ -29,6 +29,14 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether this program is to be the keeper.
+    pub fn is_keeper(&self) -> bool {
+        let Command::Daemon(daemon) = &self.command else { return false };
+        daemon.ask.is_none() && !daemon.under_keeper && !daemon.check_handover
+    }
+}
+
 const EXITS: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 daemon unreachable, 6 disabled, 130 interrupted.
 Of several services the highest code counts.";

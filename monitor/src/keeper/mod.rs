@@ -19,12 +19,14 @@
 //! - `oom`: who is protected from the want of memory;
 //! - `notify`: what systemd is told, and its watchdog;
 //! - `voice`: what the keeper says;
+//! - `early`: who asks it to end before it can hear;
 //! - `events`: what the epoll watches;
 //! - `run`: the loop;
 //! - `trial`: a start that starts nothing, for `defib doctor`.
 //!
 //! Invariant: a slot holds at most one life. Only an acknowledged end, with nothing left of its tree, frees it.
 
+mod early;
 mod events;
 pub mod handover;
 mod link;
@@ -45,6 +47,7 @@ mod trial;
 mod voice;
 mod window;
 
+pub use early::Early;
 pub(crate) use raw::give_back_memory;
 pub use run::{NEXT_SLOT, run};
 pub use trial::{TrialError, shares_tables, trial};
