@@ -122,11 +122,7 @@ impl Daemon {
     #[track_caller]
     pub fn start_with(config: &str, options: &Options) -> Self {
         let mut daemon = Self::launch(config, options);
-        patiently("the daemon to answer", || {
-            let ended = daemon.keeper.try_wait().expect("a child");
-            assert_eq!(ended, None, "{}", daemon.log());
-            (daemon.cli(&["status"]).code == 0).then_some(())
-        });
+        daemon.wait_answer();
         daemon
     }
 
@@ -160,7 +156,13 @@ impl Daemon {
     #[track_caller]
     pub fn start_again(&mut self) {
         self.launch_again();
-        patiently("the next daemon to answer", || {
+        self.wait_answer();
+    }
+
+    /// Waits until its daemon answers.
+    #[track_caller]
+    fn wait_answer(&mut self) {
+        patiently("the daemon to answer", || {
             let ended = self.keeper.try_wait().expect("a child");
             assert_eq!(ended, None, "{}", self.log());
             (self.cli(&["status"]).code == 0).then_some(())

@@ -11,6 +11,7 @@ mod daemon;
 mod ear;
 pub mod http;
 mod hunger;
+mod install;
 mod lease;
 pub mod sim;
 
@@ -20,4 +21,5 @@ pub use daemon::{
 };
 pub use ear::Ear;
 pub use hunger::Hunger;
+pub use install::{install, install_text};
 pub use lease::Lease;

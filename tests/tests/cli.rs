@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use defib_tests::{Daemon, Options, Said, defib, patiently, program, said, signal};
+use defib_tests::{Daemon, Options, Said, defib, install, install_text, patiently, program, said, signal};
 use serde_json::Value;
 
 /// Somebody who is neither root nor in any group.
@@ -375,10 +375,9 @@ fn nothing_that_a_service_is_called_steers_the_terminal() {
 
     // A service that runs may choose the path that the kernel tells of.
     let program = daemon.path("\u{1b}[31mrun");
-    fs::copy("/bin/sleep", &program).expect("a copy");
-    fs::write(daemon.path("prog"), format!("#!/bin/sh\nexec '{}' 1000\n", program.display()))
-        .expect("a script");
-    fs::set_permissions(daemon.path("prog"), fs::Permissions::from_mode(0o755)).expect("permissions");
+    install(Path::new("/bin/sleep"), &program);
+    let script = format!("#!/bin/sh\nexec '{}' 1000\n", program.display());
+    install_text(&script, 0o755, &daemon.path("prog"));
     daemon.ask(&["start", "runs"]);
     assert_harmless(&daemon.ask(&["events"]));
 }

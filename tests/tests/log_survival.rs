@@ -106,8 +106,9 @@ fn children_of(defib: &Daemon) -> u32 {
     patiently("a daemon", || children(defib.keeper()).into_iter().find(daemon))
 }
 
-/// Ends defib and waits until it has left.
+/// Ends defib once it supervises, and waits until it has left.
 fn end(mut defib: Daemon) {
+    patiently("defib to supervise", || defib.log().contains("defib supervises").then_some(()));
     signal(defib.keeper(), libc::SIGTERM);
     assert_eq!(defib.exit_code(), 0, "{}", defib.log());
 }

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
-use defib_tests::{Daemon, Options, patiently, signal};
+use defib_tests::{Daemon, Options, install, install_text, patiently, signal};
 use serde_json::Value;
 
 /// Starts `it` with these keys beside a service that must not be disturbed; returns the failed start as it was told.
@@ -31,11 +32,7 @@ fn failed_start(keys: &str, prepare: impl FnOnce(&Daemon)) -> (Daemon, Value) {
 #[test]
 fn every_obstacle_is_told_with_call_error_and_remedy() {
     let script = |text: &'static str, mode: u32| {
-        move |daemon: &Daemon| {
-            fs::write(daemon.path("script"), text).expect("a file");
-            fs::set_permissions(daemon.path("script"), fs::Permissions::from_mode(mode))
-                .expect("permissions");
-        }
+        move |daemon: &Daemon| install_text(text, mode, &daemon.path("script"))
     };
     let nothing = |_: &Daemon| {};
     type Prepare = Box<dyn FnOnce(&Daemon)>;
@@ -125,8 +122,7 @@ fn a_start_that_failed_works_once_its_obstacle_is_gone() {
         "[service.it]\ncommand = [\"{dir}/late\", \"1000\"]\nrestart = { delays = [\"50ms\"], max_restarts = \"none\" }\n",
     );
     daemon.wait("it", "to try twice", |it| it["restarts"].as_u64() >= Some(2));
-    fs::copy("/bin/sleep", daemon.path("late.new")).expect("a copy");
-    fs::rename(daemon.path("late.new"), daemon.path("late")).expect("a program");
+    install(Path::new("/bin/sleep"), &daemon.path("late"));
     daemon.wait_state("it", "running");
 }
 
@@ -161,7 +157,7 @@ struct PidsLimit {
 
 impl PidsLimit {
     fn around(pid: u32) -> Option<Self> {
-        let root = std::path::Path::new("/sys/fs/cgroup/pids");
+        let root = Path::new("/sys/fs/cgroup/pids");
         let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let origin = membership.lines().find_map(|line| line.split_once(":pids:"))?.1;
         let origin = root.join(origin.trim_start_matches('/'));

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, Lease, Options, Said, beside, children, lives, patiently, program, signal};
+use defib_tests::{
+    Daemon, Lease, Options, Said, beside, children, install, install_text, lives, patiently, program, signal,
+};
 use serde_json::Value;
 
 /// A daemon of a copy of defib, which can be exchanged for another.
@@ -29,19 +31,12 @@ struct Binary {
 }
 
 impl Binary {
-    /// As a package manager does it: the old file is gone from its place, and still executed.
     fn install(&self, new: &Path) {
-        let half = self.path.with_extension("new");
-        fs::copy(new, &half).expect("a copy");
-        fs::set_permissions(&half, fs::Permissions::from_mode(0o755)).expect("permissions");
-        fs::rename(&half, &self.path).expect("a file in its place");
+        install(new, &self.path);
     }
 
     fn write(&self, text: &str, mode: u32) {
-        let half = self.path.with_extension("new");
-        fs::write(&half, text).expect("a file");
-        fs::set_permissions(&half, fs::Permissions::from_mode(mode)).expect("permissions");
-        fs::rename(&half, &self.path).expect("a file in its place");
+        install_text(text, mode, &self.path);
     }
 }
 
@@ -237,7 +232,7 @@ fn a_start_that_hangs_goes_over() {
          [service.gone]\ncommand = \"{dir}/gone 1000\"\nautostart = false\nrestart = { policy = \"never\" }\n",
     );
     for name in ["slow", "gone"] {
-        fs::copy("/bin/sleep", daemon.path(name)).expect("a copy");
+        install(Path::new("/bin/sleep"), &daemon.path(name));
     }
     let leases =
         ["slow", "gone"].map(|name| Lease::take(&daemon.path(name), &daemon.path(&format!("{name}.told"))));
