@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// How long anything may take that should be quick: machines are shared. `DEFIB_TEST_PATIENCE` sets other seconds, for
 /// machines that are emulated.
-fn patience() -> Duration {
+pub fn patience() -> Duration {
     let seconds = std::env::var("DEFIB_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(20))
 }

@@ -2,10 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::patience;
 
 /// An answer.
 #[derive(Debug)]
@@ -37,8 +35,8 @@ pub fn raw(address: SocketAddr, bytes: &[u8]) -> String {
 /// Connects.
 #[track_caller]
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("a server");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let stream = TcpStream::connect_timeout(&address, patience()).expect("a server");
+    stream.set_read_timeout(Some(patience())).expect("a socket");
     stream
 }
 
