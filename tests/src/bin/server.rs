@@ -1,6 +1,6 @@
 //! A server that listens in the ways that its arguments name, on loopback. What the tests of ports supervise.
 //!
-//! `server [--after MS] [--any] [--v6] [--share] [--child] [--netns] [--unbound FILE] [PORT…]`; SIGUSR1 closes what
+//! `server [--after MS] [--when FILE] [--any] [--v6] [--share] [--child] [--netns] [--unbound FILE] [PORT…]`; SIGUSR1 closes what
 //! listens, SIGUSR2 opens it again.
 #![expect(
     clippy::disallowed_methods,
@@ -49,6 +49,12 @@ fn run() -> Result<(), Box<dyn Error>> {
             "--after" => {
                 let millis = args.next().ok_or("--after wants a number")?.parse()?;
                 std::thread::sleep(Duration::from_millis(millis));
+            }
+            "--when" => {
+                let file = args.next().ok_or("--when wants a file")?;
+                while !std::fs::exists(&file)? {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             }
             "--any" => ways.any = true,
             "--v6" => ways.v6 = true,
