@@ -9,9 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
-use defib_tests::{Daemon, patiently, signal};
+use defib_tests::{Daemon, patience, patiently, signal};
 use serde_json::{Value, json};
 
 /// Serves on descriptor 3 and tells, in a file, what it was given; each client is told the pid, each datagram is noted.
@@ -63,7 +62,7 @@ fn read(path: &Path) -> String {
 /// What a server at this port says: the pid that serves.
 fn call(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(patience()))?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)
@@ -162,7 +161,8 @@ fn unix_sockets_have_their_owner_and_mode_and_are_removed_when_closed() {
 #[test]
 fn datagrams_wait_for_the_next_life() {
     let port = free_port();
-    let daemon = serve(&format!("sockets = [\"udp:127.0.0.1:{port}\"]\nrestart = {{ delays = [\"1s\"] }}"));
+    let keys = "hold_for = \"2h\"\nrestart = { delays = [\"1h\"] }";
+    let daemon = serve(&format!("sockets = [\"udp:127.0.0.1:{port}\"]\n{keys}"));
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     patiently("the first life", || (!read(&daemon.path("given")).is_empty()).then_some(()));
     signal(pid(&daemon.status("it")), libc::SIGKILL);
@@ -170,6 +170,7 @@ fn datagrams_wait_for_the_next_life() {
     for number in 0..50 {
         client.send_to(format!("{number}").as_bytes(), (Ipv4Addr::LOCALHOST, port)).expect("sent");
     }
+    daemon.ask(&["start", "it"]);
     let expected: String = (0..50).map(|number| format!("{number}\n")).collect();
     patiently("all of them", || (read(&daemon.path("heard")) == expected).then_some(()));
 }
@@ -283,7 +284,7 @@ fn nginx_serves_on_a_socket_that_is_held() {
     daemon.ask(&["start", "web"]);
     let get = || {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("never refused");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(patience())).expect("a timeout");
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
