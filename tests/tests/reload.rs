@@ -154,9 +154,16 @@ fn what_was_failing_is_tried_with_its_new_command() {
 
 #[test]
 fn a_service_that_comes_back_while_it_goes_is_started_again() {
-    let stubborn = "[service.it]\ncommand = ['sh', '-c', 'trap \"\" TERM; while :; do sleep 0.1; done']\n\
-                    stop.timeout = '1s'\n";
+    // It goes when this test kills it.
+    let stubborn = "[service.it]\ncommand = ['sh', '-c', 'trap \"\" TERM; echo > {dir}/ready; while :; do sleep 0.1; done']\n\
+                    stop.timeout = '1h'\n";
     let daemon = Daemon::start(stubborn);
+    let stubborn = &stubborn.replace("{dir}", daemon.path("").to_str().expect("UTF-8"));
+    let trap = || {
+        patiently("the trap", || daemon.path("ready").exists().then_some(()));
+        fs::remove_file(daemon.path("ready")).expect("a file");
+    };
+    trap();
     let before = pid(&daemon, "it");
     edit(&daemon, "");
     daemon.ask(&["reload"]);
@@ -165,13 +172,18 @@ fn a_service_that_comes_back_while_it_goes_is_started_again() {
     assert_eq!((said.code, said.err.contains("configured no longer")), (1, true), "{said:?}");
     edit(&daemon, stubborn);
     daemon.ask(&["reload"]);
+    signal(before, libc::SIGKILL);
     daemon.wait("it", "in another life", |it| it["state"] == "running" && it["pid"] != before);
     assert!(!lives(before));
+    trap();
+    let before = pid(&daemon, "it");
 
     edit(&daemon, "");
     daemon.ask(&["reload"]);
     // A daemon that dies meanwhile leaves the end of it to the next.
     signal(daemon.daemon(), libc::SIGKILL);
+    daemon.wait_state("it", "stopping");
+    signal(before, libc::SIGKILL);
     wait_gone(&daemon, "it");
     edit(&daemon, &format!("[service.it]\n{SLEEP}"));
     daemon.ask(&["reload"]);
