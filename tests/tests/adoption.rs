@@ -380,12 +380,15 @@ fn a_restart_that_was_torn_away_goes_on_with_the_sockets_of_the_life_before() {
 fn how_an_adopted_service_ends_is_told_exactly() {
     let victim = victim();
     let config = format!(
-        "[daemon]\nsource = \"pidfd\"\n[service.it]\ncommand = [\"sh\", \"-c\", \"trap 'exit 7' USR1; while :; do sleep 0.1; done\"]\n\
-         [service.well]\ncommand = [\"sh\", \"-c\", \"trap 'exit 0' USR1; while :; do sleep 0.1; done\"]\n# {}\n",
+        "[daemon]\nsource = \"pidfd\"\n\
+         [service.it]\ncommand = [\"sh\", \"-c\", \"trap 'exit 7' USR1; echo > {{dir}}/it; while :; do sleep 0.1; done\"]\n\
+         [service.well]\ncommand = [\"sh\", \"-c\", \"trap 'exit 0' USR1; echo > {{dir}}/well; while :; do sleep 0.1; done\"]\n\
+         # {}\n",
         victim.display()
     );
     let mut daemon = Daemon::start(&config);
     let [it, well] = ["it", "well"].map(|name| pid(&daemon.wait_state(name, "running")));
+    patiently("the traps", || ["it", "well"].iter().all(|name| daemon.path(name).exists()).then_some(()));
     daemon.kill_keeper();
     daemon.start_again();
     for pid in [it, well] {
