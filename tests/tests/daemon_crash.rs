@@ -137,7 +137,7 @@ fn a_second_daemon_on_the_same_state_is_refused_with_the_holder() {
 fn a_request_to_end_outlives_the_daemon() {
     let mut daemon = Daemon::start(
         "[service.it]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; echo ready > {dir}/ready; while :; do sleep 0.1; done\"]\n\
-         stop = { timeout = \"2s\" }\n",
+         stop = { timeout = \"6s\" }\n",
     );
     patiently("the trap", || daemon.path("ready").exists().then_some(()));
     let victim = pid(&daemon.wait_state("it", "running"));

@@ -358,7 +358,7 @@ fn what_was_asked_before_holds_after() {
     let (mut daemon, _binary) = start(
         "[service.off]\ncommand = \"sleep 1000\"\n[service.paused]\ncommand = \"sleep 1000\"\n\
          [service.stubborn]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; echo > {dir}/ready; while :; do sleep 0.1; done\"]\n\
-         stop = { timeout = \"2s\" }\n",
+         stop = { timeout = \"6s\" }\n",
     );
     daemon.wait_state("off", "running");
     daemon.ask(&["disable", "off"]);
