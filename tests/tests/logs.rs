@@ -159,6 +159,10 @@ impl Drop for Mount {
     }
 }
 
+/// The longest that a write of a service may take in milliseconds: one that waits for the disk takes as long as the test. A
+/// busy machine lets a process wait for its turn for a second.
+const MOST_MS: u64 = 10_000;
+
 /// The bytes that a log says are missing.
 fn missing(text: &str) -> u64 {
     let notices = text
@@ -194,7 +198,7 @@ fn a_full_disk_does_not_stop_a_service_and_the_loss_is_told() {
     });
     assert!(text.contains("No space left on device"), "the reason is told");
     let (longest, _) = report().expect("a report");
-    assert!(longest < 1000, "a write took {longest} ms");
+    assert!(longest < MOST_MS, "a write took {longest} ms");
     // The end of the service settles the account: what is in the file, and what the file says is missing.
     daemon.ask(&["stop", "p"]);
     let (_, total) = report().expect("a report");
@@ -242,7 +246,7 @@ fn a_stalled_disk_does_not_stop_a_service() {
     assert_eq!(daemon.ask(&["logs", "p", "-n", "5"]).lines().count(), 5);
     assert_eq!(daemon.status("q")["state"], "running");
     assert_eq!(said(Command::new("fsfreeze").arg("--unfreeze").arg(&disk.0)).code, 0);
-    assert!(longest < 1000, "a write took {longest} ms");
+    assert!(longest < MOST_MS, "a write took {longest} ms");
     patiently("the loss to be told", || {
         (missing(&fs::read_to_string(&log).unwrap_or_default()) > 1 << 20).then_some(())
     });
