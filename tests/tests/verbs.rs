@@ -152,7 +152,7 @@ fn what_is_paused_stays_down_until_it_is_resumed() {
 fn a_pause_ends_by_itself_at_its_date() {
     let daemon = Daemon::start(GROUPS);
     let before = daemon.wait_state("lone", "running");
-    daemon.ask(&["pause", "lone", "--for", "3s"]);
+    daemon.ask(&["pause", "lone", "--for", "6s"]);
     let paused = daemon.status("lone");
     let until = paused["paused_until"].as_str().expect("a date").to_owned();
     signal(pid(&before), libc::SIGKILL);
@@ -257,7 +257,8 @@ fn a_service_is_inspected_with_all_its_parts() {
     let main = pid(&it);
     let found = patiently("its family to be complete", || {
         let found = parse(&daemon.ask(&["inspect", "it", "--json"]));
-        (found["processes"]["items"][2]["name"] == "sleep").then_some(found)
+        let last = &found["processes"]["items"][2];
+        (last["name"] == "sleep" && last["state"] == "S").then_some(found)
     });
     assert_eq!((found["service"].as_str(), found["pid"].as_u64()), (Some("it"), Some(main.into())));
     assert_eq!(found["notes"], json!([]));
