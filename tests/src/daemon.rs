@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// machines that are emulated.
 pub fn patience() -> Duration {
     let seconds = std::env::var("DEFIB_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(20))
+    Duration::from_secs(seconds.unwrap_or(60))
 }
 
 /// How often a test looks. Tests may poll; defib may not.
