@@ -102,6 +102,8 @@ impl Service {
         if incarnation != self.memo.incarnation {
             return Report::Stale;
         }
+        let reason =
+            if status.and_then(WaitStatus::signal).is_some() { Reason::Signal } else { Reason::Exit };
         let (crashed, then) = match &mut self.memo.phase {
             Phase::Crashed { then } => (true, std::mem::replace(then, Then::Stop)),
             Phase::Emptying { then } => (false, std::mem::replace(then, Then::Stop)),
@@ -124,8 +126,6 @@ impl Service {
             (true, Then::Fail { .. }) => {
                 // What was owed to a pause has been done before that was answered.
                 self.settle_debt();
-                let reason =
-                    if status.and_then(WaitStatus::signal).is_some() { Reason::Signal } else { Reason::Exit };
                 self.count_restart(turn, reason, 0, seen, seen);
                 self.enter(turn, Phase::Spawning);
             }
@@ -133,7 +133,12 @@ impl Service {
                 self.prepare(turn);
                 self.enter(turn, Phase::Replacing(None, Reason::Manual));
             }
-            (_, then) => self.ask_to_end(turn, None, By::Stop, then),
+            (true, then) => self.ask_to_end(turn, None, By::Stop, then),
+            (false, then) => {
+                // Nobody has decided it, and nobody else counts it.
+                self.count_restart(turn, reason, 0, seen, seen);
+                self.ask_to_end(turn, None, By::Stop, then);
+            }
         }
         Report::Fresh
     }
