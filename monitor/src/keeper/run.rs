@@ -631,8 +631,11 @@ impl Keeper {
                     epoll::modify(&self.epoll, socket, Token::Daemon.data(), flags).ok();
                 }
             }
-            // The daemon is gone; its SIGCHLD is on the way.
-            Err(_) => self.drop_link(),
+            // The daemon is gone; its SIGCHLD is on the way. What it ordered last has not been read: it counts.
+            Err(_) => {
+                self.hear_daemon();
+                self.drop_link();
+            }
         }
     }
 }
