@@ -17,7 +17,8 @@ use crate::daemon::journal::{Entry, Journal};
 ///
 /// The numbers of the journal have no holes, so a hole between two events means that something is missing: the
 /// reader was too slow, or the supervisor thread found the journal's queue full. It is told as `lost`, under the
-/// number of the last event that is missing, so a reader that resumes after it misses nothing more.
+/// number of the last event that is missing, so a reader that resumes after it misses nothing more. What an earlier daemon
+/// has told stands apart, with holes of which nobody but who resumes is told.
 #[derive(Debug)]
 pub(super) struct Follower {
     journal: Arc<Journal>,
@@ -42,7 +43,9 @@ impl Follower {
     pub(super) fn past(&mut self) -> Option<Event> {
         while let Some(entry) = self.past.pop_front() {
             let before = entry.seq.saturating_sub(1);
-            if let Some(last) = self.last.replace(before).filter(|last| *last < before) {
+            let missed =
+                self.last.replace(before).filter(|last| *last < before && !(self.seen && entry.apart));
+            if let Some(last) = missed {
                 let count = self.seen.then_some(before - last);
                 let lost = What::Lost { source: None, count };
                 let at = show::time(entry.at);
@@ -102,7 +105,7 @@ mod tests {
     const FIRST: u64 = 101;
 
     fn journal() -> (JournalWriter, Arc<Journal>, mpsc::Receiver<Entry>) {
-        Journal::new(FIRST)
+        Journal::new(FIRST, Vec::new())
     }
 
     fn tell(writer: &mut JournalWriter, times: u64) {

@@ -64,7 +64,7 @@ pub(super) fn world() -> World {
     let (ask, asks) = mpsc::channel(8);
     let names = ["api", "db", "off"].map(view).map(|view| (view.name.clone(), Arc::new(view)));
     let (views, views_seen) = watch::channel(Arc::new(BTreeMap::from(names)));
-    let (writer, journal, waiting) = Journal::new(1);
+    let (writer, journal, waiting) = Journal::new(1, Vec::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&journal).run(waiting));
     let household = Household { cgroups: None, keeper: std::process::id() };

@@ -10,7 +10,7 @@ use defib_core::model::{By, End, Ending, Leftovers, Record, ServiceName, Service
 use defib_core::{Effect, Input, KnownLife, Lost};
 
 use super::link::LinkError;
-use super::run::Daemon;
+use super::run::{Daemon, log};
 use crate::effect::census::{self, Census, Expected, Resident};
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::{clock, held};
@@ -100,7 +100,7 @@ impl Daemon {
                     rest.extend(self.adopt(it.service, resident, earlier)?);
                 }
                 (None, Some(life)) => {
-                    let lost = self.lost(life);
+                    let lost = self.lost(&it.service, life);
                     tracing::warn!(service = %it.service, pid = life.pid, "ended while nobody watched");
                     let resumed = Input::Resume { service: it.service.clone(), memo: it.memo };
                     rest.extend(
@@ -170,29 +170,43 @@ impl Daemon {
         let fds = std::iter::once(pidfd).chain(cgroup).collect();
         self.link.order(order, fds)?;
         self.follow(&Life { slot, pid, started });
-        let lost = earlier.map(|life| self.lost(life));
+        let lost = earlier.map(|life| self.lost(&service, life));
         self.orders([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])
     }
 
     /// A service that lived is configured no longer: the census has ended what was left of it.
     fn tell_of_removed(&mut self, service: ServiceName, life: KnownLife) {
-        let Lost { incarnation, pid, started, end } = self.lost(life);
+        let Lost { incarnation, pid, started, end } = self.lost(&service, life);
         self.memory.forget(&service);
         let ending = Ending { end, by: By::Stop };
         let what = What::Exit { ending, started: Some(started) };
-        let at = clock::now();
-        self.tell(Effect::Record(Record { at, service, incarnation, pid: Some(pid), what }));
+        let record = Record { at: clock::now(), service, incarnation, pid: Some(pid), what };
+        if self.ends.take_in(&record) {
+            self.tell(Effect::Record(record));
+        }
     }
 
-    /// How a life ended while nobody watched, as far as the source can tell.
-    fn lost(&mut self, life: KnownLife) -> Lost {
+    /// How a life ended while nobody watched, as far as the source can tell, or whoever has watched it after all and told
+    /// it.
+    fn lost(&mut self, service: &ServiceName, life: KnownLife) -> Lost {
         let KnownLife { incarnation, pid, started } = life;
+        if let Some(end) = self.ends.known(service, life) {
+            return Lost { incarnation, pid, started, end: end.clone() };
+        }
         let witness = self.source.recorded_end(pid, started.0).unwrap_or_default();
         let now = clock::now();
         let at = witness.at.map_or(now, |at| at.max(started).min(now));
         let (status, oom, blame) = (witness.status, witness.oom, witness.blame);
         let end = End { status, at, usage: defib_core::model::Usage::default(), oom, blame };
         Lost { incarnation, pid, started, end }
+    }
+
+    /// Tells of ends that died with an earlier daemon before anybody had heard of them. They are among the events already.
+    pub(super) fn tell_untold(&self, untold: Vec<Record>) {
+        for record in untold {
+            log(&record.service, &record.what);
+            self.count(&record);
+        }
     }
 
     fn household_cgroup(&self, service: &ServiceName) -> Option<OwnedFd> {

@@ -25,6 +25,8 @@ pub struct Entry {
     pub at: Tick,
     /// What happened.
     pub event: Event,
+    /// Whether numbers before it are missing for a reason: they are of an earlier daemon, or it is.
+    pub apart: bool,
 }
 
 /// What happened.
@@ -59,6 +61,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct JournalWriter {
     queue: mpsc::Sender<Entry>,
+    first: u64,
     next: u64,
     dropped: u64,
 }
@@ -66,12 +69,17 @@ pub struct JournalWriter {
 impl JournalWriter {
     /// Tells of an event. Never waits.
     pub fn tell(&mut self, at: Tick, event: Event) {
-        let entry = Entry { seq: self.next, at, event };
+        let entry = Entry { seq: self.next, at, event, apart: self.next == self.first };
         self.next += 1;
         // A full queue leaves a gap in the numbers, which readers are told of.
         if self.queue.try_send(entry).is_err() {
             self.dropped += 1;
         }
+    }
+
+    /// The number of the next event.
+    pub fn next(&self) -> u64 {
+        self.next
     }
 
     /// How many events wait, how many can, and how many found no room.
@@ -91,11 +99,13 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Both ends, and the queue between them that [`Journal::run`] empties. `first` is the first number.
-    pub fn new(first: u64) -> (JournalWriter, Arc<Self>, mpsc::Receiver<Entry>) {
+    /// Both ends, and the queue between them that [`Journal::run`] empties. `first` is the first number; `past` is what
+    /// earlier daemons have told, by lower numbers, oldest first.
+    pub fn new(first: u64, past: Vec<Entry>) -> (JournalWriter, Arc<Self>, mpsc::Receiver<Entry>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let journal = Arc::new(Self { kept: Mutex::default(), news: broadcast::channel(LAG).0 });
-        (JournalWriter { queue, next: first, dropped: 0 }, journal, waiting)
+        let kept = past.into_iter().map(Arc::new).collect();
+        let journal = Arc::new(Self { kept: Mutex::new(kept), news: broadcast::channel(LAG).0 });
+        (JournalWriter { queue, first, next: first, dropped: 0 }, journal, waiting)
     }
 
     /// Moves events from the queue to the readers until the supervisor thread is gone.
@@ -103,7 +113,7 @@ impl Journal {
         while let Some(entry) = waiting.recv().await {
             let entry = Arc::new(entry);
             let mut kept = self.kept();
-            if kept.len() == KEPT {
+            if kept.len() >= KEPT {
                 kept.pop_front();
             }
             kept.push_back(Arc::clone(&entry));

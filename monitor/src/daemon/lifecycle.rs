@@ -29,6 +29,7 @@ use super::adoption::{self, Residents};
 use super::boot::{self, BootFile};
 use super::capture::{self, Capture, Captured, Names};
 use super::door::{self, Door};
+use super::ends::{self, Ends};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
@@ -194,6 +195,11 @@ async fn supervise(
     let (lock, first) = (past.held.remove(capture::LOCK), past.is_first());
     let mut names = Names::open(&daemon.runtime_dir, lock, first, &mut link).await?;
     drop(pipes);
+    let held = past.held.remove(ends::HELD);
+    let (ends, told) = Ends::open(names.folder.as_deref().map(|folder| folder.path()), held);
+    if let Some(file) = ends.to_hold() {
+        link.order(Order::Hold { name: ends::HELD.to_owned() }, vec![file])?;
+    }
     // After all that can fail: a daemon that does not start leaves no groups behind.
     let cgroups = cgroups(&daemon.state_dir, keeper_pid);
     if past.is_first() {
@@ -219,8 +225,10 @@ async fn supervise(
     let (asks, waiting) = mpsc::channel(handle::QUEUE);
     let (views, shown) = watch::channel(handle::Views::default());
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
-    let first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
-    let (journal, events, entries) = Journal::new(first);
+    let mut first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
+    let (entries, untold) = ends.past(&told, &mut first);
+    memory.told_earlier(told);
+    let (journal, events, entries) = Journal::new(first, entries);
     let feed = selection.feed.map(FeedHandle::start).transpose();
     let feed =
         feed.map_err(|cause| DaemonError::System { what: "start the feed of all processes", cause })?;
@@ -275,6 +283,7 @@ async fn supervise(
         asks: waiting,
         views,
         journal,
+        ends,
         memory,
         metrics,
         door,
@@ -287,7 +296,9 @@ async fn supervise(
         leaves_alive: false,
         restart: Restart::None,
     };
+    supervisor.tell_untold(untold);
     begin(&mut supervisor, settings, past)?;
+    supervisor.ends.begin();
     let surfaces = Surfaces::start(serve, listener, handle, events, entries)
         .map_err(|cause| DaemonError::System { what: "start the API", cause })?;
     tracing::info!(socket = %socket.display(), keeper = keeper_pid, "defib supervises");
@@ -323,6 +334,7 @@ async fn supervise(
         drop(supervisor.memory);
     } else {
         supervisor.memory.leave();
+        supervisor.ends.leave();
     }
     if let Ok(tree) = cgroups
         && !alive

@@ -113,7 +113,11 @@ impl KeeperLink {
                     self.socket.try_io(Interest::WRITABLE, full).ok();
                     return Ok(());
                 }
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(LinkError::KeeperGone),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+                {
+                    return Err(LinkError::KeeperGone);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -12,6 +12,7 @@
 //! - `kept`: what the keeper holds of each service for the next daemon;
 //! - `restart`: the daemon leaves for one of another binary;
 //! - `reload`: a configuration that was read again comes into force;
+//! - `ends`: the latest ends that were told, so that none dies with a daemon;
 //! - `remember`: what is told to the state database, and read from it;
 //! - `boot`: what operators have set for the start of defib;
 //! - `count`, `door`: what it tells the metrics, and the socket on which they are served;
@@ -26,6 +27,7 @@ mod boot;
 mod capture;
 mod count;
 mod door;
+mod ends;
 pub mod feed;
 mod follow;
 pub mod handle;

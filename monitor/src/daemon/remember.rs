@@ -4,22 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use defib_core::model::{Record, ServiceName, ServiceSpec};
+use defib_core::model::{Record, ServiceName, ServiceSpec, What};
 use defib_core::{Input, Memo};
 
+use super::ends::Earlier;
 use super::link::LinkError;
 use super::run::Daemon;
 use crate::keeper::protocol::{MAX_SLOTS, SlotState};
 use crate::metrics::StateCounters;
-use crate::state::{Health, Remembered, RememberedLife, StateDb};
+use crate::state::{Change, Health, Place, Remembered, RememberedLife, StateDb};
 
 /// The way to the state database. It is told after the keeper: no thread is to be woken between a death and the order for
 /// the next life.
 #[derive(Debug)]
 pub(super) struct Memory {
     db: StateDb,
-    /// Memos of this turn.
-    memos: Vec<(ServiceName, u32, Box<Memo>)>,
+    /// What is to be remembered of this turn: what it says of a service and the ends that it tells are written together.
+    turn: Vec<Change>,
 }
 
 /// How the state database is, for the metrics.
@@ -44,19 +45,17 @@ impl Memory {
         } else {
             (StateDb::go_on(state_dir)?, Remembered::default())
         };
-        Ok((Self { db, memos: Vec::new() }, remembered))
+        Ok((Self { db, turn: Vec::new() }, remembered))
     }
 
     /// The keeper is to keep this memo.
     pub(super) fn note(&mut self, service: ServiceName, slot: u32, memo: Box<Memo>) {
-        self.memos.push((service, slot, memo));
+        self.turn.push(Change::Memo(service, slot, memo));
     }
 
-    /// The keeper has been told.
+    /// The keeper has been told, and everybody else.
     pub(super) fn flush(&mut self) {
-        for (service, slot, memo) in self.memos.drain(..) {
-            self.db.remember(service, slot, memo);
-        }
+        self.db.change(self.turn.drain(..));
     }
 
     /// The keeper has told how a slot is.
@@ -75,14 +74,21 @@ impl Memory {
         self.db.lives(service, None);
     }
 
-    /// A record is told.
-    pub(super) fn record(&self, record: &Record) {
-        self.db.ended(record);
+    /// A record is told. `place`: where it was written down, if it is one of an end.
+    pub(super) fn record(&mut self, record: &Record, place: Option<Place>) {
+        if let What::Exit { .. } = record.what {
+            self.turn.push(Change::Ended(record.clone(), place));
+        }
+    }
+
+    /// Earlier daemons have told these, and may not have come to write them.
+    pub(super) fn told_earlier(&self, found: Vec<Earlier>) {
+        self.db.change(found.into_iter().map(|it| Change::EndedEarlier(it.record, it.place)));
     }
 
     /// A service that was removed is gone.
-    pub(super) fn forget(&self, service: &ServiceName) {
-        self.db.forget(service);
+    pub(super) fn forget(&mut self, service: &ServiceName) {
+        self.turn.push(Change::Forget(service.clone()));
     }
 
     /// How the database is.

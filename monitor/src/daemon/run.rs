@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::capture::Capture;
 use super::door::Door;
+use super::ends::Ends;
 use super::handle::{Ask, Tenants, Views};
 use super::journal::{Event, JournalWriter};
 use super::kept;
@@ -64,6 +65,8 @@ pub(super) struct Daemon {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) views: watch::Sender<Views>,
     pub(super) journal: JournalWriter,
+    /// The latest ends that were told.
+    pub(super) ends: Ends,
     /// What outlives the keeper.
     pub(super) memory: Memory,
     pub(super) metrics: Arc<Metrics>,
@@ -397,8 +400,14 @@ impl Daemon {
         for input in inputs {
             self.core.handle(clock::now(), input, &mut effects);
         }
+        let mut wanted: Vec<Effect> = effects.drain().collect();
+        // Before the first order goes out: the acknowledgement of an end is among them.
+        wanted.retain(|effect| match effect {
+            Effect::Record(record) => self.ends.take_in(record),
+            _ => true,
+        });
         let mut rest = Vec::new();
-        for effect in effects.drain() {
+        for effect in wanted {
             if let Some(effect) = self.order(effect)? {
                 rest.push(effect);
             }
@@ -407,13 +416,13 @@ impl Daemon {
     }
 
     pub(super) fn tell_all(&mut self, rest: Vec<Effect>) {
-        self.memory.flush();
         // Views before replies: whoever gets an answer and looks must see what the answer says.
         let (views, others): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|effect| matches!(effect, Effect::Publish { .. }));
         for effect in views.into_iter().chain(others) {
             self.tell(effect);
         }
+        self.memory.flush();
     }
 
     /// Turns an effect into an order to the keeper or a job for the planner; gives back what is neither.
@@ -479,9 +488,11 @@ impl Daemon {
     pub(super) fn tell(&mut self, effect: Effect) {
         match effect {
             Effect::Record(record) => {
+                // From here on it is known to have been told: whoever has not got so far gets it from the next daemon.
+                let place = self.ends.tell(&record, self.journal.next());
                 log(&record.service, &record.what);
                 self.count(&record);
-                self.memory.record(&record);
+                self.memory.record(&record, place);
                 self.journal.tell(record.at, Event::Service(record));
             }
             Effect::Publish { service } => {
@@ -543,7 +554,7 @@ async fn sleep_until(deadline: Option<Tick>) {
 }
 
 /// The daemon's own log of what happened to a service.
-fn log(service: &ServiceName, what: &What) {
+pub(super) fn log(service: &ServiceName, what: &What) {
     match what {
         What::State { from, to, why } => {
             tracing::info!(%service, %from, %to, why = why.as_str(), "state");

@@ -6,6 +6,6 @@ use std::fs;
 const PATH: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The name of the present boot. Empty where the kernel does not tell: that is no boot at all.
-pub(super) fn id() -> String {
+pub fn id() -> String {
     fs::read_to_string(PATH).map(|text| text.trim().to_owned()).unwrap_or_default()
 }

@@ -31,8 +31,9 @@ use defib_core::Memo;
 use defib_core::model::{Record, ServiceName};
 use tokio::sync::Notify;
 
+pub use boot::id as boot_id;
 pub use health::Health;
-use pending::{Ended, Pending};
+use pending::{Ended, Pending, Waiting};
 
 /// The name of the database in the state directory.
 pub const FILE: &str = "state.db";
@@ -80,6 +81,28 @@ pub struct RememberedLife {
     pub pid: u32,
     /// When the keeper made it: nanoseconds of `CLOCK_BOOTTIME`.
     pub started: u64,
+}
+
+/// Where an end was written down before it was told, in a file in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which file.
+    pub file: u64,
+    /// Grows with every end.
+    pub number: u64,
+}
+
+/// One thing to remember.
+#[derive(Debug)]
+pub enum Change {
+    /// A service, in its slot, is like this from now on.
+    Memo(ServiceName, u32, Box<Memo>),
+    /// A life has ended: for the history.
+    Ended(Record, Option<Place>),
+    /// The same, which an earlier daemon was told: it may be written.
+    EndedEarlier(Record, Place),
+    /// A service is no more. Its history stays.
+    Forget(ServiceName),
 }
 
 /// The way to the state database. Ends in order when it is dropped: what waits is written, for no longer than a second.
@@ -134,6 +157,14 @@ impl StateDb {
         Ok(Self { pending, health, wants, ended })
     }
 
+    /// Takes changes that belong together, in their order: they are written in one transaction.
+    pub fn change(&self, changes: impl IntoIterator<Item = Change>) {
+        let changes: Vec<_> = changes.into_iter().collect();
+        if !changes.is_empty() {
+            self.tell(|waiting| changes.into_iter().for_each(|change| take(waiting, change)));
+        }
+    }
+
     /// A service is like this from now on.
     pub fn remember(&self, service: ServiceName, slot: u32, memo: Box<Memo>) {
         self.tell(|waiting| waiting.remember(service, slot, memo));
@@ -151,9 +182,7 @@ impl StateDb {
 
     /// A life has ended: for the history.
     pub fn ended(&self, record: &Record) {
-        if let Some(ended) = Ended::of(record) {
-            self.tell(|waiting| waiting.ended(ended));
-        }
+        self.change([Change::Ended(record.clone(), None)]);
     }
 
     /// Waits until all that is to be remembered has to be told again: what was written is lost.
@@ -171,9 +200,26 @@ impl StateDb {
         self.pending.tell(|waiting| waiting.left = true);
     }
 
-    fn tell(&self, change: impl FnOnce(&mut pending::Waiting)) {
+    fn tell(&self, change: impl FnOnce(&mut Waiting)) {
         self.pending.tell(change);
         self.health.look();
+    }
+}
+
+fn take(waiting: &mut Waiting, change: Change) {
+    match change {
+        Change::Memo(service, slot, memo) => waiting.remember(service, slot, memo),
+        Change::Ended(record, place) => {
+            if let Some(ended) = Ended::of(&record) {
+                waiting.ended(Ended { place, ..ended });
+            }
+        }
+        Change::EndedEarlier(record, place) => {
+            if let Some(ended) = Ended::of(&record) {
+                waiting.ended(Ended { place: Some(place), earlier: true, ..ended });
+            }
+        }
+        Change::Forget(service) => waiting.forget(&service),
     }
 }
 

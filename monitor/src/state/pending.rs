@@ -9,7 +9,7 @@ use defib_core::Memo;
 use defib_core::model::{Record, ServiceName, What};
 use jiff::Timestamp;
 
-use super::RememberedLife;
+use super::{Place, RememberedLife};
 use crate::effect::clock;
 
 /// How many services may wait: as many as there can be, and as many that have just been removed. One more is not
@@ -40,6 +40,10 @@ pub(super) struct Ended {
     pub(super) at: Timestamp,
     /// The whole record; its ticks are of the present boot.
     pub(super) record: Box<Record>,
+    /// Where it was written down before it was told.
+    pub(super) place: Option<Place>,
+    /// Whether an earlier daemon was told it: it may be in the table.
+    pub(super) earlier: bool,
 }
 
 impl Ended {
@@ -53,6 +57,8 @@ impl Ended {
             started: started.map(clock::wall),
             at: clock::wall(record.at),
             record: Box::new(record.clone()),
+            place: None,
+            earlier: false,
         })
     }
 }

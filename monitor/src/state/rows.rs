@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, Row, Transaction, params};
 
 use super::pending::{Change, Ended, Waiting};
-use super::{Remembered, RememberedLife, RememberedService};
+use super::{Place, Remembered, RememberedLife, RememberedService};
 
 /// How many ends are kept.
 const KEPT: i64 = 10_000;
@@ -145,13 +145,35 @@ fn put_ends<'a>(db: &Transaction<'_>, ends: impl IntoIterator<Item = &'a Ended>,
     let mut put = db.prepare(
         "INSERT INTO ended (service, incarnation, pid, started, at, boot, record) VALUES (?, ?, ?, ?, ?, ?, ?)",
     )?;
-    for Ended { service, incarnation, pid, started, at, record } in ends {
+    let known = if ends.peek().is_some_and(|first| first.earlier) { written(db)? } else { None };
+    let mut last: Option<Place> = None;
+    for Ended { service, incarnation, pid, started, at, record, place, earlier } in ends {
+        last = place.filter(|place| last.is_none_or(|last| last.number < place.number)).or(last);
+        if let (true, Some(Place { file, number }), Some(known)) = (*earlier, place, known)
+            && *file == known.file
+            && *number <= known.number
+        {
+            continue;
+        }
         let text = serde_json::to_string(record).unwrap_or_default();
         let (started, at) = (started.map(nanos), nanos(*at));
         put.execute(params![service.as_str(), int(*incarnation), pid, started, at, boot.id, text])?;
     }
+    if let Some(Place { file, number }) = last {
+        let place = format!("{file} {number}");
+        db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('ends', ?)", [place])?;
+    }
     db.execute("DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?", [KEPT])?;
     Ok(())
+}
+
+/// How far the ends are written that were written down before.
+fn written(db: &Connection) -> Result<Option<Place>> {
+    let found = db.query_row("SELECT value FROM meta WHERE key = 'ends'", [], |row| row.get(0)).optional()?;
+    Ok(found.and_then(|text: String| {
+        let (file, number) = text.split_once(' ')?;
+        Some(Place { file: file.parse().ok()?, number: number.parse().ok()? })
+    }))
 }
 
 /// Nanoseconds since 1970: until the year 2262.

@@ -6,7 +6,8 @@ use rusqlite::{Connection, Result};
 /// Each makes the next `user_version`.
 const STEPS: [&str; 1] = ["
     -- One row each: `boot`, the boot in which it was last written; `zero`, the wall time of the tick 0 of that boot in
-    -- nanoseconds since 1970, by which ticks are carried over; `left`, there if the last defib has left in order.
+    -- nanoseconds since 1970, by which ticks are carried over; `left`, there if the last defib has left in order; `ends`,
+    -- how far the ends are written that a daemon wrote down in memory before it told them: which file, which place in it.
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
     -- The services as they are.

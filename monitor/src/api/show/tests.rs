@@ -128,7 +128,7 @@ fn a_service_that_runs_has_every_value() {
 /// Shows an event, and checks that a client reads it as it was written.
 fn shown(event: journal::Event) -> Value {
     let at = moment();
-    let event = super::event(&journal::Entry { seq: 7, at, event });
+    let event = super::event(&journal::Entry { seq: 7, at, event, apart: false });
     assert_eq!(serde_json::from_value::<Event>(json_of(&event)).unwrap(), event);
     timeless(json_of(&event))
 }
