@@ -42,7 +42,7 @@ const ENDS: usize = 64;
 /// What the keeper has to tell of.
 #[derive(Debug)]
 pub(super) struct Holdings<'a> {
-    pub(super) slots: &'a BTreeMap<u32, Slot>,
+    pub(super) slots: &'a BTreeMap<u32, Box<Slot>>,
     pub(super) held: &'a BTreeMap<String, OwnedFd>,
     /// Whether defib was asked to end, which every daemon must know.
     pub(super) ending: bool,

@@ -72,7 +72,8 @@ struct Keeper {
     link: Link,
     /// Whether the epoll watches the link for room to write.
     link_full: bool,
-    slots: BTreeMap<u32, Slot>,
+    /// In boxes: a node of the map has room for eleven, and most are half empty.
+    slots: BTreeMap<u32, Box<Slot>>,
     /// Slots that wait for room in the nursery.
     queue: VecDeque<u32>,
     /// Slots whose next life is to be made ready when there is nothing else to do: of a thousand services that start at
@@ -365,7 +366,7 @@ impl Keeper {
 
     /// The slot, made if it is new; `None` if there is no such number.
     fn slot(&mut self, slot: u32) -> Option<&mut Slot> {
-        (slot < MAX_SLOTS).then(|| self.slots.entry(slot).or_insert_with(Slot::new))
+        (slot < MAX_SLOTS).then(|| &mut **self.slots.entry(slot).or_insert_with(|| Box::new(Slot::new())))
     }
 
     fn forget(&mut self, slot: u32) {

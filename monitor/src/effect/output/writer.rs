@@ -160,7 +160,8 @@ pub(super) struct Writer {
     log_dir: PathBuf,
     /// Wakes the reader's thread.
     wake: Arc<std::os::fd::OwnedFd>,
-    drains: BTreeMap<u64, Drain>,
+    /// In boxes: a node of the map has room for eleven, and most are half empty.
+    drains: BTreeMap<u64, Box<Drain>>,
     buffer: Vec<u8>,
     lane: Lane,
     lent: Vec<Lent>,
@@ -242,7 +243,7 @@ impl Writer {
         stream.queued.store(false, Ordering::Release);
         let now = clock::now();
         let Self { ledger, log_dir, drains, buffer, desk, .. } = self;
-        let drain = drains.entry(stream.id).or_insert_with(|| Drain::new(stream));
+        let drain = drains.entry(stream.id).or_insert_with(|| Box::new(Drain::new(stream)));
         let (base, spec) = stream.service.base(log_dir);
         let place = Place { base: &base, spec: &spec, kind: stream.kind };
         if !drain.settled {

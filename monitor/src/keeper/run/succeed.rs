@@ -98,6 +98,6 @@ impl Keeper {
             State::Empty { .. } => self.unready.push_back(slot),
             State::Queued { .. } | State::Failed { .. } | State::Ended { .. } => {}
         }
-        self.slots.insert(slot, it);
+        self.slots.insert(slot, Box::new(it));
     }
 }
