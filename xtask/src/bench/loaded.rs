@@ -4,6 +4,8 @@
 //! - asked: that of a thousand while its status is asked for and its metrics are scraped, again and again;
 //! - busy: twice as many busy loops as there are CPUs take their share of them;
 //! - stopped: the daemon does not run at all (SIGSTOP); who restarts then does it without the daemon.
+//!
+//! The floor of each condition is the loop that gives each life a cgroup and a session, as no supervisor can leave out.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -36,15 +38,19 @@ const EVERY: Duration = Duration::from_millis(10);
 const STOPPED_LIMIT: Duration = Duration::from_secs(2);
 
 /// The rows, those of a condition together. The first of each condition is what the others are compared with.
-const ROWS: [(&str, &str); 11] = [
+const ROWS: [(&str, &str); 15] = [
     ("quiet", "loop"),
     ("quiet", "control"),
+    ("quiet", "cgroup loop"),
     ("quiet", "defib"),
     ("quiet", "defib, 1000 services"),
     ("asked", "loop"),
+    ("asked", "control"),
+    ("asked", "cgroup loop"),
     ("asked", "defib, 1000 services"),
     ("busy", "loop"),
     ("busy", "control"),
+    ("busy", "cgroup loop"),
     ("busy", "defib"),
     ("stopped", "loop"),
     ("stopped", "defib"),
@@ -73,27 +79,32 @@ fn one_run(bench: &Bench) -> Result<Run> {
     let mut crowd = defib::launch(bench, "defib, 1000 services", &victims, scraped)?;
     let address = crowd.metrics()?;
     let runtime = crowd.folder().join("run");
-    let mut patients =
-        [launch(peers::LOOP)?, launch(peers::CONTROL)?, launch(peers::DEFIB)?, Patient::new(crowd)?];
+    let mut patients = [
+        launch(peers::LOOP)?,
+        launch(peers::CONTROL)?,
+        launch(peers::CGROUP_LOOP)?,
+        launch(peers::DEFIB)?,
+        Patient::new(crowd)?,
+    ];
     clock::sleep(SETTLE);
-    let [reference, control, single, crowd] = &mut patients;
+    let [reference, control, floor, single, crowd] = &mut patients;
 
-    crash_in_turn(&mut [reference, control, single, crowd], WARM_UP)?;
-    let mut run = crash_in_turn(&mut [reference, control, single, crowd], crashes)?;
+    crash_in_turn(&mut [reference, control, floor, single, crowd], WARM_UP)?;
+    let mut run = crash_in_turn(&mut [reference, control, floor, single, crowd], crashes)?;
 
     let stop = AtomicBool::new(false);
     let asked = thread::scope(|scope| {
         let askers = scope.spawn(|| ask_until(&stop, address, &runtime));
-        let crashed = crash_in_turn(&mut [reference, crowd], crashes);
+        let crashed = crash_in_turn(&mut [reference, control, floor, crowd], crashes);
         stop.store(true, Ordering::Relaxed);
         let asked = askers.join().unwrap_or(Ok(0))?;
-        println!("{asked} requests while {} restarts were measured", 2 * crashes);
+        println!("{asked} requests while {} restarts were measured", 4 * crashes);
         crashed
     })?;
     run.extend(asked);
 
     let busy = Busy::start(&bench.programs.spin)?;
-    run.extend(crash_in_turn(&mut [reference, control, single], crashes)?);
+    run.extend(crash_in_turn(&mut [reference, control, floor, single], crashes)?);
     drop(busy);
 
     run.extend(crash_in_turn(&mut [reference], crashes)?);
@@ -261,11 +272,11 @@ mod tests {
     #[test]
     fn a_condition_is_compared_with_its_own_loop() {
         let summary = |p50| Ok(Summary { count: 9, p50, p99: p50, max: p50 });
-        let mut run: Run = (1..=11).map(|row| summary(row * 1000)).collect();
-        run[10] = Err("no restart".to_owned());
+        let mut run: Run = (1..=15).map(|row| summary(row * 1000)).collect();
+        run[14] = Err("no restart".to_owned());
         let section = told(&[run]);
-        assert_eq!(section.json["rows"][5]["p50_ratio"]["median"], 6.0 / 5.0);
-        assert_eq!(section.json["rows"][10]["reason"], "no restart");
-        assert_eq!(section.tables[0].rows[10].cells, Err("no restart".to_owned()));
+        assert_eq!(section.json["rows"][8]["p50_ratio"]["median"], 9.0 / 6.0);
+        assert_eq!(section.json["rows"][14]["reason"], "no restart");
+        assert_eq!(section.tables[0].rows[14].cells, Err("no restart".to_owned()));
     }
 }
