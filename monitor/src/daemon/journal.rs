@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use defib_core::model::{KernelEvent, Record, ServiceName, SourceName, Tick};
 use tokio::sync::{broadcast, mpsc};
 
+use super::burst::Burst;
+use crate::keeper;
+
 /// How many events are kept. One takes about 300 bytes.
 const KEPT: usize = 4096;
 
@@ -108,9 +111,21 @@ impl Journal {
         (JournalWriter { queue, first, next: first, dropped: 0 }, journal, waiting)
     }
 
-    /// Moves events from the queue to the readers until the supervisor thread is gone.
+    /// Moves events from the queue to the readers until the supervisor thread is gone, and gives memory back after a
+    /// burst of them.
     pub async fn run(self: Arc<Self>, mut waiting: mpsc::Receiver<Entry>) {
-        while let Some(entry) = waiting.recv().await {
+        let mut burst = Burst::of_the_start();
+        loop {
+            let entry = tokio::select! {
+                biased;
+                entry = waiting.recv() => entry,
+                () = burst.over() => {
+                    keeper::give_back_memory();
+                    continue;
+                }
+            };
+            let Some(entry) = entry else { return };
+            burst.goes_on(&entry);
             let entry = Arc::new(entry);
             let mut kept = self.kept();
             if kept.len() >= KEPT {

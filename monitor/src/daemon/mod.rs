@@ -16,6 +16,7 @@
 //! - `remember`: what is told to the state database, and read from it;
 //! - `boot`: what operators have set for the start of defib;
 //! - `count`, `door`: what it tells the metrics, and the socket on which they are served;
+//! - `burst`: when the memory is given back that a burst of events took;
 //! - `surfaces`: the thread on which the API lives;
 //! - [`handle`], [`journal`], [`feed`]: what the surfaces see of it.
 //!
@@ -24,6 +25,7 @@
 mod accepted;
 mod adoption;
 mod boot;
+mod burst;
 mod capture;
 mod count;
 mod door;

@@ -1,6 +1,7 @@
 //! The keeper's loop: one thread, one epoll.
 
 mod adoption;
+mod calm;
 mod care;
 mod renew;
 mod succeed;
@@ -42,8 +43,8 @@ pub const NEXT_SLOT: &str = "next_slot";
 /// The most ends that are followed while no daemon acknowledges them; what ends then waits for one. About 100 bytes each.
 const MAX_UNACKNOWLEDGED: usize = 16 * 1024;
 
-/// Of so many starts at once, the memory that they took is given back when they are over: it takes the keeper a
-/// millisecond.
+/// Of so many starts at once, the memory that they took is given back when they are over. That takes the keeper a
+/// millisecond, and what it needs for the next restart comes back at first use.
 const MANY: usize = 64;
 
 /// Runs as the keeper of a daemon with this command line, until that has left; `handover`: in place of one that has handed
@@ -86,6 +87,8 @@ struct Keeper {
     /// Slots whose children have just been made, and when they are looked at.
     young: Vec<u32>,
     quiet_until: Option<Tick>,
+    /// When memory is given back, if there has been a burst.
+    calm_at: Option<Tick>,
     /// Slots whose main processes have ended in other hands, and until when their statuses are waited for.
     unreaped: BTreeMap<u32, Tick>,
     /// Main processes, by pid: all of them children that have not been reaped.
@@ -147,6 +150,7 @@ impl Keeper {
             unread: Vec::new(),
             young: Vec::new(),
             quiet_until: None,
+            calm_at: None,
             unreaped: BTreeMap::new(),
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
@@ -176,6 +180,9 @@ impl Keeper {
                 self.look_at_young();
                 self.flush();
             }
+            if self.calm_at.is_some_and(|at| at <= clock::now()) {
+                self.calm_due();
+            }
             self.read_no_longer();
             let idle_work =
                 !(self.unready.is_empty() && self.unread.is_empty()) && self.quiet_until.is_none();
@@ -190,6 +197,7 @@ impl Keeper {
                 self.notify.due(),
                 self.renewal.due(),
                 self.quiet_until,
+                self.calm_at,
                 unreaped,
             ];
             let due = dates.into_iter().flatten().min();
@@ -288,7 +296,7 @@ impl Keeper {
                 self.renewal.ready();
                 self.unread.clear();
                 self.notify.ready(clock::now());
-                raw::give_back_memory();
+                self.expect_calm();
                 if self.ending || self.quitting {
                     self.notify.stopping(clock::now(), self.ending);
                 }
@@ -488,7 +496,7 @@ impl Keeper {
         }
         self.made_ready += 1;
         if self.unready.is_empty() && std::mem::take(&mut self.made_ready) >= MANY {
-            raw::give_back_memory();
+            self.expect_calm();
         }
     }
 
