@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::burst::Burst;
 use crate::keeper;
 
-/// How many events are kept. One takes about 300 bytes.
+/// How many events are kept. One takes about 190 bytes.
 const KEPT: usize = 4096;
 
 /// How many events may wait between the supervisor thread and the journal. When it is full, events are dropped: the

@@ -20,7 +20,7 @@ use super::{Bench, clock, tree};
 const SIZES: [usize; 3] = [1, 100, 1000];
 
 /// How long what is only of use during the start may take to go.
-const SETTLE: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(1)];
+const SETTLE: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(2)];
 
 /// How long a supervisor may take to start all of them.
 const START_LIMIT: [Duration; 2] = [Duration::from_secs(40), Duration::from_secs(20)];
