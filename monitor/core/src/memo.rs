@@ -43,6 +43,8 @@ pub struct Memo {
     pub(crate) holds: bool,
     /// Restarts by itself are paused.
     pub(crate) paused: Option<Pause>,
+    /// Whether a reload has named other sockets than those that the keeper holds, if it holds any.
+    pub(crate) other_sockets: bool,
 }
 
 /// What counts most of a memo, where the whole cannot be read.
@@ -131,6 +133,7 @@ impl Memo {
             taken: Vec::new(),
             holds: false,
             paused: None,
+            other_sockets: false,
         }
     }
 }

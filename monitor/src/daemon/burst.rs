@@ -67,11 +67,16 @@ mod tests {
     use super::*;
 
     fn config(at: Tick) -> Entry {
-        Entry { seq: 0, at, event: Event::Config { ok: true, detail: String::new() } }
+        Entry { seq: 0, at, event: Event::Config { ok: true, detail: String::new() }, apart: false }
     }
 
     fn lost(at: u64) -> Entry {
-        Entry { seq: 0, at: Tick(at), event: Event::Lost { source: SourceName::Pidfd, count: 1 } }
+        Entry {
+            seq: 0,
+            at: Tick(at),
+            event: Event::Lost { source: SourceName::Pidfd, count: 1 },
+            apart: false,
+        }
     }
 
     fn none() -> Burst {

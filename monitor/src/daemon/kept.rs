@@ -21,7 +21,10 @@ const FRAME: u8 = 1;
 /// this version. Whoever does that may read the old form too, here, by a copy of the old types; without, the daemon of
 /// the new version knows of each service only what the keeper has: its life and its plan, but not its series of restarts,
 /// its last end, or that it was stopped, paused or disabled.
-const MEMO: u8 = 1;
+const MEMO: u8 = 2;
+
+/// Version 1 lacks the last field, `other_sockets`, whose default is one byte.
+const SINCE_1: [u8; 1] = [0];
 
 /// What was kept of a service.
 #[derive(Debug)]
@@ -60,6 +63,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Kept, Unreadable> {
     let service = name.ok_or(Unreadable::Foreign)?;
     let memo = match rest {
         [MEMO, memo @ ..] => postcard::from_bytes(memo).map_err(|_damaged| Unreadable::Damaged),
+        [1, memo @ ..] => {
+            postcard::from_bytes(&[memo, &SINCE_1].concat()).map_err(|_damaged| Unreadable::Damaged)
+        }
         [version, ..] => Err(Unreadable::Version(*version)),
         [] => Err(Unreadable::Damaged),
     };
@@ -115,6 +121,17 @@ mod tests {
             assert_eq!((kept.service.as_str(), *kept.memo.unwrap()), ("it", memo));
         }
         assert_eq!(lines.next(), None);
+    }
+
+    #[test]
+    fn a_memo_of_version_1_is_read() {
+        let memo = Memo::found(Incarnation(3), true, false, true);
+        let mut bytes = write(&"it".parse().unwrap(), &memo).unwrap();
+        bytes[4] = 1;
+        bytes.pop();
+        assert_eq!(*read(&bytes).unwrap().memo.unwrap(), memo);
+        bytes.pop();
+        assert_eq!(read(&bytes).unwrap().memo.unwrap_err(), Unreadable::Damaged);
     }
 
     #[test]

@@ -35,8 +35,6 @@ pub(super) struct Member {
     pub(super) kind: Kind,
     /// Where clients reach a [`Kind::Server`].
     pub(super) port: u16,
-    /// Its place among those of its kind, from 1.
-    number: usize,
     /// Counts the command lines that it has had.
     variant: u64,
 }
@@ -45,17 +43,6 @@ impl Member {
     /// Whether it may be away for a while: nobody connects to it.
     pub(super) fn expendable(&self) -> bool {
         self.kind != Kind::Server
-    }
-
-    /// Whether it may be stopped. The sockets of a service that is down are closed when its command line changes, though
-    /// they stay the same (`Service::wants_sockets` of the core), so a server is stopped or gets another command line.
-    pub(super) fn stops(&self) -> bool {
-        self.expendable() || self.number.is_multiple_of(2)
-    }
-
-    /// Whether it may get another command line.
-    pub(super) fn varies(&self) -> bool {
-        self.expendable() || !self.stops()
     }
 }
 
@@ -97,7 +84,7 @@ impl Crowd {
                     port = listener.local_addr().map_or(0, |address| address.port());
                     taken.push(listener);
                 }
-                members.push(Member { name: format!("{name}{number}"), kind, port, number, variant: 0 });
+                members.push(Member { name: format!("{name}{number}"), kind, port, variant: 0 });
             }
         }
         Self { members, removed: BTreeSet::new(), folder: folder.to_owned(), seed }

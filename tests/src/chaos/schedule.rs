@@ -209,7 +209,7 @@ fn choose(sort: Sort, at: u64, crowd: &Crowd, chance: &mut Chance, events: &mut 
         Sort::KillKeeper => add(0, Event::KillKeeper { millis: chance.roll() % 300 }),
         Sort::KillBoth => add(0, Event::KillBoth { millis: chance.roll() % 300 }),
         Sort::RestartDaemon => add(0, Event::RestartDaemon),
-        Sort::Reload if chance.roll().is_multiple_of(2) && crowd.members[anybody].varies() => {
+        Sort::Reload if chance.roll().is_multiple_of(2) => {
             add(0, Event::Vary { member: anybody });
         }
         Sort::Reload => {
@@ -219,7 +219,7 @@ fn choose(sort: Sort, at: u64, crowd: &Crowd, chance: &mut Chance, events: &mut 
         }
         Sort::Verb => match chance.roll() % 4 {
             0 | 1 => add(0, Event::Verb { member: anybody, verb: Verb::Restart }),
-            2 if crowd.members[anybody].stops() => {
+            2 => {
                 add(0, Event::Verb { member: anybody, verb: Verb::Stop });
                 add(200 + chance.roll() % 1500, Event::Verb { member: anybody, verb: Verb::Start });
             }

@@ -35,8 +35,9 @@ macro_rules! named {
     ($($invariant:ident),* $(,)?) => { [$((stringify!($invariant), $invariant as Invariant)),*] };
 }
 
-const INVARIANTS: [(&str, Invariant); 20] = named![
+const INVARIANTS: [(&str, Invariant); 21] = named![
     invariant_nobody_waits_in_vain,
+    invariant_a_reload_closes_what_it_changes,
     invariant_one_end,
     invariant_one_budget,
     invariant_an_answered_stop_has_left_nothing,
@@ -113,6 +114,24 @@ fn invariant_nobody_waits_in_vain(world: &World, turn: &Turn) -> Result<(), Stri
         let runs = view.state == State::Running && !spec.launch.sockets.is_empty();
         if runs && view.sockets.iter().any(|socket| socket.held) && !holds {
             return Err(format!("{} is shown with sockets that are not held", view.name));
+        }
+    }
+    Ok(())
+}
+
+/// A reload that leaves the sockets of a service as they are, and how long they are held, closes none of them.
+fn invariant_a_reload_closes_what_it_changes(_: &World, turn: &Turn) -> Result<(), String> {
+    let Input::Reload(specs) = &turn.input else { return Ok(()) };
+    for effect in &turn.effects {
+        let Effect::CloseSockets { service } = effect else { continue };
+        let (Some(before), Some(after)) =
+            (turn.changed.get(service), specs.iter().find(|spec| spec.name == *service))
+        else {
+            continue;
+        };
+        let held = (&before.launch.sockets, before.when_down, before.hold_for);
+        if held == (&after.launch.sockets, after.when_down, after.hold_for) {
+            return Err(format!("the sockets of {service} are closed, and its specification has the same"));
         }
     }
     Ok(())

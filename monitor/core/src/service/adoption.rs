@@ -118,6 +118,7 @@ impl Service {
         self.memo.unplanned = true;
         self.memo.standing = None;
         self.memo.holds = false;
+        self.memo.other_sockets = false;
         self.changed = true;
     }
 

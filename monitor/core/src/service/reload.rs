@@ -14,6 +14,7 @@ impl Service {
             return Report::Fresh;
         }
         let other_process = !self.spec.same_process(&spec);
+        self.memo.other_sockets |= self.spec.launch.sockets != spec.launch.sockets;
         let wanted = spec.wanted_ports();
         self.memo.listening.retain(|port| wanted.contains(port));
         self.spec = spec;
@@ -23,6 +24,8 @@ impl Service {
         }
         if other_process {
             self.memo.outdated = true;
+            // A plan that is under way, and that nobody waits for any more, is not one of this specification either.
+            self.memo.draft = self.memo.draft.next();
             self.renew(turn);
         }
         // What makes it ready may have changed.

@@ -22,6 +22,7 @@ impl Service {
         }
         if failure.is_none() {
             self.memo.outdated = false;
+            self.memo.other_sockets = false;
         }
         // The first plan that a new keeper gets: from now on an order may stand.
         let first = failure.is_none() && std::mem::take(&mut self.memo.unplanned);
