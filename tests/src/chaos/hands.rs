@@ -24,7 +24,8 @@ const SHORT_LIVED: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Deeds {
     pub(super) signals: Vec<Sent>,
-    pub(super) daemon_deaths: Vec<Death>,
+    /// How often a daemon was killed.
+    pub(super) daemon_deaths: usize,
     /// Every event, and what came of it.
     pub(super) diary: Vec<String>,
     pub(super) events: usize,
@@ -38,14 +39,6 @@ pub(super) struct Sent {
     pub(super) pid: u32,
     pub(super) start: u64,
     pub(super) signal: i32,
-}
-
-/// A daemon was killed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Death {
-    pub(super) at: u64,
-    /// Whether it had come so far as to say that it supervises.
-    pub(super) supervised: bool,
 }
 
 /// What is to be done later.
@@ -215,7 +208,7 @@ impl<'a> Hands<'a> {
         let times = self.unit.supervised();
         let supervised = times > before;
         self.supervised = (times, if supervised { 1 } else { in_a_row + 1 });
-        self.deeds.daemon_deaths.push(Death { at: now(), supervised });
+        self.deeds.daemon_deaths += 1;
     }
 
     /// Sends a signal to the present life of a member, and to none that has got its number since.

@@ -15,11 +15,9 @@ use super::lines;
 use super::tales::{self, Logged, Tale, Told};
 use super::unit::Unit;
 
-/// A daemon takes an end in, and then tells it, here and there. What has been taken in by one that is killed so soon may
-/// be told nowhere, for the keeper has been told that it is known. It is some microseconds on a machine that is idle; on
-/// one with twenty times as much to do as it has CPUs, where the daemon is also stopped for more than a second, it was
-/// found to be 1.3 s. In nanoseconds.
-const ON_THE_WAY: u64 = 5_000_000_000;
+/// How long before its death a keeper may have learned what no daemon has heard, or none that has come to write it down:
+/// daemons are stopped for more than a second. In nanoseconds.
+const KEEPERS_OWN: u64 = 5_000_000_000;
 
 /// For how long daemons may be stopped, killed or on their way by turns, so that none of them reads.
 const UNREAD: u64 = 5_000_000_000;
@@ -46,8 +44,8 @@ pub(super) struct Verdict {
     lines: u64,
     /// Ends that no client has heard of, but the log.
     logged_only: usize,
-    /// Ends that were lost with a daemon.
-    untold: usize,
+    /// Ends that only a keeper knew that was killed.
+    unheard: usize,
 }
 
 /// One service, and all that is known of it.
@@ -88,14 +86,14 @@ impl Case<'_> {
     }
 
     fn summary(&self, verdict: &Verdict) -> String {
-        let Verdict { lives, lines, logged_only, untold, .. } = verdict;
+        let Verdict { lives, lines, logged_only, unheard, .. } = verdict;
         let Calls { served, unanswered, refused, .. } = self.calls;
         format!(
             "{} events; {} deaths of the daemon, {} of the keeper; {lives} lives; {} ends heard by a client, {logged_only} \
-             in the log only, {untold} lost with a daemon; {lines} lines; {served} connections served, {unanswered} \
+             in the log only, {unheard} gone with a keeper; {lines} lines; {served} connections served, {unanswered} \
              unanswered, {} refused; {} losses told",
             self.deeds.events,
-            self.deeds.daemon_deaths.len(),
+            self.deeds.daemon_deaths,
             self.unit.gaps.len(),
             self.tales.ends.len(),
             refused.len(),
@@ -114,25 +112,16 @@ impl Member<'_> {
         }
         let mut strange = Vec::new();
         let in_log = self.in_log(logged, &mut strange);
-        let mut again_told = 0;
         for (life, in_log) in self.lives.iter().zip(in_log) {
             let tales = told.remove(&(life.incarnation, life.pid)).unwrap_or_default();
             let problem = match (&tales[..], in_log) {
                 ([tale], _) => self.wrong(life, tale.end, &tale.by, &tale.text),
-                // What was told as all died is not remembered: the next daemon finds that a life is over, and tells it
-                // again, as well as it can be known.
-                ([first, again], _)
-                    if (again.end.is_none() || again.end == first.end) && self.forgotten(life) =>
-                {
-                    again_told += 1;
-                    None
-                }
                 ([], true) => {
                     verdict.logged_only += 1;
                     None
                 }
-                ([], false) if self.died_with_a_daemon(life) => {
-                    verdict.untold += 1;
+                ([], false) if self.went_with_a_keeper(life) => {
+                    verdict.unheard += 1;
                     None
                 }
                 ([], false) => Some("no end was told".to_owned()),
@@ -140,8 +129,7 @@ impl Member<'_> {
             };
             verdict.problems.extend(problem.map(|problem| format!("{}: {problem}", self.who(life))));
         }
-        // The log has those twice, too.
-        verdict.problems.extend(strange.into_iter().skip(again_told));
+        verdict.problems.extend(strange);
         // A process that is ended by defib before it has written that it lives is no life; nobody else ends one so early.
         for tale in told.into_values().flatten().filter(|tale| tale.by == "self") {
             verdict.problems.push(format!("{}: an end of a life that never was: {}", self.name, tale.text));
@@ -213,22 +201,17 @@ impl Member<'_> {
         self.signals(life).map(|(at, _)| at).chain(life.end.map(|(_, at)| at)).collect()
     }
 
-    /// Whether a daemon was killed that may have known of the end, and nobody else: one that took it in as it came, or one
-    /// that did not last and took in what had waited for it.
-    fn died_with_a_daemon(&self, life: &Life) -> bool {
-        let mut ends = self.ends(life);
-        let deaths = &self.case.deeds.daemon_deaths;
-        // One that defib was asked to end has written no time.
-        let until = self.next(life).saturating_add(ON_THE_WAY);
-        if ends.is_empty() && deaths.iter().any(|death| (life.at..until).contains(&death.at)) {
-            return true;
-        }
-        ends.push(self.next(life));
-        let mut spans: Vec<_> =
-            deaths.iter().map(|death| death.at.saturating_sub(ON_THE_WAY)..death.at).collect();
-        let short = deaths.windows(2).filter(|pair| !pair[1].supervised);
-        spans.extend(short.map(|pair| pair[0].at.saturating_sub(ON_THE_WAY)..pair[1].at));
-        spans.iter().any(|span| ends.iter().any(|end| span.contains(end)))
+    /// Whether a keeper was killed before any daemon had heard of the end from it. They hear of all in order: if one has
+    /// told of a later end of the service, it has heard of this one too.
+    fn went_with_a_keeper(&self, life: &Life) -> bool {
+        let told = |it: &Life| {
+            let tales = &self.case.tales.ends;
+            tales.iter().any(|tale| tale.service == self.name && tale.pid == it.pid)
+        };
+        self.case.unit.gaps.iter().any(|(from, to)| {
+            let mut later = self.lives.iter().filter(|it| it.number > life.number && self.next(it) <= *from);
+            life.at < *to && !later.any(told)
+        })
     }
 
     /// Whether a life may have ended while there was neither keeper nor daemon.
@@ -258,7 +241,7 @@ impl Member<'_> {
         let next = self.next(life);
         let gaps = self.case.unit.gaps.iter();
         gaps.into_iter().any(|(from, to)| {
-            life.at < *to && next > from.saturating_sub(ON_THE_WAY) && next < to.saturating_add(ON_THE_WAY)
+            life.at < *to && next > from.saturating_sub(KEEPERS_OWN) && next < to.saturating_add(KEEPERS_OWN)
         })
     }
 
