@@ -165,9 +165,10 @@ mod tests {
     #[test]
     fn the_end_of_a_process_that_is_no_child_is_read_before_and_after_the_reaping() {
         for (script, expected) in [("exit 7", 7 << 8), ("kill -TERM $$", 15), ("exit 0", 0)] {
-            let line =
-                format!("sh -c 'echo $$; read x; {script}' <&0 & read y; wait $!; echo reaped; read z");
-            // Job control is off: a background job would have no input, so it is given the shell's.
+            // Job control is off: a background job has no input, so it is given the shell's under another number.
+            let line = format!(
+                "exec 3<&0; sh -c 'echo $$; read x; {script}' <&3 & read y; wait $!; echo reaped; read z"
+            );
             let mut shell = Command::new("sh");
             shell.args(["-c", &line]).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut shell = shell.spawn().expect("there is a sh");
