@@ -187,7 +187,14 @@ impl World {
 
     fn heard(&mut self) -> Vec<KernelEvent> {
         let mut batch = Batch::default();
-        self.source.drain(&mut batch);
+        // One look takes a bounded number of events.
+        loop {
+            let before = batch.events.len();
+            self.source.drain(&mut batch);
+            if batch.events.len() == before {
+                break;
+            }
+        }
         self.source.settle(&mut batch);
         assert_eq!(batch.lost, 0);
         batch.events
