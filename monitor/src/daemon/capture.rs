@@ -1,6 +1,7 @@
 //! Which pipes there are for the output of services, and what the threads of the logs are told.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ impl Names {
             match pipe::of_process(pid, self.found.remove(service)) {
                 Ok(Some(pipes)) => drop(self.found.insert(service.clone(), pipes)),
                 Ok(None) => {}
+                // It has died meanwhile: there is nothing to read any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     tracing::error!(%service, pid, %error, "its output is not read until it is started again");
                 }

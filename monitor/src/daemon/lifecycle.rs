@@ -225,7 +225,7 @@ async fn supervise(
     let (asks, waiting) = mpsc::channel(handle::QUEUE);
     let (views, shown) = watch::channel(handle::Views::default());
     // Numbers that grow over restarts of the daemon, as long as there are fewer than a million events a second.
-    let mut first = u64::try_from(clock::wall(started).as_second()).unwrap_or(0) * 1_000_000;
+    let mut first = u64::try_from(clock::wall(started).as_microsecond()).unwrap_or(0);
     let (entries, untold) = ends.past(&told, &mut first);
     memory.told_earlier(told);
     let (journal, events, entries) = Journal::new(first, entries);

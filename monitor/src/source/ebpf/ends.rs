@@ -12,8 +12,10 @@ use super::decode::witness;
 use super::live::EbpfSource;
 use super::maps::Maps;
 
-/// How far the start of a process by the kernel's clock may be from when its keeper made it, by the keeper's.
-const NEAR: u64 = 50_000_000;
+/// How long before its keeper looked at the clock, and how long after, a process may have started that it made then, in
+/// nanoseconds: what was adopted is known by hundredths of a second, and a keeper may be preempted before it clones.
+const EARLY: u64 = 50_000_000;
+const LATE: u64 = 5_000_000_000;
 
 /// Ends that nobody has claimed after this time are forgotten, but none before the daemon has run for as long as
 /// [`SWEEP`]: it has asked for all that it knows of by then.
@@ -105,7 +107,10 @@ impl EbpfSource {
     pub(in crate::source) fn recorded_end(&mut self, pid: u32, started: u64) -> Option<Witness> {
         let inherited = self.ends.inherited.iter().map(|(key, _)| *key);
         let distance = |key: &EndKey| key.start.abs_diff(started);
-        let key = self.maps.ends().chain(inherited).filter(|key| key.tgid == pid && distance(key) <= NEAR);
+        let near = |key: &EndKey| {
+            key.start.saturating_add(EARLY) >= started && key.start <= started.saturating_add(LATE)
+        };
+        let key = self.maps.ends().chain(inherited).filter(|key| key.tgid == pid && near(key));
         let start = key.min_by_key(distance)?.start;
         self.take_end(pid, start)
     }
