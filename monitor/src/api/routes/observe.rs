@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(selection(&twice).unwrap(), [Collector::Process, Collector::Events]);
         let unknown = selection(&query(&[("collect[]", "ports")])).unwrap_err();
         assert!(
-            unknown.detail.contains("\"ports\"") && unknown.detail.contains("services, events"),
+            unknown.detail.contains("\"ports\"") && unknown.detail.contains("services, usage, events"),
             "{unknown:?}"
         );
         let stray = selection(&query(&[("name[]", "process")])).unwrap_err();
