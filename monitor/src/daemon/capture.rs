@@ -77,14 +77,14 @@ impl Names {
         Ok(Self { folder: Some(folder), found })
     }
 
-    /// What those write into who were started by an earlier keeper and live: mostly what was found by its name.
+    /// What those write into who were started by an earlier keeper and live: mostly what was found by its name, which is also
+    /// what is left of one that has died meanwhile.
     pub(super) fn of_residents(&mut self, residents: &Residents) {
         for (service, resident) in residents {
             let pid = resident.life.pid;
-            match pipe::of_process(pid, self.found.remove(service)) {
+            match pipe::of_process(pid, self.found.get(service)) {
                 Ok(Some(pipes)) => drop(self.found.insert(service.clone(), pipes)),
                 Ok(None) => {}
-                // It has died meanwhile: there is nothing to read any more.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     tracing::error!(%service, pid, %error, "its output is not read until it is started again");

@@ -240,13 +240,13 @@ impl<'a> Hands<'a> {
     /// Waits until everybody is well again. Who was asked to be down is asked to be up, for requests may have overtaken
     /// each other; nobody else may need that.
     pub(super) fn settle(&mut self) -> Result<(), String> {
-        let begun = Instant::now();
         while !self.verbs.is_empty() {
             self.check()?;
             std::thread::sleep(Duration::from_millis(20));
         }
         self.unit.wait_ready()?;
         self.reload()?;
+        let begun = Instant::now();
         loop {
             self.check()?;
             let ill = self.ill();

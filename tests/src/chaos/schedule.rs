@@ -260,8 +260,8 @@ impl fmt::Display for Verb {
     }
 }
 
-/// How long after the last event everybody is to be well again.
-pub(super) const RECOVERY: Duration = Duration::from_secs(30);
+/// How long after the last event and its answer everybody is to be well again, on a machine that others use too.
+pub(super) const RECOVERY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

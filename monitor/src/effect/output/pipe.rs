@@ -138,13 +138,13 @@ fn named(folder: &Folder, service: &ServiceName, kind: Kind) -> io::Result<Optio
     Ok(Some((both, Inlet { pipe, spool: spool.into() })))
 }
 
-/// The pipes into which a process writes that an earlier daemon has started: those that were found by name, if it has one of
-/// them as its output, else its own, opened anew. `None` if its output goes to no pipe that defib has made: only those are
-/// open for reading and writing. What is opened anew has no name, and its spool is empty.
+/// The pipes into which a process writes that an earlier daemon has started, opened anew, if they are others than were found
+/// by name. `None` also if its output goes to no pipe that defib has made: only those are open for reading and writing. What
+/// is opened anew has no name, and its spool is empty.
 ///
 /// # Errors
 /// If the process is gone, or may not be looked at.
-pub fn of_process(pid: u32, found: Option<Pipes>) -> io::Result<Option<Pipes>> {
+pub fn of_process(pid: u32, found: Option<&Pipes>) -> io::Result<Option<Pipes>> {
     let outputs = [1, 2].map(|fd| -> io::Result<Option<(OwnedFd, (u64, u64))>> {
         let path = format!("/proc/{pid}/fd/{fd}");
         let (Ok(there), Ok(info)) =
@@ -167,7 +167,7 @@ pub fn of_process(pid: u32, found: Option<Pipes>) -> io::Result<Option<Pipes>> {
             output.as_ref().is_some_and(|(_, id)| known.contains(id))
         };
         if has(&first) || has(&second) || (first.is_none() && second.is_none()) {
-            return Ok(Some(found));
+            return Ok(None);
         }
     }
     let (streams, outputs) = match (first, second) {
