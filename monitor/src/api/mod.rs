@@ -31,6 +31,7 @@
 //! Errors are problem details of RFC 9457 with a `code` of their own: [`Problem`](types::Problem).
 //! Who may do what is told by the kernel, per connection: root and the daemon's own user act, all others only look.
 
+mod accept;
 mod crowd;
 mod follow;
 pub(crate) mod names;

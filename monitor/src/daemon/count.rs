@@ -1,11 +1,13 @@
 //! What the supervisor thread tells the metrics: numbers as things happen, and on request how source and queues are.
 
+use std::time::Duration;
+
 use defib_core::model::{KernelFact, Record, SourceName, State, What};
 
 use super::run::Daemon;
 use crate::effect::clock;
-use crate::metrics::{Host, Pipeline, Queue};
-use crate::source::{Batch, SourceStats};
+use crate::metrics::{Host, Pipeline, Program, Queue, Ring};
+use crate::source::{Batch, ProgramStats, RingStats, SourceStats};
 
 impl Daemon {
     /// A record is told.
@@ -56,8 +58,18 @@ impl Daemon {
                 Queue { name: "requests", length: self.asks.len(), capacity: self.asks.max_capacity() },
                 Queue { name: "plans", length: self.planned.len(), capacity: self.planned.max_capacity() },
             ],
+            rings: stats.rings.iter().map(ring).collect(),
+            programs: stats.programs.iter().map(program).collect(),
         }
     }
+}
+
+fn ring(&RingStats { name, used, capacity }: &RingStats) -> Ring {
+    Ring { name, used, capacity }
+}
+
+fn program(&ProgramStats { name, runs, nanoseconds }: &ProgramStats) -> Program {
+    Program { name, runs, took: Duration::from_nanos(nanoseconds) }
 }
 
 /// What a source has lost, by reason.

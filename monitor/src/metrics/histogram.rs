@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// An upper bound: in nanoseconds, and in seconds as it is written.
+/// An upper bound: in nanoseconds, and in seconds as it is written: always with a point, as OpenMetrics wants it, so that
+/// a bucket has one name in every format.
 type Bound = (u64, &'static str);
 
 /// Bounds for latencies: from half a millisecond, in which a restart should be done, to seconds.
@@ -19,9 +20,9 @@ pub(super) const LATENCY: [Bound; 13] = [
     (100_000_000, "0.1"),
     (250_000_000, "0.25"),
     (500_000_000, "0.5"),
-    (1_000_000_000, "1"),
+    (1_000_000_000, "1.0"),
     (2_500_000_000, "2.5"),
-    (5_000_000_000, "5"),
+    (5_000_000_000, "5.0"),
 ];
 
 /// Bounds for what programs take their time for: to start, to end.
@@ -29,15 +30,15 @@ pub(super) const WORK: [Bound; 12] = [
     (100_000_000, "0.1"),
     (250_000_000, "0.25"),
     (500_000_000, "0.5"),
-    (1_000_000_000, "1"),
+    (1_000_000_000, "1.0"),
     (2_500_000_000, "2.5"),
-    (5_000_000_000, "5"),
-    (10_000_000_000, "10"),
-    (30_000_000_000, "30"),
-    (60_000_000_000, "60"),
-    (300_000_000_000, "300"),
-    (900_000_000_000, "900"),
-    (3_600_000_000_000, "3600"),
+    (5_000_000_000, "5.0"),
+    (10_000_000_000, "10.0"),
+    (30_000_000_000, "30.0"),
+    (60_000_000_000, "60.0"),
+    (300_000_000_000, "300.0"),
+    (900_000_000_000, "900.0"),
+    (3_600_000_000_000, "3600.0"),
 ];
 
 /// Counts spans by their length.

@@ -33,6 +33,7 @@ mod tests {
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt;
 
+    use super::super::Format;
     use super::*;
 
     #[test]
@@ -46,7 +47,7 @@ mod tests {
             tracing::info!("three");
             tracing::debug!("not written");
         });
-        let text = metrics.recorder.text();
+        let text = metrics.recorder.text(Format::Text);
         for (level, count) in [("error", 1), ("warn", 0), ("info", 2), ("debug", 0)] {
             let line = format!("defib_log_messages_total{{level=\"{level}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");

@@ -4,7 +4,7 @@
 //! - `tally`, `counted`: what the supervisor thread counts as it happens;
 //! - `recorder`, [`log_layer`]: what the daemon counts of itself;
 //! - `services`, `usage`, `pipeline`, `own_process`: what is read and written at a scrape;
-//! - `histogram`, [`text`]: how it is kept and written;
+//! - `histogram`, `text`: how it is kept and written;
 //! - [`scrape`]: all of it together.
 //!
 //! A scrape runs on the surfaces' thread. Of the supervisor thread it takes a lock for less than a microsecond a service,
@@ -20,11 +20,11 @@ mod recorder;
 pub mod scrape;
 mod services;
 mod tally;
-pub mod text;
+mod text;
 mod usage;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -33,11 +33,12 @@ use defib_core::model::{SourceName, Tick};
 use crate::effect::clock;
 use histogram::{Histogram, LATENCY};
 pub use log_layer::LogLayer;
-pub use pipeline::{Host, Pipeline, Queue};
+pub use pipeline::{Host, Pipeline, Program, Queue, Ring};
 use recorder::Recorder;
 pub use scrape::{Collector, Scrape};
 pub use services::{OutputCounters, Stream};
 pub use tally::Tally;
+pub use text::Format;
 use usage::Sums;
 
 /// Everything that is counted, shared by all threads of the daemon.
@@ -56,6 +57,10 @@ pub struct Metrics {
     answers: Mutex<BTreeMap<String, Histogram>>,
     /// What services have been told to have used. Used on the surfaces' thread only.
     sums: Mutex<Sums>,
+    /// How many members a family may have.
+    most: AtomicUsize,
+    /// How many sets of labels were left out of each family. Used on the surfaces' thread only.
+    left_out: Mutex<BTreeMap<&'static str, u64>>,
     /// When the daemon began.
     pub started: Tick,
 }
@@ -71,6 +76,8 @@ impl Metrics {
             state: OnceLock::new(),
             answers: Mutex::default(),
             sums: Mutex::default(),
+            most: AtomicUsize::new(usize::MAX),
+            left_out: Mutex::default(),
             started,
         }
     }
@@ -87,6 +94,11 @@ impl Metrics {
                 answers.insert(handler.to_owned(), histogram);
             }
         }
+    }
+
+    /// Families that are about services, or whatever else the configuration names, have `most` of them from now on.
+    pub fn limit(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// The source in use is known: its counters stand at 0 from now on.

@@ -37,6 +37,17 @@ pub enum Unit {
     Bytes,
 }
 
+impl Unit {
+    /// Its word in OpenMetrics; what is only counted has none.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::One => None,
+            Self::Seconds => Some("seconds"),
+            Self::Bytes => Some("bytes"),
+        }
+    }
+}
+
 /// Who writes a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
@@ -61,6 +72,15 @@ pub struct Family {
     pub help: &'static str,
     /// Who writes it.
     pub writer: Writer,
+}
+
+impl Family {
+    /// Whether the configuration says how many members it has: those are limited. Labels of the others have values that
+    /// are fixed in the code.
+    pub fn is_open(&self) -> bool {
+        const OPEN: [&str; 2] = ["process", "port"];
+        self.labels.first().is_some_and(|label| OPEN.contains(label))
+    }
 }
 
 macro_rules! families {
@@ -96,12 +116,20 @@ families! {
         "When the last event of a source was handled, Unix time in seconds.";
     EVENT_LATENCY = "defib_event_latency_seconds", Histogram, Seconds, Scrape, ["source"],
         "Time from the kernel time stamp of an event to its handling.";
+    EBPF_RUNS = "defib_ebpf_program_runs_total", Counter, One, Scrape, ["program"],
+        "Runs of an eBPF program; only when kernel.bpf_stats_enabled is 1.";
+    EBPF_RUN_SECONDS = "defib_ebpf_program_run_seconds_total", Counter, Seconds, Scrape, ["program"],
+        "Time spent in an eBPF program; only when kernel.bpf_stats_enabled is 1.";
     EVENT_QUEUE_CAPACITY = "defib_event_queue_capacity", Gauge, One, Scrape, ["queue"],
         "Most items that can wait in an internal queue.";
     EVENT_QUEUE_LENGTH = "defib_event_queue_length", Gauge, One, Scrape, ["queue"],
         "Items waiting in an internal queue.";
     EVENT_RESYNCS = "defib_event_resyncs_total", Counter, One, Recorder, ["source"],
         "Full re-reads of state done because events were lost.";
+    EVENT_RING_CAPACITY = "defib_event_ring_capacity_bytes", Gauge, Bytes, Scrape, ["ring"],
+        "Size of a kernel ring buffer.";
+    EVENT_RING_USED = "defib_event_ring_used_bytes", Gauge, Bytes, Scrape, ["ring"],
+        "Bytes waiting in a kernel ring buffer.";
     EVENT_SOURCE_UP = "defib_event_source_up", Gauge, One, Scrape, ["source"],
         "Whether an event source is attached and delivering (1) or not (0).";
     EVENTS_LOST = "defib_events_lost_total", Counter, One, Scrape, ["source", "reason"],
@@ -187,7 +215,7 @@ families! {
     PROCESS_WRITTEN = "defib_process_written_bytes_total", Counter, Bytes, Scrape, ["process"],
         "Bytes the process tree caused to be written to storage.";
     SERIES_DROPPED = "defib_series_dropped_total", Counter, One, Scrape, ["family"],
-        "Label values refused by the cardinality limit.";
+        "Label sets left out because of the cardinality limit, counted at each scrape; ends under other at each end.";
     STATE_DATABASE_LOST = "defib_state_database_lost_total", Counter, One, Scrape, [],
         "Ends of lives that were not kept because the state database could not be written for too long.";
     STATE_DATABASE_UP = "defib_state_database_up", Gauge, One, Scrape, [],
@@ -224,6 +252,10 @@ mod tests {
             };
             for suffix in suffixes {
                 assert!(seen.insert(format!("{}{suffix}", family.name)), "{}{suffix}", family.name);
+            }
+            // Its name in OpenMetrics.
+            if let Some(base) = family.name.strip_suffix("_total") {
+                assert!(seen.insert(base.to_owned()), "{base}");
             }
         }
     }

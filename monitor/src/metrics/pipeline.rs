@@ -1,5 +1,7 @@
 //! The families of the event pipeline and of the host.
 
+use std::time::Duration;
+
 use defib_core::model::SourceName;
 
 use super::names;
@@ -25,6 +27,10 @@ pub struct Pipeline {
     pub host: Option<Host>,
     /// The queues between the threads.
     pub queues: Vec<Queue>,
+    /// The rings between the kernel and the source.
+    pub rings: Vec<Ring>,
+    /// What the probes have cost; empty while the kernel does not measure it.
+    pub programs: Vec<Program>,
 }
 
 /// What happened on the whole host since the source was opened.
@@ -51,6 +57,28 @@ pub struct Queue {
     pub capacity: usize,
 }
 
+/// A ring buffer that the kernel writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// Its name.
+    pub name: &'static str,
+    /// Bytes that wait to be read.
+    pub used: u64,
+    /// Bytes that can.
+    pub capacity: u64,
+}
+
+/// A program in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its name.
+    pub name: &'static str,
+    /// How often it has run.
+    pub runs: u64,
+    /// How long, in all.
+    pub took: Duration,
+}
+
 /// Writes what the source and the supervisor thread tell.
 pub(super) fn write(page: &mut Page, pipeline: &Pipeline) {
     let name = pipeline.source.as_str();
@@ -67,6 +95,14 @@ pub(super) fn write(page: &mut Page, pipeline: &Pipeline) {
     for Queue { name, length, capacity } in &pipeline.queues {
         page.family(&names::EVENT_QUEUE_LENGTH).add(&[name], *length as f64);
         page.family(&names::EVENT_QUEUE_CAPACITY).add(&[name], *capacity as f64);
+    }
+    for Ring { name, used, capacity } in &pipeline.rings {
+        page.family(&names::EVENT_RING_USED).count(&[name], *used);
+        page.family(&names::EVENT_RING_CAPACITY).count(&[name], *capacity);
+    }
+    for Program { name, runs, took } in &pipeline.programs {
+        page.family(&names::EBPF_RUNS).count(&[name], *runs);
+        page.family(&names::EBPF_RUN_SECONDS).add(&[name], took.as_secs_f64());
     }
     if let Some(host) = pipeline.host {
         page.family(&names::HOST_FORKS).count(&[], host.forks);

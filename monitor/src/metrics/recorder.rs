@@ -9,6 +9,7 @@ use metrics::{Counter, Key, KeyName, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::names::{ALL, EVENT_RESYNCS, Family, HTTP_REQUESTS, LOG_MESSAGES, Writer};
+use super::text::{Format, heading};
 use defib_core::model::SourceName;
 
 /// The levels of log messages, by their words.
@@ -58,10 +59,33 @@ impl Recorder {
         counter(&self.recorder, &EVENT_RESYNCS, &[source.as_str()]).increment(times);
     }
 
-    /// The families in the text format, in an order of their own.
-    pub(super) fn text(&self) -> String {
-        self.page.render()
+    /// The families, in an order of their own.
+    pub(super) fn text(&self, format: Format) -> String {
+        let rendered = self.page.render();
+        match format {
+            Format::Text => rendered,
+            Format::OpenMetrics => openmetrics(&rendered),
+        }
     }
+}
+
+/// The same samples under other headings, and without the empty lines that OpenMetrics does not know.
+fn openmetrics(rendered: &str) -> String {
+    let mut text = String::with_capacity(rendered.len());
+    for line in rendered.lines().filter(|line| !line.is_empty()) {
+        match line.strip_prefix("# TYPE ").and_then(|rest| rest.split(' ').next()) {
+            Some(name) => {
+                let family = ALL.iter().find(|family| family.name == name);
+                family.into_iter().for_each(|family| heading(&mut text, family, Format::OpenMetrics));
+            }
+            None if line.starts_with('#') => {}
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 fn counter(recorder: &PrometheusRecorder, family: &Family, values: &[&str]) -> Counter {
@@ -82,7 +106,7 @@ mod tests {
         recorder.answered("/v1/status/{name}", "GET", 404);
         recorder.logged(0);
         recorder.resynced(SourceName::Ebpf, 0);
-        let text = recorder.text();
+        let text = recorder.text(Format::Text);
         for line in [
             "# TYPE defib_http_requests_total counter\n",
             "# HELP defib_log_messages_total Log messages written.\n",
@@ -95,5 +119,16 @@ mod tests {
             assert!(text.contains(line), "{line}{text}");
         }
         assert!(!text.contains("summary") && !text.contains("quantile"), "{text}");
+
+        let open = recorder.text(Format::OpenMetrics);
+        assert!(open.contains("# TYPE defib_http_requests counter\ndefib_http_requests_total{"), "{open}");
+        let samples =
+            |text: &str| text.lines().filter(|it| it.contains('{')).map(str::to_owned).collect::<Vec<_>>();
+        let (mut one, mut other) = (samples(&text), samples(&open));
+        // The crate writes in another order each time.
+        one.sort();
+        other.sort();
+        assert_eq!(one, other);
+        assert!(!open.contains("\n\n") && open.matches("# HELP ").count() == 3, "{open}");
     }
 }

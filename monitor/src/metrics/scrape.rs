@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
 
 use super::own_process::Own;
 use super::pipeline::{self, Pipeline};
-use super::text::Page;
+use super::text::{Format, Page};
 use super::{Metrics, names, services, usage, wall_seconds};
 use crate::effect::usage::TreeUsage;
 
@@ -64,12 +65,14 @@ pub struct Scrape<'a> {
     pub pipeline: (Option<Pipeline>, Duration),
     /// The time.
     pub now: fn() -> Tick,
+    /// How it is to be written.
+    pub format: Format,
 }
 
 impl Metrics {
     /// The page for a scrape.
     pub fn page(&self, scrape: &Scrape<'_>) -> String {
-        let mut page = Page::default();
+        let mut page = Page::within(self.most.load(Ordering::Relaxed));
         let mut recorded = String::new();
         for collector in scrape.collectors {
             let begun = (scrape.now)();
@@ -93,7 +96,7 @@ impl Metrics {
                 }
                 Collector::Daemon => {
                     self.daemon(&mut page);
-                    recorded = self.recorder.text();
+                    recorded = self.recorder.text(scrape.format);
                     (true, Duration::ZERO)
                 }
                 Collector::Process => match Own::read(Path::new("/proc/self")) {
@@ -111,7 +114,28 @@ impl Metrics {
             page.family(&names::COLLECTOR_DURATION).add(&[collector.as_str()], took.as_secs_f64());
             page.family(&names::COLLECTOR_SUCCESS).truth(&[collector.as_str()], success);
         }
-        recorded + &page.into_text()
+        self.tell_left_out(&mut page, scrape.collectors.contains(&Collector::Daemon));
+        let (text, end) = (page.into_text(scrape.format), scrape.format.end());
+        recorded.reserve(text.len() + end.len());
+        recorded.push_str(&text);
+        recorded.push_str(end);
+        recorded
+    }
+
+    /// Counts what this page had no room for, and tells it together with what earlier ones had none for.
+    fn tell_left_out(&self, page: &mut Page, tell: bool) {
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        for (family, count) in page.left_out() {
+            *left_out.entry(family).or_default() += count;
+        }
+        if tell {
+            // All that can be limited stand at 0 before they are: the first increase is seen.
+            for family in names::ALL.iter().filter(|family| family.is_open()) {
+                let refused = if **family == names::PROCESS_EXITS { self.tally.refused() } else { 0 };
+                let count = left_out.get(family.name).copied().unwrap_or_default() + refused;
+                page.family(&names::SERIES_DROPPED).count(&[family.name], count);
+            }
+        }
     }
 
     fn services(&self, page: &mut Page, scrape: &Scrape<'_>, now: Tick) -> bool {
@@ -125,7 +149,6 @@ impl Metrics {
         if let Some(output) = self.output.get() {
             services::write_output(page, &views, output);
         }
-        page.family(&names::SERIES_DROPPED).count(&[names::PROCESS_EXITS.name], self.tally.refused());
         true
     }
 

@@ -1,33 +1,100 @@
-//! The text format of Prometheus, version 0.0.4: families in the order of their names, every label value escaped.
+//! The text of a page: families in the order of their names, every label value escaped. In the format of Prometheus,
+//! version 0.0.4, or in that of OpenMetrics 1.0, which has the same samples and other headings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::histogram::Reading;
-use super::names::{Family, Writer};
+use super::names::{Family, Kind, Writer};
 
-/// What the format is called in a response.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How a page is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus's own, 0.0.4.
+    #[default]
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What it is called in a response.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// What stands behind the last family.
+    pub(super) fn end(self) -> &'static str {
+        match self {
+            Self::Text => "",
+            Self::OpenMetrics => "# EOF\n",
+        }
+    }
+}
 
 /// A page that is being written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Page {
     families: BTreeMap<&'static str, Block>,
+    /// How many members a family may have, where the configuration names them.
+    most: usize,
 }
 
 #[derive(Debug)]
 struct Block {
     family: &'static Family,
     samples: String,
+    members: Members,
+}
+
+/// Whom the samples of a family are about: the values of its first label, by their hashes. Samples of one member mostly
+/// follow each other, so few of them are looked up.
+#[derive(Debug, Default)]
+struct Members {
+    last: String,
+    last_fits: bool,
+    seen: HashSet<u64>,
+    left_out: u64,
+}
+
+impl Members {
+    /// Whether there is room for a sample of this member.
+    fn admit(&mut self, member: &str, most: usize) -> bool {
+        if self.seen.is_empty() || self.last != member {
+            member.clone_into(&mut self.last);
+            let mut hasher = DefaultHasher::new();
+            member.hash(&mut hasher);
+            let hash = hasher.finish();
+            self.last_fits = self.seen.contains(&hash) || (self.seen.len() < most && self.seen.insert(hash));
+        }
+        self.left_out += u64::from(!self.last_fits);
+        self.last_fits
+    }
+}
+
+impl Default for Page {
+    /// An empty one without a limit.
+    fn default() -> Self {
+        Self::within(usize::MAX)
+    }
 }
 
 impl Page {
+    /// An empty one. Families that are about what the configuration names get at most `most` members each.
+    pub(super) fn within(most: usize) -> Self {
+        Self { families: BTreeMap::new(), most }
+    }
+
     /// Samples of a family, behind those that it has. A family without samples is not written.
     pub(super) fn family(&mut self, family: &'static Family) -> Samples<'_> {
         debug_assert_eq!(family.writer, Writer::Scrape, "{} is the recorder's", family.name);
-        let block =
-            self.families.entry(family.name).or_insert_with(|| Block { family, samples: String::new() });
-        Samples { family, out: &mut block.samples }
+        let new = || Block { family, samples: String::new(), members: Members::default() };
+        let Block { samples, members, .. } = self.families.entry(family.name).or_insert_with(new);
+        Samples { family, out: samples, members, most: self.most }
     }
 
     /// A family with one sample and no labels.
@@ -35,24 +102,42 @@ impl Page {
         self.family(family).add(&[], value);
     }
 
-    /// The whole text.
-    pub(super) fn into_text(self) -> String {
+    /// The families that had no room for everything, and how many sets of labels were left out of each.
+    pub(super) fn left_out(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let blocks = self.families.iter().map(|(name, block)| (*name, block.members.left_out));
+        blocks.filter(|(_, left_out)| *left_out > 0)
+    }
+
+    /// All families.
+    pub(super) fn into_text(self, format: Format) -> String {
         let blocks = || self.families.values().filter(|block| !block.samples.is_empty());
         let size: usize = blocks().map(|block| block.samples.len() + 256).sum();
         let mut text = String::with_capacity(size);
-        for Block { family, samples } in blocks() {
-            text.push_str("# HELP ");
-            text.push_str(family.name);
-            text.push(' ');
-            escape(&mut text, family.help, false);
-            text.push_str("\n# TYPE ");
-            text.push_str(family.name);
-            text.push(' ');
-            text.push_str(family.kind.as_str());
-            text.push('\n');
+        for Block { family, samples, .. } in blocks() {
+            heading(&mut text, family, format);
             text.push_str(samples);
         }
         text
+    }
+}
+
+/// Adds what stands above the samples of a family.
+pub(super) fn heading(text: &mut String, family: &Family, format: Format) {
+    let name = match (format, family.kind) {
+        // There the suffix belongs to the sample only.
+        (Format::OpenMetrics, Kind::Counter) => family.name.strip_suffix("_total").unwrap_or(family.name),
+        _ => family.name,
+    };
+    let unit = family.unit.word().filter(|_| format == Format::OpenMetrics);
+    for (what, value) in [("HELP", Some(family.help)), ("TYPE", Some(family.kind.as_str())), ("UNIT", unit)] {
+        let Some(value) = value else { continue };
+        text.push_str("# ");
+        text.push_str(what);
+        text.push(' ');
+        text.push_str(name);
+        text.push(' ');
+        escape(text, value, format == Format::OpenMetrics);
+        text.push('\n');
     }
 }
 
@@ -61,12 +146,16 @@ impl Page {
 pub(super) struct Samples<'a> {
     family: &'static Family,
     out: &'a mut String,
+    members: &'a mut Members,
+    most: usize,
 }
 
 impl Samples<'_> {
     /// Adds one; `labels` are the values of the family's labels in their order.
     pub(super) fn add(&mut self, labels: &[&str], value: f64) {
-        self.line("", labels, None, value);
+        if self.has_room(labels) {
+            self.line("", labels, None, value);
+        }
     }
 
     /// Adds one that is 1 or 0.
@@ -81,12 +170,22 @@ impl Samples<'_> {
 
     /// Adds all lines of a histogram.
     pub(super) fn histogram(&mut self, labels: &[&str], reading: &Reading) {
+        if !self.has_room(labels) {
+            return;
+        }
         for (bound, count) in &reading.buckets {
             self.line("_bucket", labels, Some(bound), *count as f64);
         }
         self.line("_bucket", labels, Some("+Inf"), reading.count as f64);
         self.line("_sum", labels, None, reading.sum);
         self.line("_count", labels, None, reading.count as f64);
+    }
+
+    fn has_room(&mut self, labels: &[&str]) -> bool {
+        match labels.first() {
+            Some(member) if self.family.is_open() => self.members.admit(member, self.most),
+            _ => true,
+        }
     }
 
     fn line(&mut self, suffix: &str, labels: &[&str], le: Option<&str>, value: f64) {
@@ -150,7 +249,7 @@ mod tests {
         page.family(&PROCESS_UP);
         page.family(&BUILD_INFO).add(&["1", "2", "3"], 1.0);
         assert_eq!(
-            page.into_text(),
+            page.into_text(Format::Text),
             "# HELP defib_build_info Facts about this build; always 1.\n\
              # TYPE defib_build_info gauge\n\
              defib_build_info{version=\"1\",revision=\"2\",rustc=\"3\"} 1\n\
@@ -172,7 +271,7 @@ mod tests {
         for value in values {
             let mut page = Page::default();
             page.family(&PROCESS_UP).add(&[value], 1.0);
-            let text = page.into_text();
+            let text = page.into_text(Format::Text);
             let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
             let [line] = samples[..] else { panic!("{value:?} makes {samples:?}") };
             let inner =
@@ -213,12 +312,12 @@ mod tests {
         }
         let mut page = Page::default();
         page.family(&EVENT_LATENCY).histogram(&["ebpf"], &histogram.read());
-        let text = page.into_text();
+        let text = page.into_text(Format::Text);
         for line in [
             "_bucket{source=\"ebpf\",le=\"0.0005\"} 1\n",
             "_bucket{source=\"ebpf\",le=\"0.001\"} 2\n",
             "_bucket{source=\"ebpf\",le=\"0.05\"} 3\n",
-            "_bucket{source=\"ebpf\",le=\"5\"} 3\n",
+            "_bucket{source=\"ebpf\",le=\"5.0\"} 3\n",
             "_bucket{source=\"ebpf\",le=\"+Inf\"} 4\n",
             "_sum{source=\"ebpf\"} 9.031\n",
             "_count{source=\"ebpf\"} 4\n",

@@ -31,4 +31,4 @@ pub use connector::ConnectorError;
 pub use ebpf::{EbpfError, PinnedSet, ProbeReport, Unpinned, pinned, probe_report, probes, remove_pins};
 pub use feed::Feed;
 pub use pidfd::tells_ends;
-pub use stats::{KindStats, SourceStats};
+pub use stats::{KindStats, ProgramStats, RingStats, SourceStats};

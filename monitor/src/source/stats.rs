@@ -16,6 +16,28 @@ pub struct KindStats {
     pub host: u64,
 }
 
+/// A ring that the kernel side writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingStats {
+    /// Its name.
+    pub name: &'static str,
+    /// Bytes that wait to be read.
+    pub used: u64,
+    /// Bytes that can.
+    pub capacity: u64,
+}
+
+/// What a program of the kernel side has cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramStats {
+    /// Its name.
+    pub name: &'static str,
+    /// How often it has run.
+    pub runs: u64,
+    /// For how many nanoseconds in all.
+    pub nanoseconds: u64,
+}
+
 /// Everything a source has counted since it was opened. A source without a kernel side counts nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceStats {
@@ -38,6 +60,10 @@ pub struct SourceStats {
     pub malformed: u64,
     /// Runs of a probe that the kernel skipped and that may have mattered; `None` before Linux 5.12, which does not count them.
     pub skipped: Option<u64>,
+    /// The rings that are read all the time.
+    pub rings: Vec<RingStats>,
+    /// What each program has cost; empty unless the kernel measures it (`kernel.bpf_stats_enabled`).
+    pub programs: Vec<ProgramStats>,
 }
 
 impl SourceStats {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::HttpBody;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -16,10 +16,10 @@ use axum::{Json, Router};
 use defib_core::model::State as ServiceState;
 
 use super::Shared;
-use crate::api::problem;
 use crate::api::types::{Health, NotReady, Problem, Ready, Summary};
+use crate::api::{accept, problem};
 use crate::effect::clock;
-use crate::metrics::{Collector, Metrics, Scrape, text};
+use crate::metrics::{Collector, Metrics, Scrape};
 
 /// The page of links.
 const LANDING: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>defib</title></head><body>\
@@ -44,13 +44,16 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
         .route("/", get(async || Html(LANDING)))
 }
 
-/// `GET /metrics`, with `collect[]=NAME` for a part of it.
+/// `GET /metrics`, with `collect[]=NAME` for a part of it; in the format and the encoding that the client would rather
+/// have.
 async fn metrics(
     State(shared): State<Arc<Shared>>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let Query(query) = query?;
     let collectors = selection(&query)?;
+    let format = accept::format(&headers);
     let (views, begun) = (shared.handle.views(), clock::now());
     let usage = match collectors.contains(&Collector::Usage) {
         true => {
@@ -70,8 +73,24 @@ async fn metrics(
         source: shared.handle.source,
         pipeline: (pipeline, clock::now().since(begun)),
         now: clock::now,
+        format,
     });
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(text::CONTENT_TYPE))], page))
+    let page = Bytes::from(page);
+    let mut told = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (header::VARY, HeaderValue::from_static("accept, accept-encoding")),
+    ]);
+    if accept::gzip(&headers) {
+        let whole = page.clone();
+        // On another thread: others are served meanwhile. Memory does not fail, nor does the thread panic; were it so,
+        // the page goes as it is.
+        let packed = tokio::task::spawn_blocking(move || accept::compressed(&whole)).await;
+        if let Ok(Some(Ok(packed))) = packed {
+            told.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            return Ok((told, Bytes::from(packed)));
+        }
+    }
+    Ok((told, page))
 }
 
 /// The collectors that a query names, all of them if it names none.

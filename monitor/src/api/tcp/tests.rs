@@ -95,6 +95,7 @@ async fn strangers_look_and_nothing_else() {
         source: world.handle.source,
         pipeline: (None, Duration::ZERO),
         now: crate::effect::clock::now,
+        format: crate::metrics::Format::Text,
     });
     for line in [
         "{handler=\"/metrics\",method=\"GET\",code=\"400\"} 2\n",

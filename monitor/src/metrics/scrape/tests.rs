@@ -5,7 +5,7 @@ use defib_core::model::{
     Blame, By, End, Ending, Incarnation, Paused, Record, State, Usage, WaitStatus, What,
 };
 
-use super::super::{Host, OutputCounters, Queue, StateCounters, Stream};
+use super::super::{Host, OutputCounters, Program, Queue, Ring, StateCounters, Stream};
 use super::*;
 use crate::effect::clock;
 use crate::effect::usage::{Cpu, CpuSum, Io, MainUsage};
@@ -75,6 +75,8 @@ fn pipeline() -> Pipeline {
         suppressed: 0,
         host: Some(Host { forks: 1, execs: 2, exits: 3, oom_kills: Some(0) }),
         queues: vec![Queue { name: "journal", length: 1, capacity: 8192 }],
+        rings: vec![Ring { name: "urgent", used: 80, capacity: 262_144 }],
+        programs: vec![Program { name: "on_exit", runs: 2, took: Duration::from_nanos(1500) }],
     }
 }
 
@@ -93,8 +95,8 @@ fn used(service: &str) -> TreeUsage {
     }
 }
 
-/// A page on which every family has something.
-fn full() -> String {
+/// Counters of which every family has something, and the services that they are about.
+fn counted() -> (Metrics, BTreeMap<ServiceName, Arc<ServiceView>>) {
     let metrics = Metrics::new(Tick(1));
     metrics.output.set(Arc::new(Captured)).unwrap();
     metrics.state.set(Arc::new(Captured)).unwrap();
@@ -108,14 +110,24 @@ fn full() -> String {
     let name = views.keys().next().unwrap().clone();
     let record = Record { at: Tick(9), service: name, incarnation: Incarnation(1), pid: None, what };
     metrics.tally.tell(&record, false, Tick(10));
+    (metrics, views)
+}
+
+fn written((metrics, views): &(Metrics, BTreeMap<ServiceName, Arc<ServiceView>>), format: Format) -> String {
     metrics.page(&Scrape {
         collectors: &Collector::ALL,
-        views: &views,
+        views,
         usage: (vec![used("api")], Duration::from_millis(1)),
         source: SourceName::Ebpf,
         pipeline: (Some(pipeline()), Duration::from_millis(1)),
         now: clock::now,
+        format,
     })
+}
+
+/// A page on which every family has something.
+fn full() -> String {
+    written(&counted(), Format::Text)
 }
 
 /// The samples of a page by everything but their value.
@@ -154,6 +166,66 @@ fn no_series_is_there_twice() {
         assert!(seen.insert(series), "{series}");
     }
     assert!(seen.len() > 150);
+}
+
+/// Of a page in OpenMetrics only the headings differ, and the end.
+#[test]
+fn both_formats_tell_the_same() {
+    let counted = counted();
+    // What takes another time each time.
+    let still = |page: &str| {
+        let moves = ["_duration_seconds", "process_", "defib_http_request"];
+        let still = |line: &&str| !line.is_empty() && !moves.iter().any(|name| line.contains(name));
+        page.lines().filter(still).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let text = written(&counted, Format::Text);
+    let open = written(&counted, Format::OpenMetrics);
+    let samples_of =
+        |page: &str| still(page).into_iter().filter(|line| !line.starts_with('#')).collect::<BTreeSet<_>>();
+    assert_eq!(samples_of(&text), samples_of(&open));
+    assert!(samples_of(&text).len() > 20);
+    assert!(open.ends_with("\n# EOF\n") && open.matches("# EOF").count() == 1);
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
+    for line in [
+        "# TYPE defib_process_exits counter\n",
+        "# TYPE defib_http_requests counter\n",
+        "# TYPE process_cpu_seconds counter\n# UNIT process_cpu_seconds seconds\nprocess_cpu_seconds_total ",
+        "# UNIT defib_process_output_bytes bytes\n",
+        "# UNIT defib_process_stop_seconds seconds\n",
+        "defib_process_stop_seconds_bucket{le=\"10.0\"} 0\n",
+    ] {
+        assert!(open.contains(line), "{line}\n{open}");
+    }
+    for line in open.lines().filter(|line| line.starts_with("# ") && *line != "# EOF") {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(!name.ends_with("_total"), "{line}");
+    }
+    assert!(!open.contains("\n\n"), "OpenMetrics has no empty lines");
+}
+
+#[test]
+fn what_is_too_much_for_a_family_is_left_out_and_counted() {
+    let counted = counted();
+    counted.0.limit(1);
+    let page = written(&counted, Format::Text);
+    assert_eq!(value(&page, "defib_process_up{process=\"api\"}"), Some(1.0));
+    assert_eq!(value(&page, "defib_process_up{process=\"db.main-1\"}"), None);
+    let alone = value(&page, "defib_process_next_start_timestamp_seconds{process=\"db.main-1\"}");
+    assert!(alone.is_some(), "each family has a limit of its own");
+    // Eight states of one service; what is of defib's own is never left out.
+    let dropped =
+        |page: &str, family: &str| value(page, &format!("defib_series_dropped_total{{family=\"{family}\"}}"));
+    assert_eq!(dropped(&page, "defib_process_state"), Some(8.0));
+    assert_eq!(dropped(&page, "defib_process_up"), Some(1.0));
+    assert_eq!(dropped(&page, "defib_process_exits_total"), Some(0.0));
+    assert_eq!(dropped(&page, "defib_collector_success"), None);
+    assert_eq!(page.matches("defib_collector_success{").count(), Collector::ALL.len());
+    let again = written(&counted, Format::Text);
+    assert_eq!(dropped(&again, "defib_process_state"), Some(16.0), "at each scrape");
+    counted.0.limit(2);
+    let page = written(&counted, Format::Text);
+    assert_eq!(value(&page, "defib_process_up{process=\"db.main-1\"}"), Some(0.0));
+    assert_eq!(dropped(&page, "defib_process_state"), Some(16.0));
 }
 
 #[test]
@@ -208,6 +280,7 @@ fn a_supervisor_that_does_not_answer_is_a_collector_that_failed() {
         source: SourceName::Pidfd,
         pipeline: (None, Duration::from_secs(1)),
         now: clock::now,
+        format: Format::Text,
     });
     assert_eq!(value(&page, "defib_collector_success{collector=\"events\"}"), Some(0.0));
     assert!(value(&page, "defib_collector_duration_seconds{collector=\"events\"}").unwrap() >= 1.0);

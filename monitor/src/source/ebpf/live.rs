@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "tokio takes the owner's word that a polled descriptor stays open")]
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use defib_core::model::Tick;
@@ -14,8 +14,9 @@ use tokio::io::unix::AsyncFd;
 use super::super::any::{Batch, chain};
 use super::super::clocks;
 use super::super::procfs;
-use super::super::stats::{KindStats, SourceStats};
+use super::super::stats::{KindStats, RingStats, SourceStats};
 use super::control::Control;
+use super::cost;
 use super::decode::decode;
 use super::ends::Ends;
 use super::error::EbpfError;
@@ -25,6 +26,7 @@ use super::maps::{FeedMaps, Maps, RestingRing, take_ring};
 use super::misses::Misses;
 use super::open::{Opened, Past, open};
 use super::pins::Folder;
+use super::shape::URGENT_BYTES;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
 const TURN: usize = 512;
@@ -234,6 +236,12 @@ impl EbpfSource {
             unfollowed: counted.listeners_full,
             malformed: self.tally.malformed,
             skipped: self.misses.count(),
+            rings: vec![RingStats {
+                name: "urgent",
+                used: cost::waiting(&counted.emitted, &self.tally.received, self.tally.malformed),
+                capacity: URGENT_BYTES.into(),
+            }],
+            programs: cost::runs(self.probes.programs.iter().map(|it| (it.name, it.fd.as_fd()))),
         }
     }
 

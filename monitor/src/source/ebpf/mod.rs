@@ -12,6 +12,7 @@
 
 mod btf;
 mod control;
+mod cost;
 mod decode;
 mod ends;
 mod error;

@@ -11,6 +11,9 @@ use super::error::EbpfError;
 /// Entries of TRACKED, of EXITS and of BLOWS.
 pub(super) const PROCESSES: u32 = 16 * 1024;
 
+/// The size of the ring that is read all the time.
+pub(super) const URGENT_BYTES: u32 = 256 * 1024;
+
 /// Maps by their names in the object.
 pub(super) type Shelf = BTreeMap<&'static str, Map>;
 
@@ -44,7 +47,7 @@ pub(super) const SHAPES: [Shape; 9] = [
     array::<FeedStats>("FEED_STATS", MapType::PerCpuArray, 1),
     array::<u64>("NEXT_SLOT", MapType::Array, 1),
     array::<u64>("CTRL", MapType::Array, ctrl::COUNT),
-    ring("URGENT", 256 * 1024),
+    ring("URGENT", URGENT_BYTES),
     ring("BULK", 1024 * 1024),
 ];
 
