@@ -360,7 +360,8 @@ fn spawn(words: &[String], env: &[(String, String)], log: &Path) -> Child {
 pub fn metrics_address(daemon: &Daemon) -> SocketAddr {
     patiently("the address of the metrics", || {
         let log = daemon.log();
-        let (_, rest) = log.split_once("metrics are served at http://")?;
+        let (_, rest) = log.split_once("metrics are served at http")?;
+        let (_, rest) = rest.split_once("://")?;
         rest.split('/').next()?.parse().ok()
     })
 }

@@ -23,6 +23,19 @@ pub fn get(address: SocketAddr, path: &str) -> Answer {
     answer(&raw(address, request.as_bytes())).expect("an answer")
 }
 
+/// Asks for a path with other headers besides, each a line that ends with `\r\n`. What comes back need not be text.
+#[track_caller]
+pub fn get_with(address: SocketAddr, path: &str, headers: &str) -> (Answer, Vec<u8>) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{headers}connection: close\r\n\r\n");
+    let mut stream = connect(address);
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).ok();
+    let at = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer");
+    let body = bytes.split_off(at + 4);
+    (answer(&String::from_utf8_lossy(&bytes)).expect("an answer"), body)
+}
+
 /// Sends bytes and returns all that comes back until the server closes the connection, or nothing comes any more.
 #[track_caller]
 pub fn raw(address: SocketAddr, bytes: &[u8]) -> String {

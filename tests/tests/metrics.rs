@@ -1,13 +1,14 @@
 //! The metrics of a real daemon: as text, over both sockets, to strangers who mean harm.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use defib_tests::http::{self, get};
 use defib_tests::{Daemon, metrics_address, patiently, signal};
+use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 
 const LISTEN: &str = "[listen]\nmetrics = \"127.0.0.1:0\"\n";
@@ -259,6 +260,73 @@ fn abuse_is_bounded_and_holds_up_no_restart() {
     let page = samples(&get(address, "/metrics").body);
     assert_eq!(page["defib_process_restarts_total{process=\"it\",reason=\"signal\"}"], 5.0);
     assert_eq!(page["defib_log_messages_total{level=\"error\"}"], 0.0, "{}", daemon.log());
+}
+
+/// What Prometheus asks for: OpenMetrics, in gzip.
+#[test]
+fn the_page_comes_in_the_format_and_the_encoding_that_are_asked_for() {
+    let (daemon, address) = start("[service.it]\ncommand = \"sleep 1000\"\n");
+    daemon.wait_state("it", "running");
+    let prometheus = "accept: application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                      text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\naccept-encoding: gzip\r\n";
+    let (answer, body) = http::get_with(address, "/metrics", prometheus);
+    let head = answer.head.to_ascii_lowercase();
+    for line in [
+        "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8",
+        "content-encoding: gzip",
+        "vary: accept, accept-encoding",
+        &format!("content-length: {}", body.len()),
+    ] {
+        assert!(head.contains(line), "{line}\n{head}");
+    }
+    let mut page = String::new();
+    GzDecoder::new(&*body).read_to_string(&mut page).expect("gzip");
+    assert!(page.len() > 3 * body.len() && page.ends_with("\n# EOF\n"), "{page}");
+    assert!(
+        page.contains("# TYPE defib_process_starts counter\ndefib_process_starts_total{process=\"it\"} 1\n")
+    );
+    // The same series as in the other format, in which promtool judges them.
+    let (plain, text) = http::get_with(address, "/metrics", "accept: text/plain\r\n");
+    assert!(!plain.head.contains("content-encoding"), "{}", plain.head);
+    let text = String::from_utf8(text).expect("text");
+    let names = |page: &str| {
+        samples(page).into_keys().filter(|name| !name.contains("http_request")).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&page), names(&text));
+    // What is short is not worth it.
+    let (short, _) = http::get_with(address, "/alive", "accept-encoding: gzip\r\n");
+    assert!(!short.head.contains("content-encoding") && short.status == 200);
+}
+
+#[test]
+fn what_is_too_much_for_a_family_is_left_out_and_a_reload_lets_it_in() {
+    let limited = "[listen]\nmetrics = \"127.0.0.1:0\"\nmax_series = 1\n";
+    let services = "[service.a]\ncommand = \"sleep 1000\"\n[service.b]\ncommand = \"sleep 1000\"\n";
+    let daemon = Daemon::start(&format!("{limited}{services}"));
+    let address = metrics_address(&daemon);
+    daemon.wait_state("b", "running");
+    let page = samples(&get(address, "/metrics").body);
+    assert_eq!(page["defib_process_up{process=\"a\"}"], 1.0);
+    assert!(!page.contains_key("defib_process_up{process=\"b\"}"));
+    assert_eq!(page["defib_series_dropped_total{family=\"defib_process_up\"}"], 1.0);
+    std::fs::write(daemon.path("defib.toml"), format!("{LISTEN}{services}")).expect("a file");
+    let said = daemon.ask(&["reload"]);
+    assert!(said.contains("listen.max_series: 1 -> 1000"), "{said}");
+    let page = samples(&get(address, "/metrics").body);
+    assert_eq!(page["defib_process_up{process=\"b\"}"], 1.0);
+    assert_eq!(page["defib_series_dropped_total{family=\"defib_process_up\"}"], 1.0, "it grows no more");
+}
+
+/// What could break a line or a label cannot be the name of a service; the writer escapes it all the same.
+#[test]
+fn names_that_would_hurt_a_page_are_refused() {
+    for name in ["a\\\"b", "a\\\\b", "a\\nb", "{}", ""] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("defib.toml");
+        std::fs::write(&file, format!("[service.\"{name}\"]\ncommand = \"x\"\n")).expect("a file");
+        let said = defib_tests::defib(&["--config", file.to_str().expect("UTF-8"), "check"]);
+        assert_eq!(said.code, 1, "{name}: {}{}", said.out, said.err);
+    }
 }
 
 #[test]

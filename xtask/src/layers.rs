@@ -12,7 +12,7 @@ use crate::workspace::root;
 ///
 /// From the edges inwards: values and settings know nobody, sources and effects know values, the daemon knows all of
 /// these, and the surfaces know the daemon's handle only.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("duration", &[]),
     ("size", &[]),
     ("aliveness", &[]),
@@ -22,7 +22,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("state", &["effect::clock"]),
     ("keeper", &["effect::clock"]),
     ("metrics", &["effect::clock", "effect::usage"]),
-    ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source", "state"]),
+    ("web", &["config"]),
+    ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source", "state", "web"]),
     (
         "doctor",
         &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],
@@ -41,6 +42,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "effect::clock",
             "effect::output",
             "metrics",
+            "web",
         ],
     ),
     (
@@ -58,6 +60,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "doctor",
             "preflight",
             "source::probe_report",
+            "web",
         ],
     ),
     ("worker", &["client"]),

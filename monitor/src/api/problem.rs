@@ -53,6 +53,11 @@ pub(super) fn disabled(service: &ServiceName) -> Problem {
     problem(StatusCode::LOCKED, Code::Disabled, detail)
 }
 
+/// defib itself is not as it should be.
+pub(super) fn broken(detail: impl Into<String>) -> Problem {
+    problem(StatusCode::INTERNAL_SERVER_ERROR, Code::Failed, detail.into())
+}
+
 /// Too much is asked at once.
 pub(super) fn busy(detail: impl Into<String>) -> Problem {
     problem(StatusCode::SERVICE_UNAVAILABLE, Code::Busy, detail.into())

@@ -1,7 +1,13 @@
 //! The metrics over TCP: the same routes as on the API's socket, to strangers, within limits of their own.
 //!
-//! Whoever reaches the address may look; nobody can act, and nobody can hold up the supervisor thread or the operator,
-//! whose connections are counted apart. The address can change while defib runs: see [`Doors`](crate::daemon::handle::Doors).
+//! Whoever reaches the address may look, unless a web configuration says who may (`guard`, and for TLS `line`); nobody can
+//! act, and nobody can hold up the supervisor thread or the operator, whose connections are counted apart. The address can
+//! change while defib runs: see [`Doors`](crate::daemon::handle::Doors).
+
+mod guard;
+mod line;
+
+pub(super) use guard::{Guard, check};
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -18,6 +24,8 @@ use tokio::time::Sleep;
 use super::routes;
 use super::server::{self, Door, TURNED_AWAY, stopped};
 use crate::daemon::handle::Handle;
+use crate::web::WebFile;
+use line::Line;
 
 /// How much and how long strangers may occupy.
 #[derive(Clone, Copy, Debug)]
@@ -50,17 +58,19 @@ impl Default for Limits {
 pub(super) async fn serve(limits: Limits, handle: Handle, mut stop: watch::Receiver<bool>) {
     let mut doors = handle.doors.clone();
     let full = routes::full(Arc::clone(&handle.metrics));
-    let app = routes::observing(handle, stop.clone(), limits.answer);
     loop {
         let (closing, closed) = watch::channel(false);
-        let listener = doors.borrow_and_update().clone();
+        let entrance = doors.borrow_and_update().clone();
+        let web = entrance.as_ref().and_then(|entrance| entrance.web.clone());
+        let guard = guard::guard(web.clone());
+        let app = routes::observing(handle.clone(), stop.clone(), limits.answer, guard);
         let serving = async {
-            match listener.as_deref().map(take).transpose() {
+            match entrance.as_deref().map(|entrance| take(&entrance.listener)).transpose() {
                 Ok(Some(listener)) => {
                     let places = Arc::new(Semaphore::new(limits.connections));
                     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
-                    let (app, full) = (app.clone(), full.clone());
-                    let door = Tcp { listener, app, full, places, turned_away, reading: limits.reading };
+                    let (full, reading) = (full.clone(), limits.reading);
+                    let door = Tcp { listener, app, full, places, turned_away, reading, web };
                     server::serve_at(door, limits.head, limits.drain, closed).await;
                 }
                 Ok(None) => {}
@@ -103,17 +113,22 @@ struct Tcp {
     places: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     reading: Duration,
+    web: Option<Arc<WebFile>>,
 }
 
 impl Door for Tcp {
-    type Stream = Impatient;
+    type Stream = Line;
 
-    async fn accept(&self) -> io::Result<Impatient> {
+    async fn accept(&self) -> io::Result<Line> {
         let (stream, _) = self.listener.accept().await?;
-        Ok(Impatient { stream, reading: self.reading, since: None })
+        let stream = Impatient { stream, reading: self.reading, since: None };
+        Ok(match &self.web {
+            None => Line::Plain(stream),
+            Some(web) => Line::opened(stream, Arc::clone(web)),
+        })
     }
 
-    fn admit(&self, _: &Impatient) -> Option<(Router, OwnedSemaphorePermit)> {
+    fn admit(&self, _: &Line) -> Option<(Router, OwnedSemaphorePermit)> {
         let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
         let served = take(&self.places).map(|place| (self.app.clone(), place));
         served.or_else(|| Some((self.full.clone(), take(&self.turned_away)?)))
@@ -123,6 +138,7 @@ impl Door for Tcp {
 /// A connection that ends if its client does not read what it has asked for. The time runs from the moment at which the
 /// kernel takes no more until all that was to be written has been: a client that reads a byte now and then is no better
 /// than one that reads nothing.
+#[derive(Debug)]
 struct Impatient {
     stream: TcpStream,
     reading: Duration,

@@ -95,6 +95,10 @@ pub struct Options {
     /// Where Prometheus scrapes; "" for nowhere [env: DEFIB_LISTEN_METRICS] [default: 127.0.0.1:9977]
     #[arg(long, global = true, value_name = "ADDR:PORT")]
     pub listen_metrics: Option<String>,
+    /// The web configuration file that says by TLS and by passwords who may ask there, as other exporters have it; "" for
+    /// none [env: DEFIB_LISTEN_WEB_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", alias = "web.config.file")]
+    pub listen_web_config: Option<PathBuf>,
     /// Where the daemon's own log goes: stderr, journal or a file [env: DEFIB_LOG_TO] [default: stderr]
     #[arg(long, global = true, value_name = "TARGET")]
     pub log_to: Option<String>,
@@ -127,6 +131,8 @@ impl Options {
             backend: self.backend,
             max_restarts: self.max_restarts,
             listen_metrics: self.listen_metrics,
+            // Meant from where it was typed. Nothing cannot be made absolute, and stays nothing.
+            listen_web_config: self.listen_web_config.map(|path| std::path::absolute(&path).unwrap_or(path)),
             log_to: self.log_to,
             log_format: self.log_format,
             log_level: self.log_level,

@@ -15,6 +15,7 @@ use super::session::{self, Failure};
 use super::targets::{self, Known, Targets};
 use crate::config::{self, Finding, Loaded};
 use crate::preflight::{self, Row, Verdict as Found};
+use crate::web::WebFile;
 
 /// What came of the configuration, in JSON.
 #[derive(Debug, Serialize)]
@@ -47,13 +48,15 @@ pub fn run(options: Options, chosen: &Chosen, strict: bool) -> Exit {
     let mut exit = Exit::Done;
     let verdict = match config::load(&path, &overrides) {
         Ok(loaded) => {
+            let web = loaded.settings.listen.web_config.as_deref();
+            let web = web.and_then(|path| WebFile::open(path, overrides.euid).err());
             let (checks, missing) = checks(&loaded, chosen, strict);
             exit = if missing { Exit::NotFound } else { Exit::Done };
             Verdict {
-                ok: checks.iter().all(|check| check.ok),
+                ok: web.is_none() && checks.iter().all(|check| check.ok),
                 file,
                 services: loaded.settings.services.len(),
-                errors: Vec::new(),
+                errors: web.iter().map(|error| format!("listen.web_config: {error}")).collect(),
                 warnings: lines(loaded.warnings.iter()),
                 checks,
             }

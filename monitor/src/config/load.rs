@@ -87,7 +87,10 @@ impl Unreadable {
 }
 
 /// The text of a file that root may trust.
-pub(super) fn text_of(path: &Path, euid: u32) -> Result<String, Unreadable> {
+///
+/// # Errors
+/// If it is no such file, or longer than [`MAX_FILE`], or not UTF-8.
+pub fn text_of(path: &Path, euid: u32) -> Result<String, Unreadable> {
     // A relative path is given on a command line, so it is meant from where that was typed.
     let file = open_trusted(&std::path::absolute(path).map_err(Unreadable::Read)?, euid)?;
     decode(read(file)?)

@@ -39,7 +39,7 @@ pub use daemon::{Backend, DaemonSettings, SourceChoice};
 pub use diff::{Diff, diff};
 pub use error::{ConfigErrors, Finding, Place};
 pub use listen::ListenSettings;
-pub use load::{Loaded, Unreadable, load};
+pub use load::{Loaded, Unreadable, load, text_of};
 pub use overrides::{Flags, Overrides};
 pub use own_log::{LogFormat, LogTarget, OwnLog};
 pub use schema::schema;

@@ -5,10 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// The variables that are looked at, all of them.
-const VARIABLES: [&str; 17] = [
+const VARIABLES: [&str; 18] = [
     "DEFIB_BACKEND",
     "DEFIB_CONFIG",
     "DEFIB_LISTEN_METRICS",
+    "DEFIB_LISTEN_WEB_CONFIG",
     "DEFIB_LOG",
     "DEFIB_LOG_DIR",
     "DEFIB_LOG_FORMAT",
@@ -44,6 +45,8 @@ pub struct Flags {
     pub max_restarts: Option<String>,
     /// `--listen-metrics`
     pub listen_metrics: Option<String>,
+    /// `--listen-web-config`
+    pub listen_web_config: Option<PathBuf>,
     /// `--log-to`
     pub log_to: Option<String>,
     /// `--log-format`

@@ -6,7 +6,7 @@
 use defib_core::model::{Backoff, LogSpec, RestartSpec, ServiceSpec, SocketAddress, SocketSpec, StopSpec};
 use serde_json::{Map, Value, json};
 
-use super::{daemon, log, own_log, profile, restart, sockets as of_sockets};
+use super::{daemon, listen, log, own_log, profile, restart, sockets as of_sockets};
 use crate::{duration, size};
 
 /// The schema.
@@ -22,7 +22,7 @@ pub fn schema() -> Value {
         "additionalProperties": false,
         "properties": {
             "daemon": table("defib itself", daemon_keys()),
-            "listen": table("Where defib can be asked over TCP", vec![("metrics", metrics())]),
+            "listen": table("Where defib can be asked over TCP", listen_keys()),
             "defaults": object("What services have in common; a service's own key wins", of_defaults),
             "service": {
                 "description": "The services by name",
@@ -111,11 +111,21 @@ fn daemon_keys() -> Vec<Key> {
 
 const LEVEL: &str = "([A-Za-z0-9_:]+=)?(off|error|warn|info|debug|trace)";
 
-fn metrics() -> Value {
-    json!({
+fn listen_keys() -> Vec<Key> {
+    let metrics = json!({
         "description": "Where Prometheus scrapes, as address:port; \"\" for nowhere",
         "type": "string", "pattern": "^$|^.+:[0-9]{1,5}$", "default": "127.0.0.1:9977",
-    })
+    });
+    let web_config = json!({
+        "description": "The web configuration file, as other exporters have it, that says by TLS and by passwords who may ask there; \"\" for none",
+        "type": "string", "pattern": "^$|^/", "default": "",
+    });
+    let max_series = json!({
+        "description": "How many services each family of metrics is about at most; what is left out is counted",
+        "type": "integer", "minimum": listen::SERIES.start(), "maximum": listen::SERIES.end(),
+        "default": listen::MAX_SERIES,
+    });
+    vec![("metrics", metrics), ("web_config", web_config), ("max_series", max_series)]
 }
 
 fn profile() -> Value {

@@ -80,6 +80,8 @@ pub(super) fn daemon(settings: &Settings) -> Keys {
     list.text("log.level", &daemon.log.level);
     list.table = "listen".to_owned();
     list.text("metrics", &settings.listen.metrics.map_or_else(String::new, |address| address.to_string()));
+    list.path("web_config", settings.listen.web_config.as_ref());
+    list.plain("max_series", settings.listen.max_series);
     list.keys
 }
 

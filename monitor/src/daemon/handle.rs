@@ -26,6 +26,7 @@ pub use crate::effect::usage::TreeUsage;
 use crate::effect::usage::usage;
 use crate::metrics::{Metrics, Pipeline};
 pub use crate::state::Health;
+use crate::web::WebFile;
 
 /// The name of the API's socket in the runtime directory.
 pub const SOCKET: &str = "defib.sock";
@@ -37,8 +38,17 @@ pub const QUEUE: usize = 256;
 /// that it is stuck.
 const STATS: Duration = Duration::from_secs(1);
 
-/// Where metrics are served over TCP: nowhere, or on this socket, which does not block.
-pub type Doors = watch::Receiver<Option<Arc<TcpListener>>>;
+/// Where metrics are served over TCP: nowhere, or here.
+pub type Doors = watch::Receiver<Option<Arc<Entrance>>>;
+
+/// A socket that listens, and who may come in.
+#[derive(Debug)]
+pub struct Entrance {
+    /// The socket. It does not block.
+    pub listener: TcpListener,
+    /// Says who may come in; `None`: everybody may.
+    pub web: Option<Arc<WebFile>>,
+}
 
 /// What is asked of the supervisor thread.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use super::accepted;
 use super::adoption::{self, Residents};
 use super::boot::{self, BootFile};
 use super::capture::{self, Capture, Captured, Names};
-use super::door::{self, Door};
+use super::door::{self, Door, Wish};
 use super::ends::{self, Ends};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
@@ -178,7 +178,9 @@ async fn supervise(
     past.remembered = remembered;
     let socket = daemon.runtime_dir.join(handle::SOCKET);
     let listener = listen(&socket, &mut link, &mut past)?;
-    let (door, doors) = Door::open(settings.listen.metrics, past.held.remove(door::HELD), &mut link)?;
+    let wish = Wish::read_soon(&settings.listen).await;
+    let (door, doors) = Door::open(wish, past.held.remove(door::HELD), &mut link)?;
+    metrics.limit(settings.listen.max_series);
 
     let choice = source_choice(daemon.source);
     let name = cgroup::short_name(&daemon.state_dir);

@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::accepted;
 use super::boot;
+use super::door::Wish;
 use super::journal::Event;
 use super::lifecycle;
 use super::link::LinkError;
 use super::run::Daemon;
-use crate::config::{self, ConfigErrors, Loaded, Overrides, diff::Diff};
+use crate::config::{self, ConfigErrors, Finding, Loaded, Overrides, Place, diff::Diff};
 use crate::effect::clock;
 use crate::effect::planner::Job;
 use crate::keeper::protocol::Order;
@@ -74,7 +75,7 @@ impl ReloadAsk {
 #[derive(Debug)]
 pub(super) struct ReadAgain {
     ask: ReloadAsk,
-    result: Result<Loaded, ConfigErrors>,
+    result: Result<Box<(Loaded, Wish)>, ConfigErrors>,
 }
 
 /// The way to the thread that reads: files may be on a disk that hangs.
@@ -118,7 +119,12 @@ fn read_again(
     while let Ok(ask) = asks.recv() {
         let result = config::load(path, overrides).map(|mut loaded| {
             boot::apply(&mut loaded.settings);
-            loaded
+            let wish = Wish::read(&loaded.settings.listen);
+            if let Err(error) = &wish.web {
+                let (place, key) = (Place::Override, "listen.web_config".to_owned());
+                loaded.warnings.push(Finding { place, key, message: error.to_string() });
+            }
+            Box::new((loaded, wish))
         });
         if results.blocking_send(ReadAgain { ask, result }).is_err() {
             return;
@@ -129,8 +135,8 @@ fn read_again(
 impl Daemon {
     /// A configuration was read again.
     pub(super) fn take_reload(&mut self, ReadAgain { ask, result }: ReadAgain) -> Result<(), LinkError> {
-        let loaded = match result {
-            Ok(loaded) => loaded,
+        let (loaded, wish) = match result {
+            Ok(read) => *read,
             Err(errors) => {
                 if !ask.dry_run {
                     self.tell_of_refusal(&errors.to_string());
@@ -160,7 +166,7 @@ impl Daemon {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        self.apply(loaded, kept)?;
+        self.apply(loaded, wish, kept)?;
         let detail = changes.to_string();
         for line in detail.lines() {
             tracing::info!("reload: {line}");
@@ -171,7 +177,7 @@ impl Daemon {
     }
 
     /// A new configuration comes into force: the core and the keeper learn of it in one turn.
-    fn apply(&mut self, loaded: Loaded, kept: OwnedFd) -> Result<(), LinkError> {
+    fn apply(&mut self, loaded: Loaded, wish: Wish, kept: OwnedFd) -> Result<(), LinkError> {
         let settings = accepted::in_force(loaded.settings, &self.settings.daemon);
         self.link.order(Order::Reloading, Vec::new())?;
         for spec in &settings.services {
@@ -184,7 +190,8 @@ impl Daemon {
         // The last of the turn: should it need more than one packet, and the daemon die between them, the next one goes
         // on with the old configuration and with what the core remembers of services whose plans are outdated.
         self.link.order(Order::Hold { name: accepted::HELD.to_owned() }, vec![kept])?;
-        self.door.rebind(settings.listen.metrics, &mut self.link)?;
+        self.door.change(wish, &mut self.link)?;
+        self.metrics.limit(settings.listen.max_series);
         self.link.order(lifecycle::watch_order(&settings), Vec::new())?;
         self.link.order(Order::Ready, Vec::new())?;
         self.link.send_turn()?;

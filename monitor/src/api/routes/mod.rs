@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::peer::operators_only;
 use super::problem;
+use super::tcp::{self, Guard};
 use super::usage::Proc;
 use crate::daemon::handle::Handle;
 use crate::metrics::Metrics;
@@ -76,8 +77,14 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
         .with_state(shared)
 }
 
-/// The routes that look and ask for nothing else: what is served over TCP. An answer may take `patience`.
-pub(super) fn observing(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Router {
+/// The routes that look and ask for nothing else: what is served over TCP to whom `guard` lets pass. An answer may take
+/// `patience`.
+pub(super) fn observing(
+    handle: Handle,
+    stop: watch::Receiver<bool>,
+    patience: Duration,
+    guard: Guard,
+) -> Router {
     let metrics = Arc::clone(&handle.metrics);
     let shared = shared(handle, stop, patience);
     observe::routes()
@@ -85,6 +92,7 @@ pub(super) fn observing(handle: Handle, stop: watch::Receiver<bool>, patience: D
         .method_not_allowed_fallback(async || {
             problem::bad_request(StatusCode::METHOD_NOT_ALLOWED, "this route wants GET or HEAD")
         })
+        .layer(from_fn_with_state(guard, tcp::check))
         .layer(from_fn_with_state(patience, observe::bounded))
         .layer(from_fn_with_state(metrics, observe::count))
         .with_state(shared)

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::super::tests::{World, view, world};
 use super::*;
-use crate::daemon::handle::Ask;
+use crate::daemon::handle::{Ask, Entrance};
 
 const QUICK: Duration = Duration::from_millis(200);
 
@@ -23,16 +23,16 @@ fn limits() -> Limits {
 }
 
 struct Served {
-    doors: watch::Sender<Option<Arc<std::net::TcpListener>>>,
+    doors: watch::Sender<Option<Arc<Entrance>>>,
     address: SocketAddr,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-fn door() -> (SocketAddr, Option<Arc<std::net::TcpListener>>) {
+fn door() -> (SocketAddr, Option<Arc<Entrance>>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
-    (listener.local_addr().unwrap(), Some(Arc::new(listener)))
+    (listener.local_addr().unwrap(), Some(Arc::new(Entrance { listener, web: None })))
 }
 
 fn served(world: &World) -> Served {

@@ -39,7 +39,21 @@ f:2: not valid TOML: unclosed table, expected `]`",
 metrics = "9977"
 api = "x""#,
         r#"f:2: listen.metrics: found the string "9977", wanted an address and a port such as "127.0.0.1:9977", or "" for none
-f:3: listen.api: unknown key; known here: metrics"#,
+f:3: listen.api: unknown key; known here: metrics, web_config, max_series"#,
+    ),
+    (
+        r#"[listen]
+web_config = "web.yml"
+max_series = 0"#,
+        r#"f:2: listen.web_config: found the string "web.yml", wanted the absolute path of a web configuration file, or "" for none
+f:3: listen.max_series: found the integer 0, wanted a whole number from 1 to 1000000"#,
+    ),
+    (
+        r#"[listen]
+web_config = 5
+max_series = "none""#,
+        r#"f:2: listen.web_config: found the integer 5, wanted the absolute path of a web configuration file, or "" for none
+f:3: listen.max_series: found the string "none", wanted a whole number from 1 to 1000000"#,
     ),
     (
         r#"[daemon]

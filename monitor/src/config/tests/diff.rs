@@ -113,7 +113,7 @@ fn secrets_are_not_shown_and_nothing_steers_a_terminal() {
 #[test]
 fn keys_of_the_daemon_say_when_they_hold() {
     let new = "[daemon]\nstate_dir = '/s'\npid_dir = '/p'\nsource = 'pidfd'\nwatchdog = '30s'\nlog = { to = '/l', level = 'warn' }\n\
-               [listen]\nmetrics = ''";
+               [listen]\nmetrics = ''\nweb_config = '/w'\nmax_series = 5";
     let later = "(when defib itself is stopped and started)";
     assert_eq!(
         changes("", new),
@@ -121,7 +121,9 @@ fn keys_of_the_daemon_say_when_they_hold() {
             "~ daemon.log.level: \"info\" -> \"warn\"\n~ daemon.log.to: \"stderr\" -> \"/l\"\n\
              ~ daemon.pid_dir: unset -> \"/p\" {later}\n~ daemon.source: \"auto\" -> \"pidfd\" {later}\n\
              ~ daemon.state_dir: \"/var/lib/defib\" -> \"/s\" {later}\n~ daemon.watchdog: \"none\" -> \"30s\"\n\
-             ~ listen.metrics: \"127.0.0.1:9977\" -> \"\"\n"
+             ~ listen.max_series: 1000 -> 5\n\
+             ~ listen.metrics: \"127.0.0.1:9977\" -> \"\"\n\
+             ~ listen.web_config: unset -> \"/w\"\n"
         )
     );
 }

@@ -91,6 +91,20 @@ const KEYS: &[Key] = &[
         name: "--listen-metrics",
     },
     Key {
+        flag: |flags, value| flags.listen_web_config = Some(value.into()),
+        variable: "DEFIB_LISTEN_WEB_CONFIG",
+        line: |value| format!("listen.web_config = '{value}'"),
+        values: ["/w", "/x/web.yml", "/"],
+        shown: |settings| {
+            settings.listen.web_config.as_ref().map_or_else(String::new, |path| path.display().to_string())
+        },
+        bad: (
+            "web.yml",
+            "found \"web.yml\", wanted the absolute path of a web configuration file, or \"\" for none",
+        ),
+        name: "--listen-web-config",
+    },
+    Key {
         flag: |flags, value| flags.log_to = Some(value.into()),
         variable: "DEFIB_LOG_TO",
         line: |value| format!("daemon.log.to = '{value}'"),

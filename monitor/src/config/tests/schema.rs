@@ -102,7 +102,7 @@ fn its_defaults_are_those_of_the_program() {
     count += defaults("listen", &table("/properties/listen"), &mut text);
     count += defaults("defaults", &table("/$defs/shared"), &mut text);
     assert_eq!(good(&text), good(SERVICE), "{text}");
-    assert_eq!(count, 41, "{text}");
+    assert_eq!(count, 43, "{text}");
 }
 
 fn judge(text: &str) -> Result<(), String> {
@@ -145,6 +145,8 @@ fn it_refuses_what_the_reader_refuses() {
         "daemon.log.to = 'syslog'",
         "daemon.log.level = 'loud'",
         "listen.metrics = '9977'",
+        "listen.web_config = 'web.yml'",
+        "listen.max_series = 0",
         "defaults.profile = 'other'",
         "defaults.command = 'x'",
         "[service.a]",
