@@ -63,8 +63,8 @@ pub(crate) fn ensure() -> Result<()> {
 
 /// What to do where the packages of Prometheus do not exist.
 const PROMETHEUS_OTHERWISE: &str = "\
-Any prometheus and promtool on the PATH serve as well. Where systemd runs, the package starts a server on port 9090, which
-no test needs: systemctl disable --now prometheus";
+Any prometheus, promtool and amtool on the PATH serve as well. Where systemd runs, the packages start servers on the ports
+9090 and 9093, which no test needs: systemctl disable --now prometheus prometheus-alertmanager";
 
 /// Everything that can be installed: what building needs, and what tests run.
 pub(crate) fn all() -> Result<()> {
@@ -74,14 +74,17 @@ pub(crate) fn all() -> Result<()> {
     ensure_servers()
 }
 
-/// Prometheus and its promtool, which tests run beside defib.
+/// Prometheus and its promtool, which tests run beside defib, and the amtool of its Alertmanager.
 pub(crate) fn ensure_prometheus() -> Result<()> {
     let root = workspace::root();
-    if ["prometheus", "promtool"].iter().all(|program| tool(&root, program).is_some()) {
+    if ["prometheus", "promtool", "amtool"].iter().all(|program| tool(&root, program).is_some()) {
         return Ok(());
     }
-    println!("Tests of the metrics need prometheus and promtool.");
-    packages::install(&["prometheus"], Advice { then: None, otherwise: PROMETHEUS_OTHERWISE })
+    println!("Tests of the metrics need prometheus, promtool and amtool.");
+    packages::install(
+        &["prometheus", "prometheus-alertmanager"],
+        Advice { then: None, otherwise: PROMETHEUS_OTHERWISE },
+    )
 }
 
 /// What the tests need besides: a systemd for the container in which defib is its unit. Root's tests only, so nobody else
