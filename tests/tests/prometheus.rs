@@ -3,49 +3,39 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use defib_tests::{Daemon, http, metrics_address, patiently, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A Prometheus with folders of its own. It is ended when this is dropped.
-struct Prometheus {
+/// A server with a folder of its own. It is ended when this is dropped.
+struct Server {
     folder: TempDir,
     child: Child,
     address: SocketAddr,
 }
 
-impl Prometheus {
-    /// Starts one with the files that are shipped, pointed at another target and made quick.
-    fn start(target: SocketAddr) -> Self {
-        Self::start_with(target, "")
-    }
-
-    /// The same with lines of its own in the entry of defib.
-    #[expect(clippy::disallowed_methods, reason = "runs Prometheus")]
-    fn start_with(target: SocketAddr, lines: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("defib-prometheus-").tempdir().expect("a folder");
-        let shipped = fs::read_to_string(shipped("prometheus/prometheus.yml")).expect("the file");
-        let config = shipped.replace("127.0.0.1:9977", &target.to_string()).replace("15s", "200ms") + lines;
-        assert!(config.contains(&target.to_string()) && config.contains("200ms"), "{config}");
-        fs::write(folder.path().join("prometheus.yml"), config).expect("a file");
-        fs::copy(shipped_rules(), folder.path().join("defib.rules.yml")).expect("a file");
+impl Server {
+    /// Starts the first of these programs that there is, in a folder, and waits until it listens.
+    #[expect(clippy::disallowed_methods, reason = "runs Prometheus and Alertmanager")]
+    fn start(programs: &[&str], folder: TempDir, args: impl Fn(&str, SocketAddr) -> Vec<String>) -> Self {
+        let path = folder.path().to_str().expect("UTF-8").to_owned();
         // A port that is free now may be taken in a moment: then another one is tried.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
-            let log = fs::File::create(folder.path().join("log")).expect("a log");
-            let mut child = Command::new("prometheus")
-                .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
-                .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-                .arg(format!("--web.listen-address={address}"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .expect("prometheus is there: `cargo xtask setup` installs it");
-            let ready = patiently("Prometheus", || match child.try_wait().expect("a child") {
+            let spawned = programs.iter().find_map(|program| {
+                let log = fs::File::create(folder.path().join("log")).expect("a log");
+                let mut command = Command::new(program);
+                command.args(args(&path, address)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+                command.spawn().ok()
+            });
+            let mut child =
+                spawned.unwrap_or_else(|| panic!("{programs:?} is there: `cargo xtask setup` installs it"));
+            let ready = patiently(programs[0], || match child.try_wait().expect("a child") {
                 Some(_ended) => Some(false),
                 None => std::net::TcpStream::connect(address).is_ok().then_some(true),
             });
@@ -55,12 +45,51 @@ impl Prometheus {
         }
         panic!("{}", fs::read_to_string(folder.path().join("log")).unwrap_or_default());
     }
+}
+
+impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "a failed test tells what the server said")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            eprintln!("--- {} ---\n{log}", self.folder.path().display());
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A Prometheus.
+struct Prometheus(Server);
+
+impl Prometheus {
+    /// Starts one with the files that are shipped, pointed at another target and made quick.
+    fn start(target: SocketAddr) -> Self {
+        Self::start_with(target, "")
+    }
+
+    /// The same with lines of its own behind the entry of defib.
+    fn start_with(target: SocketAddr, lines: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("defib-prometheus-").tempdir().expect("a folder");
+        let shipped = fs::read_to_string(shipped("prometheus/prometheus.yml")).expect("the file");
+        let config = shipped.replace("127.0.0.1:9977", &target.to_string()).replace("15s", "200ms") + lines;
+        assert!(config.contains(&target.to_string()) && config.contains("200ms"), "{config}");
+        fs::write(folder.path().join("prometheus.yml"), config).expect("a file");
+        fs::copy(shipped_rules(), folder.path().join("defib.rules.yml")).expect("a file");
+        Self(Server::start(&["prometheus"], folder, |path, address| {
+            vec![
+                format!("--config.file={path}/prometheus.yml"),
+                format!("--storage.tsdb.path={path}/data"),
+                format!("--web.listen-address={address}"),
+            ]
+        }))
+    }
 
     /// What comes of a request to its API.
     #[track_caller]
     fn api(&self, path: &str) -> Value {
         // In 1.0, which knows no chunks.
-        let answer = http::raw(self.address, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+        let answer = http::raw(self.0.address, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
         let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
         let answer: Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(answer["status"], "success", "{path}: {answer}");
@@ -72,22 +101,10 @@ impl Prometheus {
     fn wait(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let path = format!("/api/v1/query?query={}", encoded(query));
         patiently(query, || {
-            let answer: Value = serde_json::from_str(&http::get(self.address, &path).body).ok()?;
+            let answer: Value = serde_json::from_str(&http::get(self.0.address, &path).body).ok()?;
             let value = answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()?;
             wanted(value).then_some(value)
         })
-    }
-}
-
-impl Drop for Prometheus {
-    #[expect(clippy::print_stderr, reason = "a failed test tells what Prometheus said")]
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            eprintln!("--- Prometheus ---\n{log}");
-        }
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 
@@ -334,4 +351,54 @@ fn prometheus_gets_in_by_tls_with_its_password() {
     let refused =
         prometheus.wait("defib_http_requests_total{handler=\"/metrics\",code=\"401\"}", |n| n > 0.0);
     assert!(refused >= 1.0);
+}
+
+/// The alert goes all the way: defib, Prometheus, Alertmanager with the file that is shipped, and who is on call.
+#[test]
+fn who_is_on_call_hears_of_a_service_that_was_given_up() {
+    let on_call = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let sample = fs::read_to_string(shipped("prometheus/alertmanager.yml")).expect("the file");
+    let address = on_call.local_addr().expect("an address").to_string();
+    let folder = tempfile::Builder::new().prefix("defib-alertmanager-").tempdir().expect("a folder");
+    fs::write(folder.path().join("alertmanager.yml"), sample.replace("127.0.0.1:9095", &address))
+        .expect("a file");
+    let alertmanager =
+        Server::start(&["prometheus-alertmanager", "alertmanager"], folder, |path, address| {
+            vec![
+                format!("--config.file={path}/alertmanager.yml"),
+                format!("--storage.path={path}/data"),
+                format!("--web.listen-address={address}"),
+                // Alone.
+                "--cluster.listen-address=".to_owned(),
+            ]
+        });
+    let daemon = Daemon::start(
+        "[listen]\nmetrics = \"127.0.0.1:0\"\n[service.fails]\ncommand = [\"sh\", \"-c\", \"exit 3\"]\n\
+         restart = { policy = \"never\" }\n",
+    );
+    daemon.wait_state("fails", "failed");
+    let alerting = format!(
+        "\nalerting: {{ alertmanagers: [{{ static_configs: [{{ targets: [\"{}\"] }}] }}] }}\n",
+        alertmanager.address
+    );
+    let prometheus = Prometheus::start_with(metrics_address(&daemon), &alerting);
+    prometheus.wait("ALERTS{alertname=\"ProcessGaveUp\",alertstate=\"firing\"}", |on| on == 1.0);
+    on_call.set_nonblocking(true).expect("a socket");
+    let mut told = String::new();
+    patiently("a message", || {
+        let (mut stream, _) = on_call.accept().ok()?;
+        stream.set_nonblocking(false).expect("a socket");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        let mut bytes = [0; 4096];
+        while !told.contains("ProcessGaveUp") {
+            match stream.read(&mut bytes) {
+                Ok(count) if count > 0 => told.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                _ => break,
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+        told.contains("ProcessGaveUp").then_some(())
+    });
+    assert!(told.starts_with("POST /on-call "), "{told}");
+    assert!(told.contains("defib has given fails on"), "{told}");
 }
