@@ -316,9 +316,7 @@ async fn supervise(
         supervisor.remove_paths(supervisor.sockets.paths());
     }
     logs.stop();
-    if let (true, false, Some(folder)) = (last_output.wait(), alive, names.folder) {
-        folder.clear_away();
-    }
+    let written = last_output.wait();
     surfaces.stop(supervisor.journal);
     if another {
         // Everything else is the next daemon's: as after a crash, but that nothing is left to be written.
@@ -337,6 +335,9 @@ async fn supervise(
     } else {
         supervisor.memory.leave();
         supervisor.ends.leave();
+        if let (true, Some(folder)) = (written, names.folder) {
+            folder.clear_away();
+        }
     }
     if let Ok(tree) = cgroups
         && !alive
