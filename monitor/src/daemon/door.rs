@@ -20,7 +20,7 @@ use super::handle::{Doors, Entrance};
 use super::link::{KeeperLink, LinkError};
 use crate::config::ListenSettings;
 use crate::effect::holders::holders_of;
-use crate::effect::sockets::{Namespace, Socket, Wanted, snapshot};
+use crate::effect::sockets::{Namespace, Socket, States, Wanted, snapshot};
 use crate::keeper::protocol::Order;
 use crate::web::{WebError, WebFile};
 
@@ -230,7 +230,7 @@ fn complain(address: SocketAddr, error: io::Error) {
 /// Who listens where `address` is, as in `pid 812 (nginx)`.
 fn holder(address: SocketAddr) -> Option<String> {
     let ports = BTreeSet::from([address.port()]);
-    let wanted = Wanted { connections: false, ports: Some(&ports) };
+    let wanted = Wanted { states: States::LISTEN, ports: Some(&ports) };
     let add = |found: &mut BTreeSet<u64>, socket: Socket| {
         if meet(socket.address, address.ip()) {
             found.insert(socket.inode);

@@ -22,7 +22,7 @@ use super::held::{self, Held, Opened, Recent};
 use super::holders::{self, Household};
 use super::output::folder::Folder;
 use super::output::pipe::{self, Pipes, Plumbing};
-use super::sockets::{self, Namespace, Wanted};
+use super::sockets::{self, Namespace, States, Wanted};
 use super::{failure, identity, needs, queue};
 use crate::config::env_file;
 use crate::keeper::plan::{Identity, Plan, SERVICE_VARIABLE};
@@ -233,7 +233,7 @@ impl Workshop {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let look = Wanted { connections: false, ports: Some(&wanted) };
+        let look = Wanted { states: States::LISTEN, ports: Some(&wanted) };
         let add = |found: &mut Vec<_>, socket: sockets::Socket| found.push((socket.port, socket.inode));
         let mut listening = sockets::snapshot(Namespace::Own, look, add).unwrap_or_else(|error| {
             tracing::debug!(service = %spec.name, %error, "who listens on its ports is not known");

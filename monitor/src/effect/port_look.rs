@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use defib_core::model::ServiceName;
 
 use super::holders::{self, Household};
-use super::sockets::{self, Namespace, Socket, Wanted};
+use super::sockets::{self, Namespace, Socket, States, Wanted};
 
 /// A process by its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Round {
     fn sockets(&mut self, process: Option<u32>) -> Option<&[Socket]> {
         let seen = self.seen.entry(process).or_insert_with(|| {
             let namespace = process.map_or(Namespace::Own, Namespace::Of);
-            let wanted = Wanted { connections: false, ports: None };
+            let wanted = Wanted { states: States::LISTEN, ports: None };
             sockets::snapshot(namespace, wanted, |list: &mut Vec<_>, socket| list.push(socket)).ok()
         });
         seen.as_deref()

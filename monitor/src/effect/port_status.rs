@@ -6,7 +6,7 @@ use defib_core::model::{ServiceName, ServiceView};
 
 use super::holders::Household;
 use super::port_look::Round;
-use super::sockets::{self, Namespace, Socket, State, Wanted};
+use super::sockets::{self, Namespace, Socket, State, States, Wanted};
 
 /// A port of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +80,12 @@ pub fn port_status(household: &Household, owners: Vec<Owner>) -> BTreeMap<Servic
 }
 
 fn look(namespace: Namespace, ports: &BTreeSet<u16>) -> Option<BTreeMap<u16, Seen>> {
-    let wanted = Wanted { connections: true, ports: Some(ports) };
+    let wanted = Wanted { states: States::OPEN, ports: Some(ports) };
     let add = |found: &mut BTreeMap<u16, Seen>, socket: Socket| {
         let seen = found.entry(socket.port).or_default();
         match socket.state {
             State::Listen => drop(seen.listening.insert(socket.inode)),
-            State::Established => seen.connections += 1,
+            _ => seen.connections += 1,
         }
     };
     sockets::snapshot(namespace, wanted, add)

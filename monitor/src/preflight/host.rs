@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use super::access::User;
 use super::row::{self, Row};
 use crate::effect::holders::{self, holders_of};
-use crate::effect::sockets::{Namespace, Socket, Wanted, snapshot};
+use crate::effect::sockets::{Namespace, Socket, States, Wanted, snapshot};
 
 /// Below this, a server with some hundred clients comes to the end of it.
 const FEW_FILES: u64 = 1024;
@@ -19,7 +19,7 @@ pub(super) fn ports(spec: &ServiceSpec, user: &User) -> Vec<Row> {
     if wanted.is_empty() {
         return Vec::new();
     }
-    let look = Wanted { connections: false, ports: Some(&wanted) };
+    let look = Wanted { states: States::LISTEN, ports: Some(&wanted) };
     let add = |found: &mut BTreeMap<u16, BTreeSet<u64>>, socket: Socket| {
         found.entry(socket.port).or_default().insert(socket.inode);
     };

@@ -1,21 +1,21 @@
 //! Sockets from sock_diag(7).
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Parseable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator, Parseable,
 };
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
-use netlink_packet_sock_diag::{
-    AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_ESTABLISHED, TCP_LISTEN,
-};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use nix::sched::{CloneFlags, setns};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::snapshot::{MAX_SOCKETS, Socket, State, Wanted};
+use super::snapshot::{MAX_SOCKETS, Namespace, Socket, State, States, Wanted};
 
 /// How often a look is repeated during which the sockets changed. The last one counts in any case.
 const LOOKS: usize = 4;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The kernel fills at most 32 KiB of a dump at a time.
 const BUFFER: usize = 64 * 1024;
 
-/// A filter of more ports than this is not given to the kernel, which would try all of them on each socket.
+/// A filter of more ranges of ports than this is not given to the kernel, which would try all of them on each socket.
 const MAX_FILTER: usize = 256;
 
 /// Why sock_diag does not answer.
@@ -35,6 +35,9 @@ pub enum DiagError {
     /// No socket.
     #[error("socket(NETLINK_SOCK_DIAG): {0}: a seccomp filter may forbid it")]
     Socket(io::Error),
+    /// The network namespace of a process cannot be entered.
+    #[error("setns: {0}: it takes CAP_SYS_ADMIN to look into another network namespace")]
+    Enter(io::Error),
     /// The request could not be sent, or its answer not be received.
     #[error("{call} on NETLINK_SOCK_DIAG: {cause}")]
     Transfer {
@@ -64,23 +67,45 @@ pub enum DiagError {
 pub fn available() -> Result<(), DiagError> {
     // Port 0 is nobody's, so the answer is empty.
     let ports = BTreeSet::from([0]);
-    dump::<()>(Wanted { connections: false, ports: Some(&ports) }, &mut |(), _| {})
+    let wanted = Wanted { states: States::LISTEN, ports: Some(&ports) };
+    dump::<()>(&open(Namespace::Own)?, wanted, &mut |(), _| {})
 }
 
-/// Folds the wanted sockets of this thread's network namespace, of both families.
+/// A socket that tells of a network namespace, wherever it is used.
+pub(super) fn open(namespace: Namespace) -> Result<netlink_sys::Socket, DiagError> {
+    let socket = match namespace {
+        Namespace::Own => netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(DiagError::Socket)?,
+        Namespace::Of(pid) => {
+            let there = File::open(format!("/proc/{pid}/ns/net")).map_err(DiagError::Enter)?;
+            // A thread of its own goes there, and ends: what it has opened belongs to the namespace, it to nobody.
+            let enter = move || {
+                setns(there, CloneFlags::CLONE_NEWNET).map_err(|errno| DiagError::Enter(errno.into()))?;
+                netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(DiagError::Socket)
+            };
+            let thread = std::thread::Builder::new().name("defib-netns".into()).spawn(enter);
+            let entered = thread.map_err(DiagError::Enter)?.join();
+            // It does not panic.
+            entered
+                .unwrap_or_else(|_panic| Err(DiagError::Enter(io::Error::other("the thread has failed"))))?
+        }
+    };
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
+        .map_err(|errno| DiagError::Transfer { call: "setsockopt", cause: errno.into() })?;
+    Ok(socket)
+}
+
+/// Folds the wanted sockets of both families.
 pub(super) fn dump<T: Default>(
+    socket: &netlink_sys::Socket,
     wanted: Wanted<'_>,
     add: &mut impl FnMut(&mut T, Socket),
 ) -> Result<T, DiagError> {
-    let socket = netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(DiagError::Socket)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
-        .map_err(|errno| DiagError::Transfer { call: "setsockopt", cause: errno.into() })?;
     let mut buffer = Vec::with_capacity(BUFFER);
     let mut looks = 1;
     loop {
         let (mut found, mut count, mut intact) = (T::default(), 0, true);
         for family in [AF_INET, AF_INET6] {
-            let took = family_dump(&socket, &mut buffer, family, wanted, &mut |socket| {
+            let took = family_dump(socket, &mut buffer, family, wanted, &mut |socket| {
                 count += 1;
                 add(&mut found, socket);
                 count <= MAX_SOCKETS
@@ -117,8 +142,8 @@ fn family_dump(
             let message = NetlinkMessage::<Exchange>::deserialize(rest).map_err(malformed)?;
             intact &= message.header.flags & NLM_F_DUMP_INTR == 0;
             match message.payload {
-                NetlinkPayload::InnerMessage(Exchange::Answer(header)) => {
-                    if let Some(socket) = found(&header).filter(|socket| wanted.has(socket.port))
+                NetlinkPayload::InnerMessage(Exchange::Answer(header, drops)) => {
+                    if let Some(socket) = found(&header, drops).filter(|socket| wanted.has(socket.port))
                         && !add(socket)
                     {
                         return Err(DiagError::TooMany);
@@ -148,31 +173,32 @@ fn refused(code: i32) -> DiagError {
     }
 }
 
-fn found(header: &InetResponseHeader) -> Option<Socket> {
-    let state = match header.state {
-        TCP_LISTEN => State::Listen,
-        TCP_ESTABLISHED => State::Established,
-        _ => return None,
-    };
+fn found(header: &InetResponseHeader, drops: Option<u32>) -> Option<Socket> {
+    let state = State::numbered(header.state)?;
+    let listens = state == State::Listen;
     Some(Socket {
         state,
         port: header.socket_id.source_port,
         address: header.socket_id.source_address,
         inode: header.inode.into(),
         uid: header.uid,
-        waiting: if state == State::Listen { header.recv_queue } else { 0 },
+        cookie: u64::from_ne_bytes(header.socket_id.cookie),
+        waiting: if listens { header.recv_queue } else { 0 },
+        capacity: listens.then_some(header.send_queue),
+        drops: drops.filter(|_| listens),
     })
 }
 
 /// The request for one family, ready to be sent.
 fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
-    let mut states = StateFlags::LISTEN;
-    states.set(StateFlags::ESTABLISHED, wanted.connections);
+    let states = StateFlags::from_bits_retain(wanted.states.bits());
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    let request =
-        InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
-    let filter = wanted.ports.filter(|ports| (1..=MAX_FILTER).contains(&ports.len()));
-    let filter = filter.map(|ports| DefaultNla::new(REQ_BYTECODE, bytecode(ports.iter().copied())));
+    // Of each connection that would be 40 bytes more to read.
+    let drops = wanted.states == States::LISTEN;
+    let extensions = if drops { ExtensionFlags::SKMEMINFO } else { ExtensionFlags::empty() };
+    let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+    let filter = wanted.ports.map(ranges).filter(|ranges| (1..=MAX_FILTER).contains(&ranges.len()));
+    let filter = filter.map(|ranges| DefaultNla::new(REQ_BYTECODE, bytecode(&ranges)));
     let mut message = NetlinkMessage::new(
         NetlinkHeader::default(),
         NetlinkPayload::InnerMessage(Exchange::Ask(request, filter)),
@@ -187,26 +213,41 @@ fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
 /// `INET_DIAG_REQ_BYTECODE` of linux/inet_diag.h: the attribute with the filter.
 const REQ_BYTECODE: u16 = 1;
 
-/// A program for the kernel's filter that accepts sockets with one of these ports at this end. For each port there is
-/// a comparison, `{ op, yes: 8, no: 12 } { port }`, and a jump behind the end, which accepts. A jump that goes another
-/// 4 bytes beyond rejects: that is where the last comparison leads.
-fn bytecode(ports: impl ExactSizeIterator<Item = u16>) -> Vec<u8> {
-    const S_EQ: u8 = 11;
+/// Ports as ranges, first and last.
+fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for port in ports {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*port) => *last = *port,
+            _ => ranges.push((*port, *port)),
+        }
+    }
+    ranges
+}
+
+/// A program for the kernel's filter that accepts sockets with a port in one of these ranges at this end. For each range
+/// there are two comparisons, each `{ op, yes: 8, no } { port }`, and a jump behind the end, which accepts. A jump that
+/// goes another 4 bytes beyond rejects: that is where the last comparisons lead.
+fn bytecode(ranges: &[(u16, u16)]) -> Vec<u8> {
+    const S_GE: u8 = 2;
+    const S_LE: u8 = 3;
     const JMP: u8 = 1;
-    const UNIT: u16 = 12;
+    /// Two comparisons and a jump.
+    const UNIT: u16 = 20;
     let mut program = Vec::new();
-    let count = u16::try_from(ports.len()).unwrap_or(u16::MAX);
-    for (behind, port) in (0..count).rev().zip(ports) {
-        let last = behind == 0;
-        // The last one needs no jump: to be past its 8 bytes is to be accepted.
-        let no: u16 = UNIT;
-        program.extend([S_EQ, 8]);
-        program.extend(no.to_ne_bytes());
-        program.extend([0, 0]);
-        program.extend(port.to_ne_bytes());
-        if !last {
-            // From the jump to the end: itself, the whole units behind it, and the last one, which is 8 bytes long.
-            let end = 4 + (behind - 1) * UNIT + 8;
+    let count = u16::try_from(ranges.len()).unwrap_or(u16::MAX);
+    for (behind, (first, last)) in (0..count).rev().zip(ranges) {
+        // From the first comparison to the next unit. Behind the last unit, which has no jump, that is 4 too far.
+        for (op, port, next) in [(S_GE, first, UNIT), (S_LE, last, UNIT - 8)] {
+            program.extend([op, 8]);
+            program.extend(next.to_ne_bytes());
+            program.extend([0, 0]);
+            program.extend(port.to_ne_bytes());
+        }
+        // To be past the last comparison is to be accepted.
+        if behind > 0 {
+            // From the jump to the end: itself, the whole units behind it, and the last one, which has no jump.
+            let end = 4 + (behind - 1) * UNIT + (UNIT - 4);
             program.extend([JMP, 4]);
             program.extend(end.to_ne_bytes());
         }
@@ -214,12 +255,21 @@ fn bytecode(ports: impl ExactSizeIterator<Item = u16>) -> Vec<u8> {
     program
 }
 
+/// The drops in the attributes of an answer: the last number of `INET_DIAG_SKMEMINFO`.
+fn drops(attributes: &[u8]) -> Option<u32> {
+    const SKMEMINFO: u16 = 7;
+    const DROPS: usize = 8;
+    let mut found = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() == SKMEMINFO);
+    let number = found.next()?.value().get(4 * DROPS..4 * DROPS + 4)?.try_into().ok()?;
+    Some(u32::from_ne_bytes(number))
+}
+
 /// What goes over the socket: the crate's request with the attribute that it has no place for, and the head of an
-/// answer, without the attributes, which nobody here reads.
+/// answer, with the one number that is read of its attributes: the crate would make a list of all of them.
 #[derive(Debug)]
 enum Exchange {
     Ask(InetRequest, Option<DefaultNla>),
-    Answer(InetResponseHeader),
+    Answer(InetResponseHeader, Option<u32>),
 }
 
 impl NetlinkSerializable for Exchange {
@@ -232,7 +282,7 @@ impl NetlinkSerializable for Exchange {
             Self::Ask(request, filter) => {
                 request.buffer_len() + filter.as_ref().map_or(0, Emitable::buffer_len)
             }
-            Self::Answer(header) => header.buffer_len(),
+            Self::Answer(header, _) => header.buffer_len(),
         }
     }
 
@@ -245,7 +295,7 @@ impl NetlinkSerializable for Exchange {
                     filter.emit(tail);
                 }
             }
-            Self::Answer(header) => header.emit(buffer),
+            Self::Answer(header, _) => header.emit(buffer),
         }
     }
 }
@@ -254,6 +304,8 @@ impl NetlinkDeserializable for Exchange {
     type Error = DecodeError;
 
     fn deserialize(_header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        InetResponseHeader::parse(payload).map(Self::Answer)
+        // `struct inet_diag_msg`.
+        let attributes = payload.get(72..).unwrap_or_default();
+        InetResponseHeader::parse(payload).map(|header| Self::Answer(header, drops(attributes)))
     }
 }

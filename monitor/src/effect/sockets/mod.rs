@@ -1,7 +1,7 @@
 //! The TCP sockets of a network namespace: a snapshot, taken when somebody asks.
 //!
 //! - `diag`: from sock_diag(7), which the kernel filters;
-//! - `proc_net`: from `/proc/PID/net/tcp`, where sock_diag cannot be had, and for the network namespace of a process;
+//! - `proc_net`: from `/proc/PID/net/tcp`, where sock_diag cannot be had, or not in the network namespace of a process;
 //! - `snapshot`: the choice between the two.
 //!
 //! A snapshot takes 20 µs and more; no thread that must not wait takes one.
@@ -12,7 +12,7 @@ mod snapshot;
 
 pub use diag::{DiagError, available};
 pub(super) use proc_net::address_of;
-pub use snapshot::{Namespace, NoSockets, Socket, State, Wanted, snapshot};
+pub use snapshot::{Namespace, NoSockets, Socket, State, States, Wanted, snapshot};
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::snapshot::{MAX_SOCKETS, NoSockets, Socket, State, Wanted};
+use super::snapshot::{MAX_SOCKETS, NoSockets, Socket, State, States, Wanted};
 
 /// Folds the wanted sockets of the namespace of `process`, which is a pid or `self`.
 pub(super) fn read<T: Default>(
@@ -27,13 +27,11 @@ pub(super) fn read<T: Default>(
                 return Err(NoSockets::TooMany);
             }
             match parse(&line.map_err(unreadable)?) {
-                Some(socket) if wanted.has(socket.port) => {
-                    if socket.state == State::Listen || wanted.connections {
-                        add(&mut found, socket);
-                    }
-                }
                 // The kernel lists those that listen first.
-                None if !wanted.connections => break,
+                Some(socket) if socket.state != State::Listen && wanted.states == States::LISTEN => break,
+                Some(socket) if wanted.has(socket.port) && wanted.states.has(socket.state) => {
+                    add(&mut found, socket);
+                }
                 Some(_) | None => {}
             }
         }
@@ -41,15 +39,11 @@ pub(super) fn read<T: Default>(
     Ok(found)
 }
 
-/// A line, if it is of a state that is wanted at all.
+/// A line.
 fn parse(line: &str) -> Option<Socket> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let [_, local, _, state, queues, _, _, uid, _, inode, ..] = fields[..] else { return None };
-    let state = match state {
-        "0A" => State::Listen,
-        "01" => State::Established,
-        _ => return None,
-    };
+    let state = State::numbered(u8::from_str_radix(state, 16).ok()?)?;
     let (address, port) = local.split_once(':')?;
     let (_, received) = queues.split_once(':')?;
     Some(Socket {
@@ -58,7 +52,10 @@ fn parse(line: &str) -> Option<Socket> {
         address: address_of(address)?,
         inode: inode.parse().ok()?,
         uid: uid.parse().ok()?,
+        cookie: 0,
         waiting: if state == State::Listen { u32::from_str_radix(received, 16).ok()? } else { 0 },
+        capacity: None,
+        drops: None,
     })
 }
 
@@ -90,7 +87,10 @@ mod tests {
             address: Ipv4Addr::LOCALHOST.into(),
             inode: 4711,
             uid: 1000,
+            cookie: 0,
             waiting: 3,
+            capacity: None,
+            drops: None,
         };
         assert_eq!(parse(line), Some(socket));
         let line = "   1: 00000000000000000000000001000000:01BB 00000000000000000000000001000000:9C40 01 \
@@ -101,10 +101,15 @@ mod tests {
             address: Ipv6Addr::LOCALHOST.into(),
             inode: 12,
             uid: 0,
+            cookie: 0,
             waiting: 0,
+            capacity: None,
+            drops: None,
         };
         assert_eq!(parse(line), Some(socket));
-        assert_eq!(parse(&line.replace(" 01 ", " 06 ")), None, "TIME_WAIT");
+        let late = parse(&line.replace(" 01 ", " 06 "));
+        assert_eq!(late.map(|late| late.state), Some(State::TimeWait));
+        assert_eq!(parse(&line.replace(" 01 ", " 7F ")), None, "no state");
         for cut in 0..line.len() {
             assert!(parse(&line[..cut]).is_none_or(|socket| socket.port == 443));
         }

@@ -24,24 +24,113 @@ pub struct Socket {
     pub inode: u64,
     /// The user who made it.
     pub uid: u32,
+    /// Its number since the boot, of which no other socket has the same; 0: it cannot be known.
+    pub cookie: u64,
     /// Of one that listens: how many connections wait to be accepted.
     pub waiting: u32,
+    /// Of one that listens: how many can; `None`: that cannot be known.
+    pub capacity: Option<u32>,
+    /// Of one that listens, where no others were asked for: how many connections it has dropped. A client that asks
+    /// again is counted again. `None`: that cannot be known.
+    pub drops: Option<u32>,
 }
 
-/// The states that a snapshot can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The states of TCP, by the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
+    /// It is a connection.
+    Established = 1,
+    /// It has asked for one.
+    SynSent = 2,
+    /// It was asked for one, and has answered.
+    SynRecv = 3,
+    /// This end has closed it.
+    FinWait1 = 4,
+    /// This end has closed it, and the other has heard of that.
+    FinWait2 = 5,
+    /// It is over, and late packets are waited for.
+    TimeWait = 6,
+    /// It is none.
+    Close = 7,
+    /// The other end has closed it.
+    CloseWait = 8,
+    /// Both have closed it, the other end first.
+    LastAck = 9,
     /// It waits for connections.
-    Listen,
-    /// It is one.
-    Established,
+    Listen = 10,
+    /// Both have closed it at the same time.
+    Closing = 11,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Established,
+        Self::SynSent,
+        Self::SynRecv,
+        Self::FinWait1,
+        Self::FinWait2,
+        Self::TimeWait,
+        Self::Close,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::Closing,
+    ];
+
+    /// The kernel's word for it, in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::SynSent => "syn_sent",
+            Self::SynRecv => "syn_recv",
+            Self::FinWait1 => "fin_wait1",
+            Self::FinWait2 => "fin_wait2",
+            Self::TimeWait => "time_wait",
+            Self::Close => "close",
+            Self::CloseWait => "close_wait",
+            Self::LastAck => "last_ack",
+            Self::Listen => "listen",
+            Self::Closing => "closing",
+        }
+    }
+
+    /// The state with this number.
+    pub(super) fn numbered(number: u8) -> Option<Self> {
+        // A connection that is not one yet has a number of its own inside the kernel.
+        const NEW_SYN_RECV: u8 = 12;
+        let number = if number == NEW_SYN_RECV { Self::SynRecv as u8 } else { number };
+        Self::ALL.into_iter().find(|state| *state as u8 == number)
+    }
+}
+
+/// A set of states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct States(u32);
+
+impl States {
+    /// Those that listen.
+    pub const LISTEN: Self = Self(1 << State::Listen as u8);
+    /// Those that listen or are connections.
+    pub const OPEN: Self = Self(1 << State::Listen as u8 | 1 << State::Established as u8);
+    /// All but those that listen.
+    pub const OTHERS: Self = Self(0xffe & !(1 << State::Listen as u8));
+
+    /// As the kernel takes them: a bit for each number.
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(super) fn has(self, state: State) -> bool {
+        self.0 & 1 << state as u8 != 0
+    }
 }
 
 /// Which sockets are wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Whether connections are, beside the sockets that listen.
-    pub connections: bool,
+    /// In which states.
+    pub states: States,
     /// Only those with one of these ports at this end; `None`: with any.
     pub ports: Option<&'a BTreeSet<u16>>,
 }
@@ -89,16 +178,17 @@ pub fn snapshot<T: Default>(
     mut add: impl FnMut(&mut T, Socket),
 ) -> Result<T, NoSockets> {
     let process = match namespace {
-        Namespace::Own => match diag::dump(wanted, &mut add) {
-            Ok(found) => return Ok(found),
-            Err(DiagError::TooMany) => return Err(NoSockets::TooMany),
-            Err(error) => {
-                static TOLD: Once = Once::new();
-                TOLD.call_once(|| tracing::warn!("no sock_diag, ports are read from /proc: {error}"));
-                "self".to_owned()
-            }
-        },
+        Namespace::Own => "self".to_owned(),
         Namespace::Of(pid) => pid.to_string(),
     };
+    match diag::open(namespace).and_then(|socket| diag::dump(&socket, wanted, &mut add)) {
+        Ok(found) => return Ok(found),
+        Err(DiagError::TooMany) => return Err(NoSockets::TooMany),
+        Err(error @ DiagError::Enter(_)) => tracing::debug!(process, "ports are read from /proc: {error}"),
+        Err(error) => {
+            static TOLD: Once = Once::new();
+            TOLD.call_once(|| tracing::warn!("no sock_diag, ports are read from /proc: {error}"));
+        }
+    }
     proc_net::read(&process, wanted, &mut add)
 }

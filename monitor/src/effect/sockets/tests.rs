@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
-use super::snapshot::{Namespace, Socket, State, Wanted, snapshot};
+use super::snapshot::{Namespace, Socket, State, States, Wanted, snapshot};
 use super::{diag, proc_net};
 
 fn push(list: &mut Vec<Socket>, socket: Socket) {
@@ -28,10 +28,11 @@ fn listeners_and_connections_are_found_by_either_way() {
 
     // 42 ports make a program of several comparisons.
     let ports: BTreeSet<u16> = others.iter().map(port).chain([port(&four), port(&six)]).collect();
-    let wanted = Wanted { connections: true, ports: Some(&ports) };
-    for mut sockets in
-        [diag::dump(wanted, &mut push).unwrap(), proc_net::read("self", wanted, &mut push).unwrap()]
-    {
+    let wanted = Wanted { states: States::OPEN, ports: Some(&ports) };
+    for mut sockets in [
+        diag::open(Namespace::Own).and_then(|socket| diag::dump(&socket, wanted, &mut push)).unwrap(),
+        proc_net::read("self", wanted, &mut push).unwrap(),
+    ] {
         sockets.sort_by_key(|socket| (socket.port, socket.state == State::Established));
         assert_eq!(sockets.len(), 43, "each once, and the server's end of the connection: {sockets:#?}");
         let of = |port| sockets.iter().filter(move |socket| socket.port == port).collect::<Vec<_>>();
@@ -46,10 +47,11 @@ fn listeners_and_connections_are_found_by_either_way() {
 
     for count in 1..4 {
         let ports: BTreeSet<u16> = others.iter().take(count).map(port).collect();
-        let wanted = Wanted { connections: false, ports: Some(&ports) };
+        let wanted = Wanted { states: States::LISTEN, ports: Some(&ports) };
         let sockets = snapshot(Namespace::Own, wanted, push).unwrap();
         assert_eq!(sockets.iter().map(|socket| socket.port).collect::<BTreeSet<_>>(), ports);
     }
-    let all = snapshot(Namespace::Of(std::process::id()), Wanted { connections: false, ports: None }, push);
+    let all =
+        snapshot(Namespace::Of(std::process::id()), Wanted { states: States::LISTEN, ports: None }, push);
     assert!(all.unwrap().iter().any(|socket| socket.inode == inode(&four)));
 }
