@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::settings::Settings;
 use super::shown;
 
-/// Everything that differs, in the order `[daemon]`, `[listen]`, services by name.
+/// Everything that differs, in the order `[daemon]`, `[listen]`, `[ports]`, services by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {
     /// The changes.
@@ -117,6 +117,7 @@ pub fn diff(old: &Settings, new: &Settings) -> Diff {
     // Folders and sources are opened once, when defib starts.
     let effect = |key: &str| match key {
         _ if key.starts_with("daemon.log.") || key.starts_with("listen.") => Effect::None,
+        "ports.watch" => Effect::None,
         "daemon.watchdog" => Effect::None,
         _ => Effect::NeedsDaemonRestart,
     };

@@ -31,6 +31,7 @@ mod shown;
 mod sockets;
 mod trust;
 mod values;
+mod watched;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use own_log::{LogFormat, LogTarget, OwnLog};
 pub use schema::schema;
 pub use settings::{Settings, parse};
 pub use trust::{Untrusted, open_folder, open_trusted};
+pub use watched::PortSettings;
 
 /// The largest single configuration or environment file: far more than anybody writes, and a bound for hostile ones.
 pub const MAX_FILE: u64 = 1 << 20;

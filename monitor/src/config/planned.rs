@@ -14,7 +14,7 @@ pub(super) fn refusal(planned: &[&str], key: &str) -> Option<&'static str> {
 
 /// Top-level tables.
 pub(super) const ROOT: &[&str] =
-    &["alert", "breaker", "channel", "db", "flow", "history", "ports", "remote", "watch", "watcher"];
+    &["alert", "breaker", "channel", "db", "flow", "history", "remote", "watch", "watcher"];
 
 /// `[daemon]`.
 pub(super) const DAEMON: &[&str] = &["id", "realtime"];

@@ -6,6 +6,7 @@
 use defib_core::model::{Backoff, LogSpec, RestartSpec, ServiceSpec, SocketAddress, SocketSpec, StopSpec};
 use serde_json::{Map, Value, json};
 
+use super::watched::PortSettings;
 use super::{daemon, listen, log, own_log, profile, restart, sockets as of_sockets};
 use crate::{duration, size};
 
@@ -23,6 +24,7 @@ pub fn schema() -> Value {
         "properties": {
             "daemon": table("defib itself", daemon_keys()),
             "listen": table("Where defib can be asked over TCP", listen_keys()),
+            "ports": table("Ports of the host", vec![("watch", watched_ports())]),
             "defaults": object("What services have in common; a service's own key wins", of_defaults),
             "service": {
                 "description": "The services by name",
@@ -126,6 +128,16 @@ fn listen_keys() -> Vec<Key> {
         "default": listen::MAX_SERIES,
     });
     vec![("metrics", metrics), ("web_config", web_config), ("max_series", max_series)]
+}
+
+fn watched_ports() -> Value {
+    json!({
+        "description": "TCP ports, and ranges of them as \"8000-8099\", of which connections are counted; those of services are counted anyway",
+        "type": "array", "maxItems": PortSettings::MAX, "default": [],
+        "items": {
+            "anyOf": [{ "$ref": "#/$defs/port" }, { "type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$" }],
+        },
+    })
 }
 
 fn profile() -> Value {

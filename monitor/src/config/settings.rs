@@ -14,6 +14,7 @@ use super::overrides::Overrides;
 use super::planned;
 use super::restart;
 use super::service::{self, Keys};
+use super::watched::{self, PortSettings};
 
 /// How many services one daemon may have.
 const MAX_SERVICES: usize = 4096;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub daemon: DaemonSettings,
     /// `[listen]`, likewise.
     pub listen: ListenSettings,
+    /// `[ports]`.
+    pub ports: PortSettings,
     /// `[service.NAME]`, in the order of their names.
     pub services: Vec<Arc<ServiceSpec>>,
 }
@@ -63,6 +66,7 @@ pub(super) fn read(texts: &[(String, String)], overrides: &Overrides) -> Result<
     let mut table = doc.root(&root);
     let given = table.get("daemon", daemon::Given::read).unwrap_or_default();
     let listen = table.get("listen", listen::listen).unwrap_or_default();
+    let ports = table.get("ports", watched::ports).unwrap_or_default();
     let defaults = table.get("defaults", service::defaults).unwrap_or_default();
     let services = table.get("service", |node| services(node, &defaults)).unwrap_or_default();
     table.finish(|key| planned::refusal(planned::ROOT, key));
@@ -76,7 +80,7 @@ pub(super) fn read(texts: &[(String, String)], overrides: &Overrides) -> Result<
         services.iter_mut().for_each(|service| service.restart.max_restarts = max_restarts);
     }
     let services = services.into_iter().map(Arc::new).collect();
-    Ok(Parsed { settings: Settings { daemon, listen, services }, commands })
+    Ok(Parsed { settings: Settings { daemon, listen, ports, services }, commands })
 }
 
 fn services(node: Node<'_>, defaults: &Keys) -> Option<Vec<(ServiceSpec, Place)>> {

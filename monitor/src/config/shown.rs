@@ -56,7 +56,7 @@ pub(super) fn of_process(key: &str) -> bool {
     KEYS.contains(&key.split('.').next().unwrap_or_default())
 }
 
-/// `[daemon]` and `[listen]`.
+/// `[daemon]`, `[listen]` and `[ports]`.
 pub(super) fn daemon(settings: &Settings) -> Keys {
     let daemon = &settings.daemon;
     let mut list = List::new("daemon".to_owned());
@@ -82,6 +82,12 @@ pub(super) fn daemon(settings: &Settings) -> Keys {
     list.text("metrics", &settings.listen.metrics.map_or_else(String::new, |address| address.to_string()));
     list.path("web_config", settings.listen.web_config.as_ref());
     list.plain("max_series", settings.listen.max_series);
+    list.table = "ports".to_owned();
+    let range = |(first, last): (u16, u16)| {
+        if first == last { first.to_string() } else { format!("\"{first}-{last}\"") }
+    };
+    let watch: Vec<String> = settings.ports.ranges().into_iter().map(range).collect();
+    list.raw("watch", format!("[{}]", watch.join(", ")));
     list.keys
 }
 

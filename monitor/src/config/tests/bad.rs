@@ -27,11 +27,11 @@ x = 1",
 f:2: not valid TOML: unclosed table, expected `]`",
     ),
     ("x = [1,", "f:1: not valid TOML: unclosed array, expected `]`"),
-    ("commmand = 1", "f:1: commmand: unknown key; known here: daemon, listen, defaults, service"),
+    ("commmand = 1", "f:1: commmand: unknown key; known here: daemon, listen, ports, defaults, service"),
     ("\x1b]0;hi = 1", "f:1: not valid TOML: key with no value, expected `=`"),
     (
         r#""\u001b]0;hi" = 1"#,
-        r#"f:1: "\u{1b}]0;hi": unknown key; known here: daemon, listen, defaults, service"#,
+        r#"f:1: "\u{1b}]0;hi": unknown key; known here: daemon, listen, ports, defaults, service"#,
     ),
     ("services = 1", "f:1: services: unknown key; did you mean service?"),
     (
@@ -54,6 +54,55 @@ web_config = 5
 max_series = "none""#,
         r#"f:2: listen.web_config: found the integer 5, wanted the absolute path of a web configuration file, or "" for none
 f:3: listen.max_series: found the string "none", wanted a whole number from 1 to 1000000"#,
+    ),
+    ("ports = [80]", r#"f:1: ports: found an array, wanted a table such as { watch = [22, "8000-8099"] }"#),
+    (
+        "[ports]
+watch = 22
+wacth = 1",
+        r#"f:2: ports.watch: found the integer 22, wanted an array of TCP ports and ranges such as [22, "8000-8099"]; write [22]
+f:3: ports.wacth: unknown key; did you mean watch?"#,
+    ),
+    (
+        r#"[ports]
+watch = "8000-8099""#,
+        r#"f:2: ports.watch: found the string "8000-8099", wanted an array of TCP ports and ranges such as [22, "8000-8099"]; write ["8000-8099"]"#,
+    ),
+    (
+        r#"[ports]
+watch = [
+  0,
+  65536,
+  "65535-65536",
+  "80-70",
+  "80-",
+  "+1-2",
+  "http",
+  2.5,
+  22, 443, "400-500", "20-30",
+  443,
+]"#,
+        r#"f:3: ports.watch[0]: found the integer 0, wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:4: ports.watch[1]: found the integer 65536, wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:5: ports.watch[2]: found the string "65535-65536", wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:6: ports.watch[3]: found the string "80-70", wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"; write "70-80"
+f:7: ports.watch[4]: found the string "80-", wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:8: ports.watch[5]: found the string "+1-2", wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:9: ports.watch[6]: found the string "http", wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:10: ports.watch[7]: found the float 2.5, wanted a TCP port from 1 to 65535, or a range of them such as "8000-8099"
+f:11: ports.watch[10]: port 443 is named twice; name each once
+f:11: ports.watch[11]: port 22 is named twice; name each once
+f:12: ports.watch[12]: port 443 is named twice; name each once"#,
+    ),
+    (
+        r#"[ports]
+watch = ["100-200", "150-300"]"#,
+        "f:2: ports.watch[1]: ports 150 to 200 are named twice; name each once",
+    ),
+    (
+        r#"[ports]
+watch = ["1-5000"]"#,
+        "f:2: ports.watch: found 5000 ports, wanted at most 4096 in all; name fewer",
     ),
     (
         r#"[daemon]

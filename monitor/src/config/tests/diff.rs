@@ -26,6 +26,13 @@ fn the_same_settings_differ_in_nothing() {
 }
 
 #[test]
+fn watched_ports_differ_by_what_they_are_not_by_how_they_are_written() {
+    let new = "ports.watch = [81, 22, '80', '8000-8002']";
+    assert_eq!(changes("", new), "~ ports.watch: [] -> [22, \"80-81\", \"8000-8002\"]\n");
+    assert_eq!(changes("ports.watch = ['80-81', 22, 8000, 8001, 8002]", new), "");
+}
+
+#[test]
 fn services_come_and_go() {
     let old = "[service.b]\ncommand = 'x'\n[service.d]\ncommand = 'x'";
     let new = "[service.a]\ncommand = 'x'\n[service.c]\ncommand = 'x'\nautostart = false\n\

@@ -19,11 +19,12 @@ fn table(pointer: &str) -> Value {
 }
 
 /// The tables of the file, each with the keys that the reader says it knows.
-const TABLES: [(&str, &str, &str); 13] = [
+const TABLES: [(&str, &str, &str); 14] = [
     ("zzzzzz = 1", "", ""),
     ("[daemon]\nzzzzzz = 1", "daemon", "/properties/daemon"),
     ("daemon.log.zzzzzz = 1", "daemon.log", "/properties/daemon/properties/log"),
     ("[listen]\nzzzzzz = 1", "listen", "/properties/listen"),
+    ("[ports]\nzzzzzz = 1", "ports", "/properties/ports"),
     ("[defaults]\nzzzzzz = 1", "defaults", "/properties/defaults"),
     ("[service.a]\nzzzzzz = 1\ncommand = 'x'", "service.a", "/$defs/service"),
     ("defaults.log.zzzzzz = 1", "log", "/$defs/shared/properties/log"),
@@ -100,9 +101,10 @@ fn its_defaults_are_those_of_the_program() {
     let mut text = SERVICE.to_owned();
     let mut count = defaults("daemon", &table("/properties/daemon"), &mut text);
     count += defaults("listen", &table("/properties/listen"), &mut text);
+    count += defaults("ports", &table("/properties/ports"), &mut text);
     count += defaults("defaults", &table("/$defs/shared"), &mut text);
     assert_eq!(good(&text), good(SERVICE), "{text}");
-    assert_eq!(count, 43, "{text}");
+    assert_eq!(count, 44, "{text}");
 }
 
 fn judge(text: &str) -> Result<(), String> {
@@ -127,6 +129,7 @@ fn it_is_a_schema_and_accepts_what_the_reader_accepts() {
         "[service.a]\ncommand = 'x'\nuser = 0\nready = { port = 1 }\nrestart.delays = ['0s']\numask = 0o27",
         "listen.metrics = ''\ndaemon.log = { to = '/l', level = 'info,defib::source=debug' }",
         "daemon.pid_dir = '/run/x'",
+        "ports.watch = [22, '80', '8000-8099']",
     ] {
         good(text);
         assert_eq!(judge(text), Ok(()), "in {text}");
@@ -147,6 +150,10 @@ fn it_refuses_what_the_reader_refuses() {
         "listen.metrics = '9977'",
         "listen.web_config = 'web.yml'",
         "listen.max_series = 0",
+        "ports = [22]",
+        "ports.watch = 22",
+        "ports.watch = [0]",
+        "ports.watch = ['http']",
         "defaults.profile = 'other'",
         "defaults.command = 'x'",
         "[service.a]",
