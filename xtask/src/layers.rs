@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("size", &[]),
     ("aliveness", &[]),
     ("config", &["duration", "size"]),
+    ("connections", &["effect::clock", "effect::holders", "effect::sockets", "source::PortTables"]),
     ("source", &[]),
     ("effect", &["config", "keeper::plan", "keeper::protocol"]),
     ("state", &["effect::clock"]),
