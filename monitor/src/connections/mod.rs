@@ -1,5 +1,24 @@
-//! The connections of ports: what is counted of them, and who counts.
+//! The connections of ports: what is counted of them, who counts, and the table that is made of both and of the sockets
+//! when somebody asks.
+//!
+//! - [`counts`]: what is counted, and by whom: programs in the kernel, where eBPF is;
+//! - `watched`: at which places: ports of the host in defib's own network namespace, those of a service in the namespace
+//!   in which its main process is;
+//! - `snapshot`: what the sockets show of some ports;
+//! - `drops`: what listeners have dropped, as a sum that does not fall when one ends;
+//! - `owners`: who listens;
+//! - [`table`]: all of it together.
+//!
+//! A look takes from 50 µs to some 10 ms, by the number of sockets: no thread that must not wait takes one.
 
 pub mod counts;
+mod drops;
+mod owners;
+mod snapshot;
+pub mod table;
+mod watched;
 
 pub use counts::{BOUNDS, Counter, Counts, LENGTHS, Lengths, MAX_PLACES, Place, Verdict};
+pub use owners::Owner;
+pub use table::{Ask, Connections, Method, Only, Row, Sum, Table, Verification};
+pub use watched::Subject;

@@ -112,13 +112,18 @@ impl Household {
 /// Who holds which of some sockets, given by their inodes: the process with the lowest pid, which of a server that has
 /// forked is mostly the first. Those that cannot be seen are missing.
 pub fn holders_of(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Holder> {
+    holders_with_last(sockets, &[])
+}
+
+/// The same, but that the processes of `last` are named only of what nobody else holds.
+pub fn holders_with_last(sockets: &BTreeSet<u64>, last: &[u32]) -> BTreeMap<u64, Holder> {
     let mut found: BTreeMap<u64, u32> = BTreeMap::new();
     if sockets.is_empty() {
         return BTreeMap::new();
     }
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
+    pids.sort_unstable_by_key(|pid| (last.contains(pid), *pid));
     let mut left = MAX_DESCRIPTORS;
     for pid in pids {
         let looked = look_at(pid, &mut left, |socket| {
@@ -182,6 +187,15 @@ fn children(pid: u32) -> Vec<u32> {
 /// Whether a process, by its environment, is of a service of this name: that of this defib or of another.
 pub fn is_of(pid: u32, service: &ServiceName) -> bool {
     environment_has(pid, format!("{SERVICE_VARIABLE}={service}").as_bytes())
+}
+
+/// The service that a process claims to be of, by its environment: that of this defib or of another, or of none.
+pub fn claimed_service(pid: u32) -> Option<ServiceName> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environment.split(|byte| *byte == 0);
+    let name =
+        entries.find_map(|entry| entry.strip_prefix(SERVICE_VARIABLE.as_bytes())?.strip_prefix(b"="))?;
+    str::from_utf8(name).ok()?.parse().ok()
 }
 
 fn environment_has(pid: u32, wanted: &[u8]) -> bool {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 use defib_core::model::ServiceName;
 
@@ -53,12 +52,12 @@ pub(super) struct Round {
 impl Round {
     /// The inode number of the network namespace in which defib is; 0 if that cannot be known.
     pub(super) fn own_netns(&mut self) -> u32 {
-        *self.own_netns.get_or_insert_with(|| netns("self").unwrap_or_default())
+        *self.own_netns.get_or_insert_with(|| Namespace::Own.inode().unwrap_or_default())
     }
 
     /// Whether a process is in another network namespace. One that cannot be asked is taken to be in this one.
     pub(super) fn is_elsewhere(&mut self, pid: u32) -> bool {
-        netns(&pid.to_string()).is_some_and(|netns| netns != self.own_netns())
+        Namespace::Of(pid).inode().is_some_and(|netns| netns != self.own_netns())
     }
 
     /// On which of `ports` a service listens, as `process` sees it, or defib itself; `None` if that cannot be known.
@@ -93,10 +92,4 @@ impl Round {
         });
         seen.as_deref()
     }
-}
-
-/// The inode number of the network namespace of a process, which is a pid or `self`. The kernel's events have the same.
-fn netns(process: &str) -> Option<u32> {
-    let inode = fs::metadata(format!("/proc/{process}/ns/net")).ok()?.ino();
-    u32::try_from(inode).ok()
 }

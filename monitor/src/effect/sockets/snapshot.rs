@@ -1,8 +1,10 @@
 //! What a snapshot holds, and where it is taken.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Once;
 
 use super::diag::{self, DiagError};
@@ -148,6 +150,17 @@ pub enum Namespace {
     Own,
     /// Those of the namespace in which this process is.
     Of(u32),
+}
+
+impl Namespace {
+    /// The number of its inode, which the kernel's events have too; `None` if it cannot be known.
+    pub fn inode(self) -> Option<u32> {
+        let file = match self {
+            Self::Own => "/proc/self/ns/net".to_owned(),
+            Self::Of(pid) => format!("/proc/{pid}/ns/net"),
+        };
+        u32::try_from(fs::metadata(file).ok()?.ino()).ok()
+    }
 }
 
 /// Why there is no snapshot.

@@ -1,0 +1,88 @@
+//! What the sockets of one network namespace show of some ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::effect::sockets::{Namespace, NoSockets, Socket, State, States, Wanted, snapshot};
+
+/// How many states there are.
+pub(super) const STATES: usize = State::ALL.len();
+
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listener {
+    pub(super) inode: u64,
+    pub(super) cookie: u64,
+    pub(super) waiting: u32,
+    pub(super) capacity: Option<u32>,
+    pub(super) drops: Option<u32>,
+}
+
+/// What is seen of one port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// How many sockets are in each state, in the order of [`State::ALL`].
+    pub(super) states: [u64; STATES],
+    pub(super) listeners: Vec<Listener>,
+}
+
+impl Seen {
+    fn count(&mut self, state: State) {
+        self.states[state as usize - 1] += 1;
+    }
+}
+
+/// Looks at all ports at a time. Those of which no socket has the number are missing.
+pub(super) fn look(namespace: Namespace, ports: &BTreeSet<u16>) -> Result<BTreeMap<u16, Seen>, NoSockets> {
+    type Found = BTreeMap<u16, Seen>;
+    let wanted = |states| Wanted { states, ports: Some(ports) };
+    // Two looks: what is asked of listeners makes the answer for each connection longer by half.
+    let mut seen = snapshot(namespace, wanted(States::LISTEN), |found: &mut Found, socket| {
+        let Socket { port, inode, cookie, waiting, capacity, drops, .. } = socket;
+        let seen = found.entry(port).or_default();
+        seen.count(State::Listen);
+        seen.listeners.push(Listener { inode, cookie, waiting, capacity, drops });
+    })?;
+    let others = snapshot(namespace, wanted(States::OTHERS), |found: &mut Found, socket| {
+        found.entry(socket.port).or_default().count(socket.state);
+    })?;
+    for (port, other) in others {
+        let states = &mut seen.entry(port).or_default().states;
+        states.iter_mut().zip(other.states).for_each(|(state, count)| *state += count);
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn states_are_in_the_order_of_their_numbers() {
+        assert!(State::ALL.iter().enumerate().all(|(at, state)| *state as usize == at + 1));
+    }
+
+    #[test]
+    fn a_dual_stack_port_is_seen_once_with_the_connections_of_both_families() {
+        // The standard library's [::] takes IPv4 as well.
+        let server = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let four = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let six = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        let (accepted, _) = server.accept().unwrap();
+        let ports = BTreeSet::from([port, 1]);
+        let look = || look(Namespace::Own, &ports).unwrap();
+        let seen = look().remove(&port).unwrap();
+        let count = |seen: &Seen, state: State| seen.states[state as usize - 1];
+        assert_eq!((count(&seen, State::Listen), count(&seen, State::Established)), (1, 2), "{seen:?}");
+        let [listener] = seen.listeners[..] else { panic!("{seen:?}") };
+        assert_eq!((listener.waiting, listener.drops), (1, Some(0)), "{listener:?}");
+        assert!(listener.capacity.is_some_and(|most| most > 0) && listener.cookie > 0, "{listener:?}");
+
+        drop(four);
+        let seen = look().remove(&port).unwrap();
+        assert_eq!(count(&seen, State::CloseWait), 1, "{seen:?}");
+        drop((six, accepted));
+    }
+}

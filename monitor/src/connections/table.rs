@@ -1,0 +1,358 @@
+//! The table of ports: what is counted at each watched place, and what its sockets show at this moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use defib_core::model::ServiceName;
+
+use super::counts::{Counter, Counts, Place, Verdict};
+use super::drops::Drops;
+use super::owners::{Owner, Owners};
+use super::snapshot::{self, STATES, Seen};
+use super::watched::{Subject, Watched, Whereabouts};
+use crate::effect::holders::Household;
+pub use crate::effect::sockets::State;
+
+/// More network namespaces are not looked into at a time: each takes a thread that enters it, and a look.
+const MAX_NAMESPACES: usize = 256;
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// The ports of the host that are watched.
+    pub host: Arc<BTreeSet<u16>>,
+    /// All services.
+    pub subjects: Vec<Subject>,
+    /// What is to be told; `None`: everything.
+    pub only: Option<Only>,
+    /// Whether to find out who listens, which takes a look at all processes.
+    pub owners: bool,
+    /// Whether to count everything once more.
+    pub verify: bool,
+}
+
+/// Places: those with one of these ports, and those of these services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Only {
+    /// The ports.
+    pub ports: BTreeSet<u16>,
+    /// The services.
+    pub services: BTreeSet<ServiceName>,
+}
+
+/// How connections are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// In the kernel, as they open and close.
+    Ebpf,
+    /// By the sockets that are there when somebody asks.
+    SockDiag,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table {
+    /// How connections are counted.
+    pub method: Method,
+    /// The network namespace of defib, as the number of its inode; 0: it cannot be known.
+    pub netns: u32,
+    /// A row for each place, by namespace and port, defib's own namespace first.
+    pub rows: Vec<Row>,
+    /// What could not be looked at, and why.
+    pub troubles: Vec<String>,
+    /// How often everything was counted anew because the kernel had skipped a run of a probe; `None`: nobody counts.
+    pub reseeds: Option<u64>,
+    /// What a second count has come to, if it was asked for.
+    pub verification: Option<Verification>,
+}
+
+/// What is known of one place.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The place.
+    pub place: Place,
+    /// The services that name the port.
+    pub services: BTreeSet<ServiceName>,
+    /// What the sockets show; `None`: they cannot be looked at.
+    pub sockets: Option<Sockets>,
+    /// What was counted; `None`: nobody counts, or not yet.
+    pub counts: Option<Counts>,
+    /// Who listens; `None`: nobody does, or it cannot be seen, or was not asked.
+    pub owner: Option<Owner>,
+    /// Whether defib holds a listener open; `None`: it cannot be known, or was not asked.
+    pub held: Option<bool>,
+}
+
+/// What the sockets at a place show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// How many are in each state, in the order of [`State::ALL`].
+    pub states: [u64; STATES],
+    /// How many connections wait to be accepted, at all listeners together.
+    pub waiting: u64,
+    /// How many can; `None`: it cannot be known.
+    pub capacity: Option<u64>,
+    /// How many connections the listeners have dropped, since defib looks; `None`: it cannot be known.
+    pub overflows: Option<u64>,
+}
+
+impl Sockets {
+    /// How many listen.
+    pub fn listeners(&self) -> u64 {
+        self.states[State::Listen as usize - 1]
+    }
+}
+
+impl Row {
+    /// How many connections are established: by the counter, or else by the sockets.
+    pub fn active(&self) -> Option<u64> {
+        let seen = self.sockets.as_ref().map(|sockets| sockets.states[State::Established as usize - 1]);
+        self.counts.map(|counts| counts.active).or(seen)
+    }
+
+    /// How many sockets are in each state, the established ones by the counter where there is one.
+    pub fn states(&self) -> Option<[u64; STATES]> {
+        let mut states = self.sockets.as_ref()?.states;
+        states[State::Established as usize - 1] = self.active()?;
+        Some(states)
+    }
+}
+
+/// What a second count has come to.
+#[derive(Debug, Default)]
+pub struct Verification {
+    /// How many places were counted again.
+    pub checked: usize,
+    /// Where both counts differ.
+    pub differences: Vec<(Place, Verdict)>,
+    /// Where no second count could be had, and why.
+    pub failures: Vec<(Place, String)>,
+}
+
+/// A port in all namespaces together, since it is watched.
+#[derive(Clone, Debug, Default)]
+pub struct Sum {
+    /// What the sockets show.
+    pub sockets: Option<Sockets>,
+    /// What was counted.
+    pub counts: Option<Counts>,
+}
+
+/// Who knows of the connections of ports. What it keeps is about ports that are watched, so the configuration bounds it.
+#[derive(Debug)]
+pub struct Connections {
+    counter: Option<Arc<dyn Counter>>,
+    household: Household,
+    /// Looks only, one at a time; no thread that must not wait takes this.
+    known: Mutex<Known>,
+    moved: tokio::sync::Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    whereabouts: Whereabouts,
+    /// What the counter was told to watch; `None`: nothing yet. It may still watch what an earlier daemon wanted.
+    places: Option<BTreeSet<Place>>,
+    drops: BTreeMap<Place, Drops>,
+    /// What was counted of each port at places that are no more, while the port still is.
+    retired: BTreeMap<u16, (Counts, u64)>,
+    unplaced: usize,
+}
+
+impl Connections {
+    /// Nothing is watched yet. `None`: nobody counts.
+    pub fn new(counter: Option<Arc<dyn Counter>>, household: Household) -> Self {
+        Self { counter, household, known: Mutex::default(), moved: tokio::sync::Notify::new() }
+    }
+
+    /// Whether anybody counts, and so wants to know at once what is to be watched.
+    pub fn counts(&self) -> bool {
+        self.counter.is_some()
+    }
+
+    /// Somebody has begun to listen, perhaps in another namespace than the process began in. Never waits.
+    pub fn moved(&self) {
+        if self.counts() {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Waits for the next [`Self::moved`].
+    pub async fn has_moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// Has the counter watch what is to be watched. Asks for the namespace of each service: some microseconds each.
+    pub fn watch(&self, host: &BTreeSet<u16>, subjects: &[Subject]) {
+        self.refresh(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner), host, subjects);
+    }
+
+    fn refresh(&self, known: &mut Known, host: &BTreeSet<u16>, subjects: &[Subject]) -> Watched {
+        let watched = known.whereabouts.find(host, subjects);
+        let places: BTreeSet<Place> = watched.places.keys().copied().collect();
+        if known.places.as_ref() == Some(&places) {
+            return watched;
+        }
+        let ports: BTreeSet<u16> = places.iter().map(|place| place.port).collect();
+        let gone = |place: &&Place| !places.contains(place) && ports.contains(&place.port);
+        for place in known.places.iter().flatten().filter(gone) {
+            let (counts, drops) = known.retired.entry(place.port).or_default();
+            if let Some(last) = self.counter.as_ref().and_then(|counter| counter.counts(*place)) {
+                // What was open there is not open here.
+                add(counts, &Counts { active: 0, ..last });
+            }
+            *drops += known.drops.get(place).map_or(0, Drops::total);
+        }
+        known.drops.retain(|place, _| places.contains(place));
+        known.retired.retain(|port, _| ports.contains(port));
+        if let Some(counter) = &self.counter {
+            let unplaced = counter.watch(&places);
+            if unplaced > known.unplaced {
+                tracing::warn!(unplaced, "more ports than can be counted: those are read from sockets only");
+            }
+            known.unplaced = unplaced;
+        }
+        known.places = Some(places);
+        watched
+    }
+
+    /// Looks at everything.
+    pub fn table(&self, ask: &Ask) -> Table {
+        self.look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner), ask)
+    }
+
+    fn look(&self, known: &mut Known, ask: &Ask) -> Table {
+        let mut watched = self.refresh(known, &ask.host, &ask.subjects);
+        if let Some(Only { ports, services }) = &ask.only {
+            let wanted = |place: &Place, named: &BTreeSet<ServiceName>| {
+                ports.contains(&place.port) || !services.is_disjoint(named)
+            };
+            watched.places.retain(|place, named| wanted(place, named));
+        }
+        let Watched { own, places, ways } = watched;
+        let mut ports: BTreeMap<u32, BTreeSet<u16>> = BTreeMap::new();
+        for place in places.keys() {
+            ports.entry(place.netns).or_default().insert(place.port);
+        }
+        let mut troubles = Vec::new();
+        let mut seen = BTreeMap::new();
+        for (netns, ports) in ports {
+            // Where no process of a service is any more, there is nobody to look through, and mostly nothing to see.
+            let Some(way) = ways.get(&netns) else { continue };
+            let looked = if seen.len() < MAX_NAMESPACES {
+                snapshot::look(*way, &ports).map_err(|error| error.to_string())
+            } else {
+                Err(format!("more than {MAX_NAMESPACES} are not looked into"))
+            };
+            match looked {
+                Ok(found) => drop(seen.insert(netns, found)),
+                Err(why) => troubles.push(format!("network namespace {netns}: {why}")),
+            }
+        }
+        let owners = if ask.owners {
+            let listeners = seen.values().flat_map(BTreeMap::values).flat_map(|seen| &seen.listeners);
+            Owners::of(&self.household, &ask.subjects, &listeners.map(|listener| listener.inode).collect())
+        } else {
+            Owners::default()
+        };
+        let row = |(place, services): (Place, BTreeSet<ServiceName>)| {
+            let quiet = Seen::default();
+            let seen = seen.get(&place.netns).map(|found| found.get(&place.port).unwrap_or(&quiet));
+            let inodes = || seen.iter().flat_map(|seen| &seen.listeners).map(|listener| listener.inode);
+            Row {
+                place,
+                services,
+                sockets: seen.map(|seen| sockets(seen, known.drops.entry(place).or_default())),
+                counts: self.counter.as_ref().and_then(|counter| counter.counts(place)),
+                owner: owners.first(inodes()),
+                held: seen.and_then(|_| owners.held(inodes())),
+            }
+        };
+        let mut rows: Vec<Row> = places.into_iter().map(row).collect();
+        rows.sort_by_key(|row| (row.place.netns != own, row.place));
+        let verification = ask.verify.then(|| self.verify(&rows));
+        let method = if self.counts() { Method::Ebpf } else { Method::SockDiag };
+        let reseeds = self.counter.as_ref().map(|counter| counter.reseeds());
+        Table { method, netns: own, rows, troubles, reseeds, verification }
+    }
+
+    fn verify(&self, rows: &[Row]) -> Verification {
+        let mut found = Verification::default();
+        let Some(counter) = &self.counter else { return found };
+        for Row { place, .. } in rows {
+            found.checked += 1;
+            match counter.verify(*place) {
+                Ok(verdict) if verdict.is_equal() => {}
+                Ok(verdict) => found.differences.push((*place, verdict)),
+                Err(error) => found.failures.push((*place, error.to_string())),
+            }
+        }
+        found
+    }
+
+    /// Each port with what is known of it in all namespaces. `Err` says what could not be looked at.
+    pub fn sums(&self, ask: &Ask) -> (BTreeMap<u16, Sum>, Result<(), String>) {
+        let known = &mut self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.look(known, ask);
+        let mut sums: BTreeMap<u16, Sum> = BTreeMap::new();
+        for row in &table.rows {
+            let sum = sums.entry(row.place.port).or_default();
+            if let Some(counts) = &row.counts {
+                add(sum.counts.get_or_insert_default(), counts);
+            }
+            if let (Some(sockets), Some(states)) = (&row.sockets, row.states()) {
+                sum.sockets = Some(merge(sum.sockets.take(), &Sockets { states, ..sockets.clone() }));
+            }
+        }
+        for (port, (counts, drops)) in &known.retired {
+            let Some(sum) = sums.get_mut(port) else { continue };
+            if let Some(sum) = &mut sum.counts {
+                add(sum, counts);
+            }
+            if let Some(Sockets { overflows: Some(overflows), .. }) = &mut sum.sockets {
+                *overflows += drops;
+            }
+        }
+        let troubles = table.troubles.join("; ");
+        (sums, if troubles.is_empty() { Ok(()) } else { Err(troubles) })
+    }
+}
+
+/// What a look shows of a place, and adds to what its listeners have dropped.
+fn sockets(seen: &Seen, drops: &mut Drops) -> Sockets {
+    Sockets {
+        states: seen.states,
+        waiting: seen.listeners.iter().map(|listener| u64::from(listener.waiting)).sum(),
+        capacity: seen.listeners.iter().map(|listener| listener.capacity.map(u64::from)).sum(),
+        overflows: drops.see(&seen.listeners),
+    }
+}
+
+/// Both together. What is not known of one is not known of both.
+fn merge(one: Option<Sockets>, other: &Sockets) -> Sockets {
+    let Some(mut one) = one else { return other.clone() };
+    one.states.iter_mut().zip(other.states).for_each(|(one, other)| *one += other);
+    one.waiting += other.waiting;
+    one.capacity = one.capacity.zip(other.capacity).map(|(one, other)| one + other);
+    one.overflows = one.overflows.zip(other.overflows).map(|(one, other)| one + other);
+    one
+}
+
+/// Adds counts. Resets are known only if they are known of both, or nothing has been counted yet.
+fn add(sum: &mut Counts, other: &Counts) {
+    let first = *sum == Counts::default();
+    sum.resets = match (sum.resets, other.resets) {
+        (Some(one), Some(other)) => Some(one + other),
+        (None, resets) if first => resets,
+        _ => None,
+    };
+    sum.active += other.active;
+    sum.opened += other.opened;
+    sum.closed += other.closed;
+    sum.lengths.sum = sum.lengths.sum.saturating_add(other.lengths.sum);
+    sum.lengths.unknown += other.lengths.unknown;
+    sum.lengths.counts.iter_mut().zip(other.lengths.counts).for_each(|(one, other)| *one += other);
+}
+
+#[cfg(test)]
+mod tests;
