@@ -28,8 +28,8 @@ use crate::daemon::handle;
 use crate::duration;
 pub use logs::{LogNews, LogQuery, LogStream};
 use types::{
-    AllUsage, Answer, Boot, Code, Event, Identity, Inspection, Kill, Pause, Problem, Reloaded, Service,
-    Shutdown, Status,
+    AllUsage, Answer, Boot, Code, Event, Identity, Inspection, Kill, Pause, PortTable, Problem, Reloaded,
+    Service, Shutdown, Status,
 };
 
 /// Why something could not be had from the daemon.
@@ -174,6 +174,15 @@ impl Client {
     /// As every request.
     pub async fn usage(&self) -> Result<AllUsage, Error> {
         self.ask(Method::GET, "/v1/usage", Bytes::new()).await
+    }
+
+    /// The table of ports: of these ports, ranges and services, or all of it. With `verify`, every port is counted again.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn ports(&self, of: &[String], verify: bool) -> Result<PortTable, Error> {
+        let of = of.iter().map(|word| format!("&of={word}")).collect::<String>();
+        self.ask(Method::GET, &format!("/v1/ports?verify={verify}{of}"), Bytes::new()).await
     }
 
     /// What a service consists of at this moment: at most `most` items of a kind.

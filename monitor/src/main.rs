@@ -41,6 +41,7 @@ fn dispatch(Cli { options, command }: Cli) -> ExitCode {
         Command::Daemon(Daemon { ask: Some(DaemonVerb::Purge), .. }) => cli::daemon::purge(options),
         Command::Status { chosen } => cli::status::run(&options, &chosen),
         Command::Stats(words) => cli::stats::run(&options, &words),
+        Command::Ports(words) => cli::ports::run(&options, &words),
         Command::Inspect(words) => cli::inspect::run(&options, &words),
         Command::Completions(shell) => cli::manual::completions(&options, &shell),
         Command::Man(pages) => cli::manual::pages(&options, &pages),

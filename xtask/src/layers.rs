@@ -24,7 +24,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("keeper", &["effect::clock"]),
     ("metrics", &["effect::clock", "effect::usage"]),
     ("web", &["config"]),
-    ("daemon", &["config", "duration", "effect", "keeper", "metrics", "source", "state", "web"]),
+    (
+        "daemon",
+        &["config", "connections", "duration", "effect", "keeper", "metrics", "source", "state", "web"],
+    ),
     (
         "doctor",
         &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],

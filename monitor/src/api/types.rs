@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::config::diff::Change;
 mod logs;
+mod ports;
 
 pub use logs::*;
+pub use ports::*;
 
 /// All services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

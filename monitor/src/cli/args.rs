@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 use super::choice::{Chosen, Wanted};
 use super::install::{Install, Uninstall};
-use super::{inspect, manual, stats};
+use super::{inspect, manual, ports, stats};
 use crate::api::types::{InvalidTime, time};
 use crate::config::{Flags, Overrides};
 use crate::{duration, size};
@@ -177,6 +177,8 @@ pub enum Command {
     Stats(stats::Words),
     /// Show what a service consists of at this moment: processes, threads, files, sockets, memory, limits
     Inspect(inspect::Words),
+    /// Show ports: who listens, connections that are open and were, what waits to be accepted
+    Ports(ports::Words),
     /// Show what happened
     Events {
         /// Go on with what happens, until interrupted

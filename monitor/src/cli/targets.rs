@@ -29,6 +29,13 @@ impl<'a> From<&'a Chosen> for Choice<'a> {
     }
 }
 
+impl<'a> Choice<'a> {
+    /// Those that these words name.
+    pub(super) fn named(names: &'a [String]) -> Self {
+        Self { names, groups: &[], all: false }
+    }
+}
+
 impl Choice<'_> {
     /// Whether nobody has asked for any in particular.
     pub(super) fn is_all(self) -> bool {

@@ -1,6 +1,6 @@
 //! What the surfaces hold of the daemon: typed requests in, immutable views out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,19 +12,23 @@ use nix::unistd::Uid;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use super::boot::{BootFile, NotKept};
+use super::connections;
 use super::feed::FeedHandle;
 use super::journal::Journal;
 pub use super::reload::{ReloadRefused, Reloaded};
 use super::restart;
 pub use super::restart::{Identity, RestartRefused};
+use crate::connections::{Ask as PortAsk, Connections};
+pub use crate::connections::{BOUNDS, Counts, Method, Only, Row, Table, Verdict, Verification};
 use crate::effect::holders::Household;
 pub use crate::effect::inspect;
 use crate::effect::output::Logs;
 pub use crate::effect::port_status::PortStatus;
 use crate::effect::port_status::{Owner, port_status};
+pub use crate::effect::sockets::State as TcpState;
 pub use crate::effect::usage::TreeUsage;
 use crate::effect::usage::usage;
-use crate::metrics::{Metrics, Pipeline};
+use crate::metrics::{Metrics, Pipeline, ports::Port};
 pub use crate::state::Health;
 use crate::web::WebFile;
 
@@ -37,6 +41,9 @@ pub const QUEUE: usize = 256;
 /// How long the supervisor thread may take to say how its source and queues are. It answers in microseconds; more means
 /// that it is stuck.
 const STATS: Duration = Duration::from_secs(1);
+
+/// How long a scrape waits for a look at the ports. Of a million sockets it takes about a second.
+const PORTS: Duration = Duration::from_secs(3);
 
 /// Where metrics are served over TCP: nowhere, or here.
 pub type Doors = watch::Receiver<Option<Arc<Entrance>>>;
@@ -96,6 +103,9 @@ pub type Views = Arc<BTreeMap<ServiceName, Arc<ServiceView>>>;
 /// The service of each slot of the keeper at one moment.
 pub type Tenants = Arc<BTreeMap<u32, ServiceName>>;
 
+/// The ports of the host that are watched.
+pub type Watched = Arc<BTreeSet<u16>>;
+
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -126,6 +136,10 @@ pub struct Handle {
     pub doors: Doors,
     /// How the state database is.
     pub state: Arc<Health>,
+    /// Who knows of the connections of ports.
+    pub connections: Arc<Connections>,
+    /// The ports of the host that are watched.
+    pub watched: watch::Receiver<Watched>,
     /// Who runs.
     pub identity: Arc<Identity>,
     household: Household,
@@ -163,6 +177,8 @@ impl Handle {
             restart_failure: None,
         });
         let (metrics, doors) = (Arc::default(), watch::channel(None).1);
+        let connections = Arc::new(Connections::new(None, household.clone()));
+        let watched = watch::channel(Watched::default()).1;
         Self {
             asks,
             views,
@@ -173,6 +189,8 @@ impl Handle {
             metrics,
             doors,
             state: Arc::default(),
+            connections,
+            watched,
             identity,
             household,
             boot,
@@ -187,6 +205,16 @@ impl Handle {
         Arc::clone(&self.views.borrow())
     }
 
+    /// Which processes belong to which service.
+    pub(super) fn household(&self) -> &Household {
+        &self.household
+    }
+
+    /// The services as they are, and will be.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Views> {
+        self.views.clone()
+    }
+
     /// How the ports of these services are at this moment, in the order in which each names them. On another thread: a
     /// look at many sockets takes its time.
     pub async fn ports(&self, views: &[&ServiceView]) -> BTreeMap<ServiceName, Vec<PortStatus>> {
@@ -198,6 +226,48 @@ impl Handle {
         let _turn = self.looking.acquire().await;
         // The look does not panic; were it so, nothing would be known.
         tokio::task::spawn_blocking(move || port_status(&household, owners)).await.unwrap_or_default()
+    }
+
+    /// The table of the watched ports. `None`: the look has failed. On another thread, and one at a time.
+    pub async fn port_table(&self, only: Option<Only>, verify: bool) -> Option<Table> {
+        let ask = PortAsk { only, owners: true, verify, ..self.port_ask() };
+        let connections = Arc::clone(&self.connections);
+        self.look_at_ports(move || connections.table(&ask)).await
+    }
+
+    /// The numbers of each watched port, and whether all of it could be looked at in time.
+    pub async fn port_sums(&self) -> (Vec<Port>, bool) {
+        let ask = self.port_ask();
+        if ask.host.is_empty() && ask.subjects.iter().all(|subject| subject.ports.is_empty()) {
+            return (Vec::new(), true);
+        }
+        let connections = Arc::clone(&self.connections);
+        let look = self.look_at_ports(move || connections.sums(&ask));
+        match tokio::time::timeout(PORTS, look).await {
+            Ok(Some((sums, trouble))) => {
+                if let Err(why) = &trouble {
+                    tracing::debug!(why, "not all ports can be looked at");
+                }
+                (sums.into_iter().map(connections::port).collect(), trouble.is_ok())
+            }
+            Ok(None) | Err(_) => (Vec::new(), false),
+        }
+    }
+
+    fn port_ask(&self) -> PortAsk {
+        let host = Arc::clone(&self.watched.borrow());
+        PortAsk { host, subjects: connections::subjects(&self.views()), ..PortAsk::default() }
+    }
+
+    /// Looks at ports on another thread, one look at a time: the next one waits even if nobody waits for this any more.
+    async fn look_at_ports<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let turn = Arc::clone(&self.looking).acquire_owned().await.ok()?;
+        let look = move || {
+            let found = look();
+            drop(turn);
+            found
+        };
+        tokio::task::spawn_blocking(look).await.ok()
     }
 
     /// What these services use at this moment, with all their processes. On another thread, as the ports. After `longest`

@@ -45,6 +45,7 @@ use super::slots::Slots;
 use super::sockets::HeldSockets;
 use super::surfaces::{Serve, Surfaces};
 use crate::config::{self, Overrides, OwnLog, Settings};
+use crate::connections::Connections;
 use crate::effect::cgroup::{self, CgroupTree};
 use crate::effect::clock;
 use crate::effect::holders::Household;
@@ -252,6 +253,9 @@ async fn supervise(
     metrics.output.set(Arc::new(Captured(logs.clone()))).ok();
     (handle.metrics, handle.doors, handle.state) = (Arc::clone(&metrics), doors, memory.health());
     metrics.state.set(Arc::new(remember::Keeping(memory.health()))).ok();
+    let connections = Arc::new(Connections::new(None, handle.household().clone()));
+    let (watched, shown_watched) = watch::channel(Arc::new(settings.ports.watch.clone()));
+    (handle.connections, handle.watched) = (Arc::clone(&connections), shown_watched);
     if let Some(failure) = past.restarted.take() {
         match &failure {
             None => tracing::info!(version = handle.identity.version, "defib has been restarted"),
@@ -277,6 +281,8 @@ async fn supervise(
         ports: Ports::new(watch),
         reloads,
         tenants,
+        connections,
+        watched,
         settings: settings.clone(),
         pid_files: PidFiles::new(daemon.pid_dir.clone(), Uid::effective().as_raw()),
         cgroups: cgroups.as_ref().ok().cloned(),

@@ -8,6 +8,7 @@
 //! - `follow`: how the source keeps sight of the main processes;
 //! - `slots`: which service is in which slot of the keeper, and what its reports mean to the core;
 //! - `ports`: what the source and looks tell of the services' ports;
+//! - `connections`: what is watched of connections follows the services;
 //! - `accepted`: the configuration in force, as the keeper holds it for the next daemon;
 //! - `kept`: what the keeper holds of each service for the next daemon;
 //! - `restart`: the daemon leaves for one of another binary;
@@ -27,6 +28,7 @@ mod adoption;
 mod boot;
 mod burst;
 mod capture;
+mod connections;
 mod count;
 mod door;
 mod ends;

@@ -138,6 +138,9 @@ impl Daemon {
         if self.slots.slot(&service) != Some(slot) {
             return Ok(());
         }
+        if listening {
+            self.connections.moved();
+        }
         self.turn([Input::Port { service, incarnation, port, listening }])
     }
 

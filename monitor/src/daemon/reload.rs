@@ -196,6 +196,9 @@ impl Daemon {
         self.link.order(Order::Ready, Vec::new())?;
         self.link.send_turn()?;
         self.own_log.change(&settings.daemon.log);
+        if **self.watched.borrow() != settings.ports.watch {
+            self.watched.send_replace(std::sync::Arc::new(settings.ports.watch.clone()));
+        }
         self.settings = settings;
         self.metrics.loads.told(true, clock::now());
         self.tell_all(rest);

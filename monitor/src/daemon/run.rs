@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::capture::Capture;
 use super::door::Door;
 use super::ends::Ends;
-use super::handle::{Ask, Tenants, Views};
+use super::handle::{Ask, Tenants, Views, Watched};
 use super::journal::{Event, JournalWriter};
 use super::kept;
 use super::link::{KeeperLink, LinkError};
@@ -29,6 +29,7 @@ use super::restart::Restart;
 use super::slots::Slots;
 use super::sockets::HeldSockets;
 use crate::config::Settings;
+use crate::connections::Connections;
 use crate::effect::cgroup::CgroupTree;
 use crate::effect::clock;
 use crate::effect::pid_files::PidFiles;
@@ -57,6 +58,9 @@ pub(super) struct Daemon {
     /// The configuration in force.
     pub(super) settings: Settings,
     pub(super) tenants: watch::Sender<Tenants>,
+    /// Who knows of the connections of ports, and the ports of the host that are watched.
+    pub(super) connections: Arc<Connections>,
+    pub(super) watched: watch::Sender<Watched>,
     pub(super) pid_files: PidFiles,
     /// Where services live, if there are cgroups.
     pub(super) cgroups: Option<CgroupTree>,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::connections;
 use super::handle::Handle;
 use super::journal::{Entry, Journal, JournalWriter};
 
@@ -47,8 +48,10 @@ impl Surfaces {
                             journal.run(entries).await;
                             stop.send_replace(true);
                         });
+                        let followed = tokio::spawn(connections::follow(handle.clone()));
                         serve(listener, handle, stopped).await;
                         kept.abort();
+                        followed.abort();
                     }
                     Err(error) => tracing::error!(%error, "the API cannot be served"),
                 }

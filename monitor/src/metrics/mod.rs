@@ -3,7 +3,7 @@
 //! - [`names`]: every family;
 //! - `tally`, `counted`: what the supervisor thread counts as it happens;
 //! - `recorder`, [`log_layer`]: what the daemon counts of itself;
-//! - `services`, `usage`, `pipeline`, `own_process`: what is read and written at a scrape;
+//! - `services`, `usage`, `pipeline`, [`ports`], `own_process`: what is read and written at a scrape;
 //! - `histogram`, `text`: how it is kept and written;
 //! - [`scrape`]: all of it together.
 //!
@@ -16,6 +16,7 @@ pub mod log_layer;
 pub mod names;
 mod own_process;
 mod pipeline;
+pub mod ports;
 mod recorder;
 pub mod scrape;
 mod services;

@@ -152,6 +152,22 @@ families! {
         "HTTP requests answered.";
     LOG_MESSAGES = "defib_log_messages_total", Counter, One, Recorder, ["level"],
         "Log messages written.";
+    PORT_QUEUE_CAPACITY = "defib_port_accept_queue_capacity", Gauge, One, Scrape, ["port", "protocol"],
+        "Most connections that can wait to be accepted.";
+    PORT_QUEUE_LENGTH = "defib_port_accept_queue_length", Gauge, One, Scrape, ["port", "protocol"],
+        "Connections waiting to be accepted.";
+    PORT_OVERFLOWS = "defib_port_accept_queue_overflows_total", Counter, One, Scrape, ["port", "protocol"],
+        "Connections dropped because the accept queue was full.";
+    PORT_CONNECTION = "defib_port_connection_seconds", Histogram, Seconds, Scrape, ["port", "protocol"],
+        "How long closed connections had been established.";
+    PORT_CONNECTIONS = "defib_port_connections", Gauge, One, Scrape, ["port", "protocol", "state"],
+        "Sockets bound to a watched local port, by TCP state.";
+    PORT_CLOSED = "defib_port_connections_closed_total", Counter, One, Scrape, ["port", "protocol"],
+        "Connections that left established on a watched local port.";
+    PORT_OPENED = "defib_port_connections_opened_total", Counter, One, Scrape, ["port", "protocol"],
+        "Connections that became established on a watched local port.";
+    PORT_LISTENERS = "defib_port_listeners", Gauge, One, Scrape, ["port", "protocol"],
+        "Listening sockets on a watched local port.";
     PROCESS_BACKOFF = "defib_process_backoff_seconds", Gauge, Seconds, Scrape, ["process"],
         "Delay now waited before the next start; 0 when not backing off.";
     PROCESS_CHILDREN = "defib_process_children", Gauge, One, Scrape, ["process"],

@@ -10,6 +10,7 @@ use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
 
 use super::own_process::Own;
 use super::pipeline::{self, Pipeline};
+use super::ports::{self, Port};
 use super::text::{Format, Page};
 use super::{Metrics, names, services, usage, wall_seconds};
 use crate::effect::usage::TreeUsage;
@@ -23,6 +24,8 @@ pub enum Collector {
     Usage,
     /// The event source, the queues, the host.
     Events,
+    /// The watched ports.
+    Ports,
     /// The daemon: its build, configuration, log and answers.
     Daemon,
     /// The daemon's process.
@@ -31,7 +34,8 @@ pub enum Collector {
 
 impl Collector {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Services, Self::Usage, Self::Events, Self::Daemon, Self::Process];
+    pub const ALL: [Self; 6] =
+        [Self::Services, Self::Usage, Self::Events, Self::Ports, Self::Daemon, Self::Process];
 
     /// Its word, in `collect[]` and in the label `collector`.
     pub fn as_str(self) -> &'static str {
@@ -39,6 +43,7 @@ impl Collector {
             Self::Services => "services",
             Self::Usage => "usage",
             Self::Events => "events",
+            Self::Ports => "ports",
             Self::Daemon => "daemon",
             Self::Process => "process",
         }
@@ -63,6 +68,8 @@ pub struct Scrape<'a> {
     pub source: SourceName,
     /// What the supervisor thread told, and how long that took; `None` if it did not answer in time.
     pub pipeline: (Option<Pipeline>, Duration),
+    /// The watched ports and whether all of them could be looked at, and how long that took.
+    pub ports: (Vec<Port>, bool, Duration),
     /// The time.
     pub now: fn() -> Tick,
     /// How it is to be written.
@@ -93,6 +100,11 @@ impl Metrics {
                         pipeline::write(&mut page, told);
                     }
                     (told.is_some(), *took)
+                }
+                Collector::Ports => {
+                    let (ports, success, took) = &scrape.ports;
+                    ports::write(&mut page, ports);
+                    (*success, *took)
                 }
                 Collector::Daemon => {
                     self.daemon(&mut page);

@@ -66,12 +66,20 @@ async fn metrics(
     // Nobody waits for an answer that goes nowhere.
     let pipeline =
         if collectors.contains(&Collector::Events) { shared.handle.pipeline().await } else { None };
+    let took = clock::now().since(begun);
+    let begun = clock::now();
+    let (ports, seen) = if collectors.contains(&Collector::Ports) {
+        shared.handle.port_sums().await
+    } else {
+        (Vec::new(), true)
+    };
     let page = shared.handle.metrics.page(&Scrape {
         collectors: &collectors,
         views: &views,
         usage,
         source: shared.handle.source,
-        pipeline: (pipeline, clock::now().since(begun)),
+        pipeline: (pipeline, took),
+        ports: (ports, seen, clock::now().since(begun)),
         now: clock::now,
         format,
     });
@@ -208,9 +216,9 @@ mod tests {
         assert_eq!(selection(&[]).unwrap(), Collector::ALL);
         let twice = query(&[("collect[]", "process"), ("collect[]", "process"), ("collect[]", "events")]);
         assert_eq!(selection(&twice).unwrap(), [Collector::Process, Collector::Events]);
-        let unknown = selection(&query(&[("collect[]", "ports")])).unwrap_err();
+        let unknown = selection(&query(&[("collect[]", "disks")])).unwrap_err();
         assert!(
-            unknown.detail.contains("\"ports\"") && unknown.detail.contains("services, usage, events"),
+            unknown.detail.contains("\"disks\"") && unknown.detail.contains("services, usage, events"),
             "{unknown:?}"
         );
         let stray = selection(&query(&[("name[]", "process")])).unwrap_err();

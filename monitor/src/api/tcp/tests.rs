@@ -94,6 +94,7 @@ async fn strangers_look_and_nothing_else() {
         views: &BTreeMap::new(),
         source: world.handle.source,
         pipeline: (None, Duration::ZERO),
+        ports: (Vec::new(), true, Duration::ZERO),
         now: crate::effect::clock::now,
         format: crate::metrics::Format::Text,
     });

@@ -63,7 +63,7 @@ const BAD: &[(&[&str], &str)] = &[
         "f1:3: service.b.command[1]: found the integer 5, wanted a string; write \"5\"\n\
          f1:4: service.b.restart.delays[1]: found the string \"2\", wanted a duration such as \"100ms\" or \
          \"1m30s\": a number needs its unit: d, h, m, s, ms or us\n\
-         f2:1: zzz: unknown key; known here: daemon, listen, defaults, service",
+         f2:1: zzz: unknown key; known here: daemon, listen, ports, defaults, service",
     ),
     (
         &["x = [1,", "wrong = 1", "\n[oops"],
@@ -73,8 +73,8 @@ const BAD: &[(&[&str], &str)] = &[
     // The first byte of a file is on its own first line, and the end of one on its own last.
     (
         &["a = 1\n", "b = 1"],
-        "f0:1: a: unknown key; known here: daemon, listen, defaults, service\n\
-        f1:1: b: unknown key; known here: daemon, listen, defaults, service",
+        "f0:1: a: unknown key; known here: daemon, listen, ports, defaults, service\n\
+        f1:1: b: unknown key; known here: daemon, listen, ports, defaults, service",
     ),
 ];
 

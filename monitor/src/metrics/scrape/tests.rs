@@ -5,6 +5,7 @@ use defib_core::model::{
     Blame, By, End, Ending, Incarnation, Paused, Record, State, Usage, WaitStatus, What,
 };
 
+use super::super::ports::Lengths;
 use super::super::{Host, OutputCounters, Program, Queue, Ring, StateCounters, Stream};
 use super::*;
 use crate::effect::clock;
@@ -40,6 +41,20 @@ fn view(name: &str, state: State) -> (ServiceName, Arc<ServiceView>) {
         next_start: (state == State::Retrying).then_some(Tick(3_500_000_000)),
     };
     (name, Arc::new(view))
+}
+
+fn port() -> Port {
+    Port {
+        port: 80,
+        states: Some(vec![("listen", 1)]),
+        listeners: Some(1),
+        waiting: Some(0),
+        capacity: Some(128),
+        overflows: Some(0),
+        opened: Some(2),
+        closed: Some(1),
+        lengths: Some(Lengths { buckets: vec![("1", 1)], count: 1, sum: 0.5 }),
+    }
 }
 
 #[derive(Debug)]
@@ -120,6 +135,7 @@ fn written((metrics, views): &(Metrics, BTreeMap<ServiceName, Arc<ServiceView>>)
         usage: (vec![used("api")], Duration::from_millis(1)),
         source: SourceName::Ebpf,
         pipeline: (Some(pipeline()), Duration::from_millis(1)),
+        ports: (vec![port()], true, Duration::from_millis(1)),
         now: clock::now,
         format,
     })
@@ -279,6 +295,7 @@ fn a_supervisor_that_does_not_answer_is_a_collector_that_failed() {
         usage: (Vec::new(), Duration::ZERO),
         source: SourceName::Pidfd,
         pipeline: (None, Duration::from_secs(1)),
+        ports: (Vec::new(), true, Duration::ZERO),
         now: clock::now,
         format: Format::Text,
     });
