@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 
 mod blows;
+mod connections;
 mod emit;
 mod feed;
 mod maps;

@@ -14,6 +14,11 @@ pub mod ctrl {
     pub const TOLD: u32 = 3;
     /// Skipped runs that it has told.
     pub const TOLD_SKIPPED: u32 = 4;
+    /// Into which bank connections are counted, and whether what they do is written down: see
+    /// [`ROUND_BANK`](crate::ROUND_BANK). The programs read this.
+    pub const ROUND: u32 = 6;
+    /// How many runs of the probes of connections had been skipped when everything was last counted anew.
+    pub const PORTS_SKIPPED: u32 = 7;
     /// The kernel's tags of the programs, in the order in which user space attaches them.
     pub const TAGS: u32 = 8;
     /// How many entries there are.

@@ -15,6 +15,8 @@ pub enum Group {
     Signals,
     /// Listening sockets.
     Ports,
+    /// Connections, with those.
+    Connections,
 }
 
 macro_rules! offsets {
@@ -87,6 +89,8 @@ offsets! {
         inet_sport = "inet_sock.inet_sport",
         /// The inode number of a network namespace.
         net_inum = "net.ns.inum",
+        /// Why the connection has ended; zero if this end has ended it.
+        sock_err = "sock.sk_err",
     }
 }
 
@@ -100,8 +104,8 @@ pub struct Facts {
     pub oom_arg_is_task: u32,
     /// `sizeof(struct k_sigaction)`, which depends on the architecture.
     pub action_size: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1 if sockets can be told apart where they change their state (5.12): connections are counted.
+    pub counts_connections: u32,
 }
 
 const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 16);

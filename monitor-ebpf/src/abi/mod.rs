@@ -4,6 +4,7 @@ mod blow;
 mod control;
 mod event;
 mod kernel;
+mod ports;
 mod process;
 mod slot;
 mod stats;
@@ -15,10 +16,14 @@ pub use event::{
     PortEvent, SignalEvent, kind,
 };
 pub use kernel::{ABSENT, Facts, Group, Offsets};
+pub use ports::{
+    Bank, CONNECTION_CLOSED, CONNECTION_NEW, CONNECTION_OPEN, CONNECTION_RESET, Connection, LENGTH_BOUNDS, LENGTHS,
+    PortBase, PortCounts, PortKey, PortStats, ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey,
+};
 pub use process::{COARSE_NS, End, EndKey, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked};
 pub use slot::{DESCENDANT_EVENTS, Listening, MAIN_PORTS, MAX_SLOTS, SLOT_LISTENERS, Slot, WINDOW_NS};
 pub use stats::{FeedStats, Stats};
 
 /// Raised with every change of a layout in this crate. Each ring record carries it, so that a reader
 /// never takes the bytes of another version for its own.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;

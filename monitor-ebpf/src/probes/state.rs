@@ -9,8 +9,9 @@ use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::BtfTracePointContext;
 use defib_ebpf::{Listening, NAME_LEN, PortEvent, Tracked, kind};
 
+use crate::connections::{Change, Pass, concerns};
 use crate::emit::{Wake, emit, event, now};
-use crate::maps::{count, offset, suppressed, tracked};
+use crate::maps::{count, fact, offset, suppressed, tracked};
 use crate::slots::{give_place, may_tell, take_place};
 use crate::task::{current_name, field, number, read, tracked_current};
 
@@ -26,6 +27,10 @@ static LISTENERS: HashMap<u64, Listening> = HashMap::with_max_entries(16 * 1024,
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn on_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    if concerns(old, new) {
+        count_connection(&ctx, old, new, Pass::First);
+        return 0;
+    }
     let begins = new == LISTEN && old != LISTEN;
     // A connection is a clone of the socket that it came in by, and leaves LISTEN for another state.
     let ends = old == LISTEN && new == CLOSE;
@@ -51,6 +56,30 @@ fn on_state(ctx: BtfTracePointContext) -> i32 {
         end(socket);
     }
     0
+}
+
+/// What was skipped of [`on_state`] is counted here: a program that runs is not run for what interrupts it, and sockets
+/// change their state in interrupts.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn on_state_again(ctx: BtfTracePointContext) -> i32 {
+    let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    if concerns(old, new) {
+        count_connection(&ctx, old, new, Pass::Second);
+    }
+    0
+}
+
+#[inline(always)]
+fn count_connection(ctx: &BtfTracePointContext, old: u32, new: u32, pass: Pass) {
+    if fact!(counts_connections) == 0 {
+        return;
+    }
+    let protocol_at = offset!(sock_protocol);
+    // SAFETY: the first argument is a `struct sock *` on every kernel from 5.10 on.
+    let protocol: u16 = unsafe { field(ctx.arg(0), protocol_at) };
+    if protocol == IPPROTO_TCP {
+        Change { ctx, old, new }.count(pass);
+    }
 }
 
 #[inline(always)]

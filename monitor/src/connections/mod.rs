@@ -2,6 +2,8 @@
 //! when somebody asks.
 //!
 //! - [`counts`]: what is counted, and by whom: programs in the kernel, where eBPF is;
+//! - `counted`: counts by those programs, with `places`, what is known beside what they count, and `seed`, how that is
+//!   found out;
 //! - `watched`: at which places: ports of the host in defib's own network namespace, those of a service in the namespace
 //!   in which its main process is;
 //! - `snapshot`: what the sockets show of some ports;
@@ -11,13 +13,19 @@
 //!
 //! A look takes from 50 µs to some 10 ms, by the number of sockets: no thread that must not wait takes one.
 
+mod counted;
 pub mod counts;
 mod drops;
 mod owners;
+mod places;
+mod seed;
 mod snapshot;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod watched;
 
+pub use counted::Counted;
 pub use counts::{BOUNDS, Counter, Counts, LENGTHS, Lengths, MAX_PLACES, Place, Verdict};
 pub use owners::Owner;
 pub use table::{Ask, Connections, Method, Only, Row, Sum, Table, Verification};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use defib_core::model::{KernelEvent, SourceName, Tick, WaitStatus, Witness};
 
 use super::connector::{ConnectorError, ConnectorSource};
-use super::ebpf::{EbpfError, EbpfSource, remove_pins};
+use super::ebpf::{EbpfError, EbpfSource, PortRounds, PortTables, remove_pins};
 use super::feed::Feed;
 use super::pidfd::PidfdSource;
 use super::rights;
@@ -55,6 +55,8 @@ pub struct Selection {
     pub why: Vec<String>,
     /// Hears of every process of the host when it is asked to; `None` if the source cannot.
     pub feed: Option<Feed>,
+    /// Counts connections; `None` if the source does not.
+    pub ports: Option<(PortTables, PortRounds)>,
 }
 
 /// The main process of a slot, as the keeper knows it.
@@ -143,7 +145,7 @@ fn choose(choice: &SourceChoice, keeper: u32, name: Option<&str>) -> Result<Sele
                 .map_err(|cause| SourceError::Script { path: path.clone(), cause })?;
             let why = vec![format!("reads {}", path.display())];
             let source = Source::Scripted(source);
-            Ok(Selection { source, name: SourceName::Scripted, why, feed: None })
+            Ok(Selection { source, name: SourceName::Scripted, why, feed: None, ports: None })
         }
     }
 }
@@ -183,21 +185,22 @@ pub fn may_cost_the_host() -> Result<(), &'static str> {
 }
 
 fn open_ebpf(keeper: u32, name: Option<&str>) -> Result<Selection, EbpfError> {
-    let (source, feed, why) = EbpfSource::open(keeper, name)?;
+    let (mut source, feed, why) = EbpfSource::open(keeper, name)?;
+    let ports = source.take_ports();
     let (source, feed) = (Source::Ebpf(source), Some(Feed::Ebpf(feed)));
-    Ok(Selection { source, name: SourceName::Ebpf, why, feed })
+    Ok(Selection { source, name: SourceName::Ebpf, why, feed, ports })
 }
 
 fn open_connector(keeper: u32) -> Result<Selection, ConnectorError> {
     let (source, feed, why) = ConnectorSource::open(keeper)?;
     let (source, feed) = (Source::ProcConnector(source), Some(Feed::ProcConnector(feed)));
-    Ok(Selection { source, name: SourceName::ProcConnector, why, feed })
+    Ok(Selection { source, name: SourceName::ProcConnector, why, feed, ports: None })
 }
 
 fn open_pidfd(mut why: Vec<String>) -> Selection {
     let (source, limits) = PidfdSource::open();
     why.extend(limits);
-    Selection { source: Source::Pidfd(source), name: SourceName::Pidfd, why, feed: None }
+    Selection { source: Source::Pidfd(source), name: SourceName::Pidfd, why, feed: None, ports: None }
 }
 
 impl Source {

@@ -1,16 +1,19 @@
 //! The TCP sockets of a network namespace: a snapshot, taken when somebody asks.
 //!
 //! - `diag`: from sock_diag(7), which the kernel filters;
+//! - `established`: connections by their cookies, from the same;
 //! - `proc_net`: from `/proc/PID/net/tcp`, where sock_diag cannot be had, or not in the network namespace of a process;
 //! - `snapshot`: the choice between the two.
 //!
 //! A snapshot takes 20 µs and more; no thread that must not wait takes one.
 
 mod diag;
+mod established;
 mod proc_net;
 mod snapshot;
 
 pub use diag::{DiagError, available};
+pub use established::Connections;
 pub(super) use proc_net::address_of;
 pub use snapshot::{Namespace, NoSockets, Socket, State, States, Wanted, snapshot};
 

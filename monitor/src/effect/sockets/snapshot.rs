@@ -113,6 +113,8 @@ pub struct States(u32);
 impl States {
     /// Those that listen.
     pub const LISTEN: Self = Self(1 << State::Listen as u8);
+    /// Those that are connections.
+    pub const ESTABLISHED: Self = Self(1 << State::Established as u8);
     /// Those that listen or are connections.
     pub const OPEN: Self = Self(1 << State::Listen as u8 | 1 << State::Established as u8);
     /// All but those that listen.

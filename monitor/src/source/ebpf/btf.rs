@@ -23,6 +23,7 @@ const TYPEDEF: u8 = 8;
 const VOLATILE: u8 = 9;
 const CONST: u8 = 10;
 const RESTRICT: u8 = 11;
+const FUNC: u8 = 12;
 const FUNC_PROTO: u8 = 13;
 const TYPE_TAG: u8 = 18;
 
@@ -149,6 +150,11 @@ impl Btf {
     /// The size of a struct in bytes.
     pub(super) fn size(&self, name: &str) -> Option<u32> {
         Some(self.get(self.find(STRUCT, name)?)?.value)
+    }
+
+    /// Whether the kernel has a function of that name.
+    pub(super) fn has_function(&self, name: &str) -> bool {
+        self.find(FUNC, name).is_some()
     }
 
     /// The types of a tracepoint's arguments.

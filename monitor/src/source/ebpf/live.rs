@@ -21,11 +21,12 @@ use super::decode::decode;
 use super::ends::Ends;
 use super::error::EbpfError;
 use super::feed::EbpfFeed;
-use super::load::{Loaded, ON_GENERATE, ON_STATE};
+use super::load::{Loaded, ON_GENERATE, ON_STATE, ON_STATE_AGAIN};
 use super::maps::{FeedMaps, Maps, RestingRing, take_ring};
 use super::misses::Misses;
 use super::open::{Opened, Past, open};
 use super::pins::Folder;
+use super::ports::{PortRounds, PortTables};
 use super::shape::URGENT_BYTES;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
@@ -42,6 +43,8 @@ pub struct EbpfSource {
     earlier: Vec<(u32, Tracked)>,
     misses: Misses,
     pub(super) probes: Loaded,
+    /// The counters of connections, until somebody takes them.
+    pub(super) ports: Option<(PortTables, PortRounds)>,
     /// Where the probes are pinned.
     folder: Option<Folder>,
     /// Whether the pins are to outlive this: not those of a daemon that never began.
@@ -95,13 +98,15 @@ impl EbpfSource {
         let mut maps = Maps::take(shelf)?;
         let feed_ring = RestingRing::take(shelf, "BULK")?;
         let feed_maps = FeedMaps::take(shelf)?;
+        let ports = PortTables::take(&mut opened.loaded)?;
         let inherited = opened.inherit(&mut maps);
         let Opened { loaded: probes, folder, past, .. } = opened;
 
         let hears_signals = probes.has(ON_GENERATE);
         // A socket changes its state in interrupts too, so the probe there does meet itself. What it then skips is never
-        // the begin or the end of listening, which happen in processes, one at a time on a CPU: no loss.
-        let misses = Misses::of(probes.programs_but(ON_STATE));
+        // the begin or the end of listening, which happen in processes, one at a time on a CPU: no loss. What it skips of
+        // connections is `connections`' business.
+        let misses = Misses::of(probes.programs_but(&[ON_STATE, ON_STATE_AGAIN]));
         let mut feed = EbpfFeed::new(feed_ring, feed_maps, hears_signals);
         let mut tally = Tally { hears_signals, since, ..Tally::default() };
         let (mut ring, mut earlier) = (ring, Vec::new());
@@ -119,7 +124,7 @@ impl EbpfSource {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| EbpfError::Poll(error.into()))?;
         let (ends, keep) = (Ends::new(inherited), past != Past::New);
-        let source = Self { ring, maps, control, tally, ends, earlier, misses, probes, folder, keep };
+        let source = Self { ring, maps, control, tally, ends, earlier, misses, probes, ports, folder, keep };
         Ok((source, feed, why))
     }
 
@@ -211,6 +216,10 @@ impl EbpfSource {
 
     pub(in crate::source) fn hears_ports(&self) -> bool {
         self.probes.has(ON_STATE)
+    }
+
+    pub(in crate::source) fn take_ports(&mut self) -> Option<(PortTables, PortRounds)> {
+        self.ports.take()
     }
 
     pub(in crate::source) fn next_slot(&self) -> BorrowedFd<'_> {

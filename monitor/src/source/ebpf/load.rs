@@ -42,15 +42,19 @@ pub(super) const ON_GENERATE: &str = "on_generate";
 /// Tells of sockets that listen.
 pub(super) const ON_STATE: &str = "on_state";
 
+/// Counts connections for it where the kernel has skipped it.
+pub(super) const ON_STATE_AGAIN: &str = "on_state_again";
+
 /// The probes in the order in which they are attached: fork comes last, so that no process is tracked whose end would
 /// not be heard.
-pub(super) const PROBES: [Probe; 7] = [
+pub(super) const PROBES: [Probe; 8] = [
     probe("on_exit", "sched_process_exit", Group::Base),
     probe("on_oom", "mark_victim", Group::Base),
     probe("on_exec", "sched_process_exec", Group::Base),
     probe(ON_GENERATE, "signal_generate", Group::Signals),
     probe("on_deliver", "signal_deliver", Group::Signals),
     probe(ON_STATE, "inet_sock_set_state", Group::Ports),
+    probe(ON_STATE_AGAIN, "inet_sock_set_state", Group::Connections),
     probe("on_fork", "sched_process_fork", Group::Base),
 ];
 
@@ -82,9 +86,10 @@ impl Loaded {
         self.reports.iter().any(|report| report.probe == name && report.outcome.is_ok())
     }
 
-    /// The programs that are attached, all but this one.
-    pub(super) fn programs_but(&self, name: &str) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.programs.iter().filter(move |program| program.name != name).map(|program| program.fd.as_fd())
+    /// The programs that are attached, all but these.
+    pub(super) fn programs_but(&self, names: &[&str]) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let others = self.programs.iter().filter(|program| !names.contains(&program.name));
+        others.map(|program| program.fd.as_fd())
     }
 }
 

@@ -9,7 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use defib_ebpf::{Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, Slot, Stats, Tracked, ctrl, kind};
+use defib_ebpf::{
+    Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Slot,
+    Stats, Tracked, ctrl, kind,
+};
 
 use super::control::Control;
 use super::error::EbpfError;
@@ -29,6 +32,7 @@ macro_rules! plain {
 }
 
 plain!(Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, Slot, Stats, Tracked);
+plain!(PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey);
 
 /// What the source reads and writes, all but the ring.
 pub(super) struct Maps {
@@ -45,7 +49,7 @@ pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> EbpfError {
 }
 
 /// Takes a map off the shelf.
-fn take(shelf: &mut Shelf, name: &'static str) -> Result<Map, EbpfError> {
+pub(super) fn take(shelf: &mut Shelf, name: &'static str) -> Result<Map, EbpfError> {
     shelf.remove(name).ok_or(EbpfError::Missing { what: "map", name })
 }
 
@@ -188,7 +192,7 @@ impl FeedMaps {
 }
 
 /// A key that is not there is no failure.
-fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+pub(super) fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),

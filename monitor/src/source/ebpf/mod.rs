@@ -8,6 +8,8 @@
 //! The probes are pinned where that is possible ([`pins`]): they outlive the daemon, and [`open`] finds them again. Else
 //! dropping the source detaches them.
 //!
+//! What they count of connections is handed out once, to whoever makes sense of it ([`ports`]).
+//!
 //! The kernel half is the package `defib-ebpf`, whose library holds the layouts that both halves share.
 
 mod btf;
@@ -24,6 +26,7 @@ mod misses;
 mod offsets;
 mod open;
 mod pins;
+mod ports;
 mod report;
 mod shape;
 #[cfg(test)]
@@ -34,4 +37,5 @@ pub(super) use feed::EbpfFeed;
 pub(super) use live::EbpfSource;
 pub use load::{probe_report, probes};
 pub use pins::{PinnedSet, Unpinned, pinned, remove_pins};
+pub use ports::{PortRounds, PortTables, Witnessed, grace};
 pub use report::ProbeReport;

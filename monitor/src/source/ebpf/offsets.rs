@@ -5,6 +5,9 @@ use defib_ebpf::{ABSENT, Facts, Group, Offsets};
 use super::btf::Btf;
 use super::error::EbpfError;
 
+/// What gives probes the number of a socket, since Linux 5.12.
+const COOKIE_OF_SOCKET: &str = "bpf_get_socket_ptr_cookie";
+
 /// What the probes must know, and what this kernel does not have.
 #[derive(Debug)]
 pub(super) struct Resolved {
@@ -38,12 +41,16 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
         match (btf.offset(path), group) {
             (Some(found), _) => *offset = found,
             (None, Group::Base) => return Err(EbpfError::Kernel { what: path.into() }),
-            (None, Group::Signals | Group::Ports) => missing.push((group, path)),
+            (None, Group::Signals | Group::Ports | Group::Connections) => missing.push((group, path)),
         }
     }
     let action_size = btf.size("k_sigaction");
     if action_size.is_none() {
         missing.push((Group::Signals, "k_sigaction"));
+    }
+    let tells_sockets = btf.has_function(COOKIE_OF_SOCKET);
+    if !tells_sockets {
+        missing.push((Group::Connections, COOKIE_OF_SOCKET));
     }
     let arguments = |tracepoint: &str| {
         let found = btf.tracepoint(tracepoint).filter(|arguments| !arguments.is_empty());
@@ -53,7 +60,7 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
         exit_has_group_dead: (arguments("sched_process_exit")?.len() > 1).into(),
         oom_arg_is_task: btf.is_pointer(arguments("mark_victim")?[0]).into(),
         action_size: action_size.unwrap_or(0),
-        padding: 0,
+        counts_connections: tells_sockets.into(),
     };
     Ok(Resolved { offsets: Offsets::from_array(offsets), facts, missing })
 }

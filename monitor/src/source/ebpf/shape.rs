@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapInfo, MapType};
-use defib_ebpf::{Blow, End, EndKey, FeedStats, Stats, Tracked, ctrl};
+use defib_ebpf::{
+    Blow, End, EndKey, FeedStats, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Stats, Tracked, ctrl,
+};
 
 use super::error::EbpfError;
 
@@ -13,6 +15,11 @@ pub(super) const PROCESSES: u32 = 16 * 1024;
 
 /// The size of the ring that is read all the time.
 pub(super) const URGENT_BYTES: u32 = 256 * 1024;
+/// Entries of PORTS and of BASES.
+pub(super) const PLACES: u32 = 4096;
+
+/// Entries of SEEN_SOCKETS.
+pub(super) const SEEN_SOCKETS: u32 = 16 * 1024;
 
 /// Maps by their names in the object.
 pub(super) type Shelf = BTreeMap<&'static str, Map>;
@@ -30,6 +37,10 @@ const fn hash<K, V>(name: &'static str) -> Shape {
     Shape { name, kind: MapType::Hash, key: size_of::<K>(), value: size_of::<V>(), entries: PROCESSES }
 }
 
+const fn table<K, V>(name: &'static str, entries: u32) -> Shape {
+    Shape { entries, ..hash::<K, V>(name) }
+}
+
 const fn array<V>(name: &'static str, kind: MapType, entries: u32) -> Shape {
     Shape { name, kind, key: size_of::<u32>(), value: size_of::<V>(), entries }
 }
@@ -38,8 +49,11 @@ const fn ring(name: &'static str, bytes: u32) -> Shape {
     Shape { name, kind: MapType::RingBuf, key: 0, value: 0, entries: bytes }
 }
 
+/// What daemons leave to each other, which no program reads.
+pub(super) const OWN: &str = "BASES";
+
 /// The maps that user space uses: those that are pinned. The programs keep the others alive.
-pub(super) const SHAPES: [Shape; 9] = [
+pub(super) const SHAPES: [Shape; 14] = [
     hash::<u32, Tracked>("TRACKED"),
     hash::<u32, Blow>("BLOWS"),
     hash::<EndKey, End>("EXITS"),
@@ -47,6 +61,11 @@ pub(super) const SHAPES: [Shape; 9] = [
     array::<FeedStats>("FEED_STATS", MapType::PerCpuArray, 1),
     array::<u64>("NEXT_SLOT", MapType::Array, 1),
     array::<u64>("CTRL", MapType::Array, ctrl::COUNT),
+    table::<PortKey, PortCounts>("PORTS", PLACES),
+    table::<PortKey, PortBase>("BASES", PLACES),
+    table::<SeenKey, Seen>("SEEN_SOCKETS", SEEN_SOCKETS),
+    array::<u64>("WATCHED", MapType::Array, 65536 / 64),
+    array::<PortStats>("PORT_STATS", MapType::Array, 1),
     ring("URGENT", URGENT_BYTES),
     ring("BULK", 1024 * 1024),
 ];

@@ -120,7 +120,7 @@ impl World {
         let keeper = Keeper::start();
         let loaded = load(keeper.shell.id());
         if let Ok(loaded) = &loaded {
-            assert_eq!(loaded.reports.len(), 7);
+            assert_eq!(loaded.reports.len(), 8);
         }
         Some(Self::over(keeper, loaded.map(Opened::unpinned))?.0)
     }

@@ -15,7 +15,7 @@ use super::super::super::any::chain;
 use super::super::control::Control;
 use super::super::load::{Loaded, PROBES, Program};
 use super::super::report::ProbeReport;
-use super::super::shape::{SHAPES, Shelf};
+use super::super::shape::{OWN, SHAPES, Shelf};
 use super::folder::{Folder, NEW, OLD, SET, Unpinned, remove_set};
 
 /// Why a set cannot be used again.
@@ -116,7 +116,7 @@ fn take(set: &Path) -> Result<Loaded, Misfit> {
     }
     for (name, map) in &maps {
         let id = map_id(map).ok_or_else(|| format!("{name}: cannot be looked at"))?;
-        if !used.contains(&id) {
+        if *name != OWN && !used.contains(&id) {
             return Err(format!("{name}: not the map of these programs"));
         }
     }

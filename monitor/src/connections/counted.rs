@@ -1,0 +1,265 @@
+//! Connections as the probes in the kernel count them.
+//!
+//! Whoever asks reads the kernel's counters, and adds what is known beside them ([`super::places`]). A thread finds that
+//! out for places that are new, and again when the kernel may have skipped a run of both probes. Otherwise it sleeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use defib_core::model::Tick;
+
+use super::counts::{Counter, Counts, MAX_PLACES, Place, Verdict};
+use super::places::Places;
+use super::seed::{Found, lock, round};
+use crate::effect::clock;
+use crate::source::{PortRounds, PortTables};
+
+/// How many looks are taken until two in a row agree. What the last one shows counts in any case.
+const LOOKS: usize = 6;
+
+/// The time between two looks at everything because runs were skipped: under a load that makes the kernel skip them all
+/// the time, looks shall not be a load of their own.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// When a look failed, the next is taken after this, then twice that, up to a minute.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Counts by the probes.
+#[derive(Debug)]
+pub struct Counted(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Held for some microseconds; a round goes on without it.
+    places: Mutex<Places>,
+    /// Held for a round. Taken before `places`, where both are.
+    rounds: Mutex<PortRounds>,
+    todo: Mutex<Todo>,
+    news: Condvar,
+    reseeds: AtomicU64,
+    /// How many runs may have been skipped when everything was last looked at.
+    settled: AtomicU64,
+}
+
+/// What the thread is to do.
+#[derive(Debug, Default)]
+struct Todo {
+    wanted: Option<BTreeSet<Place>>,
+    reseed: bool,
+    stop: bool,
+}
+
+impl Counted {
+    /// Takes over what is watched, and starts the thread. It ends when this is dropped.
+    ///
+    /// # Errors
+    /// If the maps cannot be read, or no thread can be made.
+    pub fn start((tables, rounds): (PortTables, PortRounds)) -> io::Result<Self> {
+        let settled = rounds.settled_skips().map_err(io::Error::other)?;
+        let shared = Arc::new(Shared {
+            places: Mutex::new(Places::new(tables)?),
+            rounds: Mutex::new(rounds),
+            todo: Mutex::default(),
+            news: Condvar::new(),
+            reseeds: AtomicU64::new(0),
+            settled: AtomicU64::new(settled),
+        });
+        let of_thread = Arc::clone(&shared);
+        std::thread::Builder::new().name("defib-counts".into()).spawn(move || of_thread.run())?;
+        Ok(Self(shared))
+    }
+
+    /// How often each of the probes was not run.
+    #[cfg(test)]
+    pub(super) fn misses(&self) -> [Option<u64>; 2] {
+        lock(&self.0.places).tables.misses()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.ask(|todo| todo.stop = true);
+    }
+}
+
+impl Counter for Counted {
+    fn watch(&self, places: &BTreeSet<Place>) -> usize {
+        self.0.ask(|todo| todo.wanted = Some(places.iter().take(MAX_PLACES).copied().collect()));
+        places.len().saturating_sub(MAX_PLACES)
+    }
+
+    fn counts(&self, place: Place) -> Option<Counts> {
+        let shared = &self.0;
+        let mut places = lock(&shared.places);
+        let skipped = places.tables.skipped();
+        if skipped > shared.settled.load(Ordering::Relaxed) {
+            shared.ask(|todo| todo.reseed = true);
+        }
+        places.counts(place).unwrap_or_else(|error| {
+            tracing::warn!(place.port, %error, "the counters of a port cannot be read");
+            None
+        })
+    }
+
+    fn verify(&self, place: Place) -> io::Result<Verdict> {
+        self.0.verify(place)
+    }
+
+    fn reseeds(&self) -> u64 {
+        self.0.reseeds.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn ask(&self, change: impl FnOnce(&mut Todo)) {
+        change(&mut lock(&self.todo));
+        self.news.notify_one();
+    }
+
+    /// Waits until there is something to do, or it is `due`.
+    fn wait(&self, due: Option<Tick>) -> Todo {
+        let mut todo = lock(&self.todo);
+        while todo.wanted.is_none() && !todo.reseed && !todo.stop {
+            let left = due.map(|due| due.since(clock::now()));
+            todo = match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => self.news.wait_timeout(todo, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.news.wait(todo).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        std::mem::take(&mut todo)
+    }
+
+    fn run(&self) {
+        let (mut reseed, mut reseeded): (bool, Option<Tick>) = (false, None);
+        let (mut retry, mut patience): (Option<Tick>, Duration) = (None, RETRY);
+        loop {
+            let allowed = reseeded.map_or_else(clock::now, |reseeded| reseeded + PAUSE);
+            let due = [reseed.then_some(allowed), retry].into_iter().flatten().min();
+            let todo = self.wait(due);
+            if todo.stop {
+                return;
+            }
+            reseed |= todo.reseed;
+            if let Some(wanted) = todo.wanted {
+                if let Err(error) = lock(&self.places).watch(&wanted) {
+                    tracing::warn!(%error, "not every port can be watched");
+                }
+                (retry, patience) = (Some(clock::now()), RETRY);
+            }
+            let now = clock::now();
+            if retry.is_some_and(|retry| retry <= now) {
+                retry = None;
+                let unknown = lock(&self.places).numbers(true);
+                if !unknown.is_empty() && !self.look(unknown) {
+                    retry = Some(clock::now() + patience);
+                    patience = (2 * patience).min(Duration::from_secs(60));
+                }
+            }
+            if reseed && now >= allowed {
+                (reseed, reseeded) = (false, Some(clock::now()));
+                self.reseed();
+            }
+        }
+    }
+
+    /// Looks at all places, because some of what happened there may have been missed.
+    fn reseed(&self) {
+        let (skipped, all) = {
+            let mut places = lock(&self.places);
+            (places.tables.skipped(), places.numbers(false))
+        };
+        self.reseeds.fetch_add(1, Ordering::Relaxed);
+        if !self.look(all) {
+            return;
+        }
+        self.settled.store(skipped, Ordering::Relaxed);
+        if let Err(error) = lock(&self.rounds).settle_skips(skipped) {
+            tracing::warn!(%error, "the next daemon will count connections once more");
+        }
+    }
+
+    /// Looks at places until what the counters lack is known. False if it is not known of all.
+    fn look(&self, mut wanted: BTreeMap<Place, u64>) -> bool {
+        let mut complete = true;
+        let mut before: BTreeMap<Place, i64> = BTreeMap::new();
+        for look in 1..=LOOKS {
+            if wanted.is_empty() {
+                break;
+            }
+            // Another may come in between two looks.
+            let found = round(&mut lock(&self.rounds), &self.places, &wanted);
+            let found = match found {
+                Ok((found, unseen)) => {
+                    for (netns, error) in unseen {
+                        tracing::debug!(netns, %error, "connections there are not counted");
+                        complete = false;
+                    }
+                    found
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "connections cannot be counted");
+                    return false;
+                }
+            };
+            let mut places = lock(&self.places);
+            wanted.retain(|place, number| {
+                let Some(found) = found.get(place) else { return false };
+                let (known, added) = (places.known(*place, *number), found.added());
+                let was_confirmed = places.is_confirmed(*place);
+                let agreed = was_confirmed && known == Some(added)
+                    || before.insert(*place, added) == Some(added);
+                let confirmed = agreed || look == LOOKS;
+                if confirmed && was_confirmed && known != Some(added) {
+                    tell(*place, known.unwrap_or_default(), *found);
+                }
+                if let Err(error) = places.learn(*place, *number, added, confirmed) {
+                    tracing::warn!(place.port, %error, "the next daemon will count from nothing");
+                }
+                !confirmed
+            });
+        }
+        complete
+    }
+
+    fn verify(&self, place: Place) -> io::Result<Verdict> {
+        let missing = |what: &str| io::Error::new(io::ErrorKind::NotFound, what.to_owned());
+        let mut before = None;
+        for _ in 0..LOOKS {
+            let mut rounds = lock(&self.rounds);
+            let number = lock(&self.places).number(place).ok_or_else(|| missing("the port is not watched"))?;
+            let (found, mut unseen) = round(&mut rounds, &self.places, &BTreeMap::from([(place, number)]))?;
+            if let Some(error) = unseen.remove(&place.netns) {
+                return Err(error);
+            }
+            let found = found.get(&place).ok_or_else(|| missing("the port is not watched any more"))?;
+            let mut places = lock(&self.places);
+            let known = places.known(place, number).ok_or_else(|| missing("nothing is counted there yet"))?;
+            let verdict = verdict(known, *found);
+            if verdict.is_equal() {
+                return Ok(verdict);
+            }
+            // By a look that was wrong itself nothing is put right.
+            if before.replace(found.added()) == Some(found.added()) {
+                tell(place, known, *found);
+                places.learn(place, number, found.added(), true)?;
+                return Ok(verdict);
+            }
+        }
+        Err(io::Error::other("looks at the sockets do not agree with each other"))
+    }
+}
+
+/// What a look says of a place of which that was known.
+fn verdict(known: i64, found: Found) -> Verdict {
+    let counted = u64::try_from(known + found.balance).unwrap_or(0);
+    Verdict { counted, found: u64::try_from(found.established).unwrap_or(0) }
+}
+
+fn tell(place: Place, known: i64, found: Found) {
+    let Verdict { counted, found } = verdict(known, found);
+    tracing::warn!(place.port, place.netns, counted, found, "connections were counted wrongly, and are put right");
+}

@@ -1,0 +1,197 @@
+//! The counters on this kernel: real connections, of both families, that end in every way. Needs root; says so where it
+//! cannot run.
+
+mod traffic;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use super::counts::{Counter, Counts, Place};
+use super::{Counted, LENGTHS};
+use crate::effect::sockets::{Connections, Namespace};
+use crate::source::{Source, SourceChoice, open};
+use traffic::{End, Server, talk};
+
+/// The probes, and who makes sense of them.
+struct World {
+    _runtime: tokio::runtime::Runtime,
+    _source: Source,
+    counted: Counted,
+}
+
+impl World {
+    fn new() -> Option<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let entered = runtime.enter();
+        let selection = match open(&SourceChoice::Ebpf, std::process::id(), None) {
+            Ok(selection) => selection,
+            Err(error) => {
+                eprintln!("skipped: needs CAP_BPF and an eBPF object ({})", error.chain());
+                return None;
+            }
+        };
+        drop(entered);
+        let ports = selection.ports.expect("this kernel tells sockets apart");
+        let counted = Counted::start(ports).expect("a thread");
+        Some(Self { _runtime: runtime, _source: selection.source, counted })
+    }
+
+    fn watch(&self, places: &[Place]) {
+        assert_eq!(self.counted.watch(&places.iter().copied().collect()), 0);
+        for place in places {
+            patiently(|| self.counted.counts(*place));
+        }
+    }
+
+    fn counts(&self, place: Place) -> Counts {
+        self.counted.counts(place).expect("it is watched")
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for threads of its own")]
+fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn here(port: u16) -> Place {
+    let netns = std::fs::metadata("/proc/thread-self/ns/net").expect("it is there").ino();
+    Place { netns: netns as u32, port }
+}
+
+/// How many connections there are by sock_diag, each once.
+fn dumped(port: u16) -> u64 {
+    let view = Connections::open(Namespace::Own).expect("sock_diag answers");
+    let found: BTreeSet<_> = view.of(&BTreeSet::from([port])).expect("it answers").into_iter().collect();
+    found.len() as u64
+}
+
+#[test]
+fn every_way_to_end_a_connection_is_counted_once() {
+    let Some(world) = World::new() else { return };
+    for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+        let server = Server::start(TcpListener::bind(address).expect("a port"));
+        let mapped = address == "[::]:0";
+        let place = here(server.port);
+        // Connections that are there before anybody counts.
+        let early: Vec<_> = (0..7).map(|_| server.connect(mapped)).collect();
+        world.watch(&[place]);
+        assert_eq!(world.counts(place).active, 7, "{address}");
+        let mut resets = 0;
+        for round in 0..300 {
+            let end = End::ALL[round % End::ALL.len()];
+            talk(server.connect(mapped), end);
+            resets += u64::from(matches!(end, End::ClientResets | End::ServerResets | End::ServerLeavesUnread));
+        }
+        let quiet = patiently(|| {
+            let counts = world.counts(place);
+            (counts.closed == 300 && counts.resets == Some(resets)).then_some(counts)
+        });
+        assert_eq!((quiet.active, quiet.opened), (7, 300), "{address} {quiet:?}");
+        assert_eq!(quiet.lengths.unknown, 0);
+        assert_eq!(quiet.lengths.counts.iter().sum::<u64>(), 300);
+        assert!(quiet.lengths.sum > 0);
+        assert_eq!(dumped(server.port), 7);
+        // Their begin was not seen, so nobody knows how long they were.
+        drop(early);
+        let end = patiently(|| Some(world.counts(place)).filter(|counts| counts.active == 0));
+        assert_eq!((end.opened, end.closed, end.lengths.unknown), (300, 307, 7));
+        let verdict = world.counted.verify(place).expect("it is watched");
+        assert!(verdict.is_equal() && verdict.found == 0);
+    }
+    assert_eq!(world.counted.reseeds(), 0);
+}
+
+#[test]
+fn what_is_half_closed_is_no_connection_any_more() {
+    let Some(world) = World::new() else { return };
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let place = here(server.port);
+    world.watch(&[place]);
+    let half = server.connect(false);
+    patiently(|| (world.counts(place).active == 1).then_some(()));
+    half.shutdown(std::net::Shutdown::Write).expect("it is open");
+    patiently(|| (world.counts(place).active == 0).then_some(()));
+    assert_eq!(dumped(server.port), 0);
+    drop(half);
+}
+
+#[test]
+fn lengths_go_where_they_belong() {
+    let Some(world) = World::new() else { return };
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let place = here(server.port);
+    world.watch(&[place]);
+    let connection = server.connect(false);
+    patiently(|| (world.counts(place).active == 1).then_some(()));
+    let begun = Instant::now();
+    patiently(|| (begun.elapsed() > Duration::from_millis(120)).then_some(()));
+    talk(connection, End::ClientCloses);
+    let lengths = patiently(|| Some(world.counts(place)).filter(|counts| counts.closed == 1)).lengths;
+    let mut expected = [0; LENGTHS];
+    expected[5] = 1;
+    assert!(lengths.sum > 120_000_000, "{lengths:?}");
+    assert!(lengths.counts == expected || lengths.sum > 500_000_000, "{lengths:?}");
+}
+
+#[test]
+fn looks_at_any_instant_under_load_agree_with_the_counters() {
+    let Some(world) = World::new() else { return };
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let place = here(server.port);
+    world.watch(&[place]);
+    let load = server.load(3, Duration::from_secs(4));
+    let mut looks = BTreeMap::new();
+    while !load.iter().all(std::thread::JoinHandle::is_finished) {
+        let verdict = world.counted.verify(place).expect("looks agree");
+        *looks.entry(verdict.is_equal()).or_insert(0) += 1;
+        // Seeded anew, while connections come and go.
+        if looks.values().sum::<u32>() % 5 == 0 {
+            world.counted.watch(&BTreeSet::new());
+            patiently(|| world.counted.counts(place).is_none().then_some(()));
+            world.watch(&[place]);
+        }
+    }
+    let talked: u64 = load.into_iter().map(|thread| thread.join().expect("it has not failed")).sum();
+    assert_eq!(looks.get(&false), None, "{looks:?}");
+    assert!(looks[&true] > 10, "{looks:?}");
+    patiently(|| (world.counts(place).active == dumped(server.port)).then_some(()));
+    let verdict = world.counted.verify(place).expect("it is watched");
+    assert!(verdict.is_equal(), "{verdict:?}");
+    eprintln!("{talked} connections, {looks:?} looks, {} reseeds, {:?} skipped", world.counted.reseeds(), world.skipped());
+}
+
+#[test]
+fn a_namespace_is_counted_for_itself() {
+    let Some(world) = World::new() else { return };
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let own = here(server.port);
+    let inside = traffic::Elsewhere::start(server.port);
+    let there = Place { netns: inside.netns, port: server.port };
+    world.watch(&[own, there]);
+    assert_eq!((world.counts(own).active, world.counts(there).active), (0, 3));
+    talk(server.connect(false), End::ServerCloses);
+    inside.talk(5);
+    patiently(|| (world.counts(own).closed == 1 && world.counts(there).closed == 5).then_some(()));
+    let counts = world.counts(there);
+    assert_eq!((counts.opened, counts.active), (5, 3));
+    let verdict = world.counted.verify(there).expect("it is watched");
+    assert!(verdict.is_equal() && verdict.found == 3);
+    drop(inside);
+    patiently(|| (world.counts(there).active == 0).then_some(()));
+    assert!(world.counted.verify(there).is_err(), "nobody can look there any more");
+}
+
+impl World {
+    fn skipped(&self) -> [Option<u64>; 2] {
+        self.counted.misses()
+    }
+}
