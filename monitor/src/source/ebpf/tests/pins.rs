@@ -33,7 +33,7 @@ impl Name {
             return None;
         }
         let [set] = &pinned(&self.0).expect("the folder is root's")[..] else { panic!("{why:?}") };
-        assert_eq!((set.programs, set.maps, set.ends.is_some()), (7, 9, true), "{set:?}");
+        assert_eq!((set.programs, set.maps, set.ends.is_some()), (8, 14, true), "{set:?}");
         Some(set.path.clone())
     }
 }
