@@ -17,8 +17,8 @@ pub use event::{
 };
 pub use kernel::{ABSENT, Facts, Group, Offsets};
 pub use ports::{
-    Bank, CONNECTION_CLOSED, CONNECTION_NEW, CONNECTION_OPEN, CONNECTION_RESET, Connection, LENGTH_BOUNDS, LENGTHS,
-    PortBase, PortCounts, PortKey, PortStats, ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey,
+    Bank, CONNECTION_CLOSED, CONNECTION_NEW, CONNECTION_OPEN, CONNECTION_RESET, Connection, LENGTH_BOUNDS,
+    LENGTHS, PortBase, PortCounts, PortKey, PortStats, ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey,
 };
 pub use process::{COARSE_NS, End, EndKey, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked};
 pub use slot::{DESCENDANT_EVENTS, Listening, MAIN_PORTS, MAX_SLOTS, SLOT_LISTENERS, Slot, WINDOW_NS};

@@ -105,7 +105,12 @@ impl Counter for Counted {
     }
 
     fn verify(&self, place: Place) -> io::Result<Verdict> {
-        self.0.verify(place)
+        let found = self.0.verify(&BTreeSet::from([place])).remove(&place);
+        found.unwrap_or_else(|| Err(missing("the port is not watched")))
+    }
+
+    fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>> {
+        self.0.verify(places)
     }
 
     fn reseeds(&self) -> u64 {
@@ -210,8 +215,8 @@ impl Shared {
                 let Some(found) = found.get(place) else { return false };
                 let (known, added) = (places.known(*place, *number), found.added());
                 let was_confirmed = places.is_confirmed(*place);
-                let agreed = was_confirmed && known == Some(added)
-                    || before.insert(*place, added) == Some(added);
+                let agreed =
+                    was_confirmed && known == Some(added) || before.insert(*place, added) == Some(added);
                 let confirmed = agreed || look == LOOKS;
                 if confirmed && was_confirmed && known != Some(added) {
                     tell(*place, known.unwrap_or_default(), *found);
@@ -225,32 +230,64 @@ impl Shared {
         complete
     }
 
-    fn verify(&self, place: Place) -> io::Result<Verdict> {
-        let missing = |what: &str| io::Error::new(io::ErrorKind::NotFound, what.to_owned());
-        let mut before = None;
-        for _ in 0..LOOKS {
-            let mut rounds = lock(&self.rounds);
-            let number = lock(&self.places).number(place).ok_or_else(|| missing("the port is not watched"))?;
-            let (found, mut unseen) = round(&mut rounds, &self.places, &BTreeMap::from([(place, number)]))?;
-            if let Some(error) = unseen.remove(&place.netns) {
-                return Err(error);
-            }
-            let found = found.get(&place).ok_or_else(|| missing("the port is not watched any more"))?;
-            let mut places = lock(&self.places);
-            let known = places.known(place, number).ok_or_else(|| missing("nothing is counted there yet"))?;
-            let verdict = verdict(known, *found);
-            if verdict.is_equal() {
-                return Ok(verdict);
-            }
-            // By a look that was wrong itself nothing is put right.
-            if before.replace(found.added()) == Some(found.added()) {
-                tell(place, known, *found);
-                places.learn(place, number, found.added(), true)?;
-                return Ok(verdict);
+    fn verify(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>> {
+        let (mut verdicts, mut before) = (BTreeMap::new(), BTreeMap::new());
+        let mut pending = BTreeMap::new();
+        for place in places {
+            match lock(&self.places).number(*place) {
+                Some(number) => drop(pending.insert(*place, number)),
+                None => drop(verdicts.insert(*place, Err(missing("the port is not watched")))),
             }
         }
-        Err(io::Error::other("looks at the sockets do not agree with each other"))
+        for _ in 0..LOOKS {
+            if pending.is_empty() {
+                break;
+            }
+            let mut rounds = lock(&self.rounds);
+            let (found, mut unseen) = match round(&mut rounds, &self.places, &pending) {
+                Ok(found) => found,
+                Err(error) => {
+                    let failed = |place| (place, Err(io::Error::new(error.kind(), error.to_string())));
+                    verdicts.extend(pending.into_keys().map(failed));
+                    return verdicts;
+                }
+            };
+            let mut locked = lock(&self.places);
+            pending.retain(|place, number| {
+                let verdict = match (found.get(place), locked.known(*place, *number)) {
+                    (Some(found), Some(known)) => {
+                        let verdict = verdict(known, *found);
+                        // By a look that was wrong itself nothing is put right.
+                        let agreed = before.insert(*place, found.added()) == Some(found.added());
+                        if !verdict.is_equal() && !agreed {
+                            return true;
+                        }
+                        let learnt = if verdict.is_equal() {
+                            Ok(())
+                        } else {
+                            tell(*place, known, *found);
+                            locked.learn(*place, *number, found.added(), true)
+                        };
+                        learnt.map(|()| verdict)
+                    }
+                    (Some(_), None) => Err(missing("nothing is counted there yet")),
+                    (None, _) => {
+                        let unseen = unseen.remove(&place.netns);
+                        Err(unseen.unwrap_or_else(|| missing("nobody can look into its network namespace")))
+                    }
+                };
+                verdicts.insert(*place, verdict);
+                false
+            });
+        }
+        let disagree = || io::Error::other("looks at the sockets do not agree with each other");
+        verdicts.extend(pending.into_keys().map(|place| (place, Err(disagree()))));
+        verdicts
     }
+}
+
+fn missing(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, what.to_owned())
 }
 
 /// What a look says of a place of which that was known.
@@ -261,5 +298,11 @@ fn verdict(known: i64, found: Found) -> Verdict {
 
 fn tell(place: Place, known: i64, found: Found) {
     let Verdict { counted, found } = verdict(known, found);
-    tracing::warn!(place.port, place.netns, counted, found, "connections were counted wrongly, and are put right");
+    tracing::warn!(
+        place.port,
+        place.netns,
+        counted,
+        found,
+        "connections were counted wrongly, and are put right"
+    );
 }

@@ -1,6 +1,6 @@
 //! What is counted of the connections of a port, and who counts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 
@@ -97,6 +97,11 @@ pub trait Counter: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the place is not watched, its namespace is gone, or sock_diag does not answer.
     fn verify(&self, place: Place) -> io::Result<Verdict>;
+
+    /// The same of several places, by one look at all of them.
+    fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>> {
+        places.iter().map(|place| (*place, self.verify(*place))).collect()
+    }
 
     /// How often everything was counted anew because the kernel had skipped a run of the probe.
     fn reseeds(&self) -> u64;

@@ -153,7 +153,11 @@ fn together(base: &PortBase, counts: &PortCounts) -> Counts {
         opened: total(|bank| bank.opened),
         closed: total(|bank| bank.closed),
         resets: Some(counts.resets),
-        lengths: Lengths { counts: counts.lengths, sum: counts.length, unknown: counts.unknown + base.missed.closed },
+        lengths: Lengths {
+            counts: counts.lengths,
+            sum: counts.length,
+            unknown: counts.unknown + base.missed.closed,
+        },
     }
 }
 

@@ -177,7 +177,9 @@ fn open(netns: u32) -> io::Result<Connections> {
     }
     for entry in fs::read_dir("/proc")?.flatten() {
         let name = entry.file_name();
-        let Some((name, pid)) = name.to_str().and_then(|name| Some((name, name.parse().ok()?))) else { continue };
+        let Some((name, pid)) = name.to_str().and_then(|name| Some((name, name.parse().ok()?))) else {
+            continue;
+        };
         if !is_it(name) {
             continue;
         }

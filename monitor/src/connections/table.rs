@@ -279,12 +279,12 @@ impl Connections {
     fn verify(&self, rows: &[Row]) -> Verification {
         let mut found = Verification::default();
         let Some(counter) = &self.counter else { return found };
-        for Row { place, .. } in rows {
+        for (place, outcome) in counter.verify_all(&rows.iter().map(|row| row.place).collect()) {
             found.checked += 1;
-            match counter.verify(*place) {
+            match outcome {
                 Ok(verdict) if verdict.is_equal() => {}
-                Ok(verdict) => found.differences.push((*place, verdict)),
-                Err(error) => found.failures.push((*place, error.to_string())),
+                Ok(verdict) => found.differences.push((place, verdict)),
+                Err(error) => found.failures.push((place, error.to_string())),
             }
         }
         found

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::{Handle, Views};
-use crate::connections::{BOUNDS, Subject, Sum};
+use crate::connections::{BOUNDS, Counted, Counter, Subject, Sum};
 use crate::effect::sockets::State;
 use crate::metrics::ports::{Lengths, Port};
+use crate::source::{PortRounds, PortTables};
 
 /// What changes comes in bursts, at a restart: one look for each will do, and not in the middle of it.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -74,6 +75,17 @@ pub(super) fn port((port, Sum { sockets, counts }): (u16, Sum)) -> Port {
         opened: counts.map(|counts| counts.opened),
         closed: counts.map(|counts| counts.closed),
         lengths,
+    }
+}
+
+/// Who counts in the kernel. Without it the sockets are asked.
+pub(super) fn counter(ports: (PortTables, PortRounds)) -> Option<Arc<dyn Counter>> {
+    match Counted::start(ports) {
+        Ok(counted) => Some(Arc::new(counted)),
+        Err(error) => {
+            tracing::error!(%error, "connections are not counted");
+            None
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use super::accepted;
 use super::adoption::{self, Residents};
 use super::boot::{self, BootFile};
 use super::capture::{self, Capture, Captured, Names};
+use super::connections;
 use super::door::{self, Door, Wish};
 use super::ends::{self, Ends};
 use super::feed::FeedHandle;
@@ -253,7 +254,8 @@ async fn supervise(
     metrics.output.set(Arc::new(Captured(logs.clone()))).ok();
     (handle.metrics, handle.doors, handle.state) = (Arc::clone(&metrics), doors, memory.health());
     metrics.state.set(Arc::new(remember::Keeping(memory.health()))).ok();
-    let connections = Arc::new(Connections::new(None, handle.household().clone()));
+    let counter = selection.ports.and_then(connections::counter);
+    let connections = Arc::new(Connections::new(counter, handle.household().clone()));
     let (watched, shown_watched) = watch::channel(Arc::new(settings.ports.watch.clone()));
     (handle.connections, handle.watched) = (Arc::clone(&connections), shown_watched);
     if let Some(failure) = past.restarted.take() {

@@ -17,15 +17,19 @@ use traffic::{End, Server, talk};
 /// The probes, and who makes sense of them.
 struct World {
     _runtime: tokio::runtime::Runtime,
-    _source: Source,
+    source: Source,
     counted: Counted,
 }
 
 impl World {
     fn new() -> Option<Self> {
+        Self::named(None)
+    }
+
+    fn named(name: Option<&str>) -> Option<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let entered = runtime.enter();
-        let selection = match open(&SourceChoice::Ebpf, std::process::id(), None) {
+        let selection = match open(&SourceChoice::Ebpf, std::process::id(), name) {
             Ok(selection) => selection,
             Err(error) => {
                 eprintln!("skipped: needs CAP_BPF and an eBPF object ({})", error.chain());
@@ -35,7 +39,7 @@ impl World {
         drop(entered);
         let ports = selection.ports.expect("this kernel tells sockets apart");
         let counted = Counted::start(ports).expect("a thread");
-        Some(Self { _runtime: runtime, _source: selection.source, counted })
+        Some(Self { _runtime: runtime, source: selection.source, counted })
     }
 
     fn watch(&self, places: &[Place]) {
@@ -89,7 +93,8 @@ fn every_way_to_end_a_connection_is_counted_once() {
         for round in 0..300 {
             let end = End::ALL[round % End::ALL.len()];
             talk(server.connect(mapped), end);
-            resets += u64::from(matches!(end, End::ClientResets | End::ServerResets | End::ServerLeavesUnread));
+            resets +=
+                u64::from(matches!(end, End::ClientResets | End::ServerResets | End::ServerLeavesUnread));
         }
         let quiet = patiently(|| {
             let counts = world.counts(place);
@@ -166,7 +171,11 @@ fn looks_at_any_instant_under_load_agree_with_the_counters() {
     patiently(|| (world.counts(place).active == dumped(server.port)).then_some(()));
     let verdict = world.counted.verify(place).expect("it is watched");
     assert!(verdict.is_equal(), "{verdict:?}");
-    eprintln!("{talked} connections, {looks:?} looks, {} reseeds, {:?} skipped", world.counted.reseeds(), world.skipped());
+    eprintln!(
+        "{talked} connections, {looks:?} looks, {} reseeds, {:?} skipped",
+        world.counted.reseeds(),
+        world.skipped()
+    );
 }
 
 #[test]
@@ -194,4 +203,37 @@ impl World {
     fn skipped(&self) -> [Option<u64>; 2] {
         self.counted.misses()
     }
+}
+
+#[test]
+fn the_next_daemon_goes_on_with_what_was_counted() {
+    let name = format!("test-{}-ports", std::process::id());
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let place = here(server.port);
+    let kept = server.connect(false);
+    for daemon in 0..3 {
+        let Some(world) = World::named(Some(&name)) else { return };
+        // Before it is told what to watch: nothing is forgotten meanwhile.
+        if daemon > 0 {
+            let counts = world.counts(place);
+            assert_eq!((counts.active, counts.opened, counts.closed), (1, 20 * daemon, 20 * daemon));
+        }
+        world.watch(&[place]);
+        let World { mut source, counted, .. } = world;
+        source.leave(true);
+        drop((source, counted));
+        // While there is none.
+        for round in 0..20 {
+            talk(server.connect(false), End::ALL[round % End::ALL.len()]);
+        }
+        // The last ones close in their own time.
+        patiently(|| (dumped(server.port) == 1).then_some(()));
+    }
+    drop(kept);
+    let Some(mut world) = World::named(Some(&name)) else { return };
+    let counts = patiently(|| Some(world.counts(place)).filter(|counts| counts.active == 0));
+    assert_eq!((counts.opened, counts.closed, counts.lengths.unknown), (60, 61, 1));
+    world.counted.watch(&BTreeSet::new());
+    patiently(|| world.counted.counts(place).is_none().then_some(()));
+    world.source.leave(false);
 }

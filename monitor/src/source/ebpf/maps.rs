@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use defib_ebpf::{
-    Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Slot,
-    Stats, Tracked, ctrl, kind,
+    Blow, End, EndKey, Facts, FeedStats, Listening, Offsets, PortBase, PortCounts, PortKey, PortStats, Seen,
+    SeenKey, Slot, Stats, Tracked, ctrl, kind,
 };
 
 use super::control::Control;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use defib_ebpf::{
-    Blow, End, EndKey, FeedStats, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Stats, Tracked, ctrl,
+    Blow, End, EndKey, FeedStats, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Stats, Tracked,
+    ctrl,
 };
 
 use super::error::EbpfError;

@@ -88,8 +88,7 @@ impl PortRounds {
     pub fn end(&mut self) -> Result<(), EbpfError> {
         let word = self.word()?;
         self.control.set(ctrl::ROUND, word & !ROUND_SEEING)?;
-        let keys: Vec<_> =
-            self.seen.keys().take(2 * SEEN_SOCKETS as usize).filter_map(Result::ok).collect();
+        let keys: Vec<_> = self.seen.keys().take(2 * SEEN_SOCKETS as usize).filter_map(Result::ok).collect();
         for key in keys {
             found(self.seen.remove(&key)).map_err(failed("SEEN_SOCKETS"))?;
         }

@@ -46,8 +46,10 @@ impl PortTables {
             let programs = loaded.programs.iter().filter(|program| program.name == name);
             programs.map(|program| program.fd.try_clone()).collect::<Result<Vec<_>, _>>()
         };
-        let (mut first, second) =
-            (own(ON_STATE).map_err(EbpfError::Descriptor)?, own(ON_STATE_AGAIN).map_err(EbpfError::Descriptor)?);
+        let (mut first, second) = (
+            own(ON_STATE).map_err(EbpfError::Descriptor)?,
+            own(ON_STATE_AGAIN).map_err(EbpfError::Descriptor)?,
+        );
         let misses = [&first, &second].map(|programs| Misses::of(programs.iter().map(AsFd::as_fd)));
         first.extend(second);
         let shelf = &mut loaded.maps;
