@@ -32,7 +32,8 @@ pub struct Counts {
 /// How many lengths are told apart.
 pub const LENGTHS: usize = 16;
 
-/// The upper bounds of all lengths but the last, which has none: in nanoseconds, and in seconds as they are written.
+/// The upper bounds of all lengths but the last, which has none: in nanoseconds, and in seconds as they are written, with a
+/// point, as OpenMetrics wants it.
 pub const BOUNDS: [(u64, &str); LENGTHS - 1] = [
     (1_000_000, "0.001"),
     (5_000_000, "0.005"),
@@ -40,15 +41,15 @@ pub const BOUNDS: [(u64, &str); LENGTHS - 1] = [
     (50_000_000, "0.05"),
     (100_000_000, "0.1"),
     (500_000_000, "0.5"),
-    (1_000_000_000, "1"),
-    (5_000_000_000, "5"),
-    (10_000_000_000, "10"),
-    (30_000_000_000, "30"),
-    (60_000_000_000, "60"),
-    (300_000_000_000, "300"),
-    (600_000_000_000, "600"),
-    (1_800_000_000_000, "1800"),
-    (3_600_000_000_000, "3600"),
+    (1_000_000_000, "1.0"),
+    (5_000_000_000, "5.0"),
+    (10_000_000_000, "10.0"),
+    (30_000_000_000, "30.0"),
+    (60_000_000_000, "60.0"),
+    (300_000_000_000, "300.0"),
+    (600_000_000_000, "600.0"),
+    (1_800_000_000_000, "1800.0"),
+    (3_600_000_000_000, "3600.0"),
 ];
 
 /// A histogram of the lengths of connections. Those of which the begin was not seen are not in it: they were there before

@@ -9,7 +9,7 @@
 //! - `snapshot`: what the sockets show of some ports;
 //! - `drops`: what listeners have dropped, as a sum that does not fall when one ends;
 //! - `owners`: who listens;
-//! - [`table`]: all of it together.
+//! - [`table`], `row`: all of it together, and what that tells.
 //!
 //! A look takes from 50 µs to some 10 ms, by the number of sockets: no thread that must not wait takes one.
 
@@ -18,6 +18,7 @@ pub mod counts;
 mod drops;
 mod owners;
 mod places;
+mod row;
 mod seed;
 mod snapshot;
 pub mod table;
@@ -28,5 +29,6 @@ mod watched;
 pub use counted::Counted;
 pub use counts::{BOUNDS, Counter, Counts, LENGTHS, Lengths, MAX_PLACES, Place, Verdict};
 pub use owners::Owner;
-pub use table::{Ask, Connections, Method, Only, Row, Sum, Table, Verification};
+pub use row::{Method, Row, Sockets, Sum, Table, Verification};
+pub use table::{Ask, Connections, Only};
 pub use watched::Subject;

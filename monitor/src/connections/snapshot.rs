@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::effect::sockets::{Namespace, NoSockets, Socket, State, States, Wanted, snapshot};
+use crate::effect::sockets::{Namespace, NoSockets, Sight, Socket, State, States, Wanted};
 
 /// How many states there are.
 pub(super) const STATES: usize = State::ALL.len();
@@ -35,14 +35,15 @@ impl Seen {
 pub(super) fn look(namespace: Namespace, ports: &BTreeSet<u16>) -> Result<BTreeMap<u16, Seen>, NoSockets> {
     type Found = BTreeMap<u16, Seen>;
     let wanted = |states| Wanted { states, ports: Some(ports) };
+    let sight = Sight::open(namespace);
     // Two looks: what is asked of listeners makes the answer for each connection longer by half.
-    let mut seen = snapshot(namespace, wanted(States::LISTEN), |found: &mut Found, socket| {
+    let mut seen = sight.snapshot(wanted(States::LISTEN), &mut |found: &mut Found, socket| {
         let Socket { port, inode, cookie, waiting, capacity, drops, .. } = socket;
         let seen = found.entry(port).or_default();
         seen.count(State::Listen);
         seen.listeners.push(Listener { inode, cookie, waiting, capacity, drops });
     })?;
-    let others = snapshot(namespace, wanted(States::OTHERS), |found: &mut Found, socket| {
+    let others = sight.snapshot(wanted(States::OTHERS), &mut |found: &mut Found, socket| {
         found.entry(socket.port).or_default().count(socket.state);
     })?;
     for (port, other) in others {

@@ -52,7 +52,7 @@ pub(super) async fn follow(mut handle: Handle) {
 
 /// A port as the metrics have it.
 pub(super) fn port((port, Sum { sockets, counts }): (u16, Sum)) -> Port {
-    let states = |sockets: &crate::connections::table::Sockets| {
+    let states = |sockets: &crate::connections::Sockets| {
         State::ALL.iter().map(|state| state.as_str()).zip(sockets.states).collect()
     };
     let lengths = counts.map(|counts| {

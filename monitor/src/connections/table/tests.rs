@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::*;
-use crate::connections::counts::Lengths;
+use crate::connections::counts::{Lengths, Verdict};
 
 /// Counts what it is told.
 #[derive(Debug, Default)]

@@ -15,6 +15,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::filter;
 use super::snapshot::{MAX_SOCKETS, Namespace, Socket, State, States, Wanted};
 
 /// How often a look is repeated during which the sockets changed. The last one counts in any case.
@@ -25,9 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The kernel fills at most 32 KiB of a dump at a time.
 const BUFFER: usize = 64 * 1024;
-
-/// A filter of more ranges of ports than this is not given to the kernel, which would try all of them on each socket.
-const MAX_FILTER: usize = 256;
 
 /// Why sock_diag does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -197,8 +195,7 @@ fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
     let drops = wanted.states == States::LISTEN;
     let extensions = if drops { ExtensionFlags::SKMEMINFO } else { ExtensionFlags::empty() };
     let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
-    let filter = wanted.ports.map(ranges).filter(|ranges| (1..=MAX_FILTER).contains(&ranges.len()));
-    let filter = filter.map(|ranges| DefaultNla::new(REQ_BYTECODE, bytecode(&ranges)));
+    let filter = wanted.ports.and_then(filter::of);
     let mut message = NetlinkMessage::new(
         NetlinkHeader::default(),
         NetlinkPayload::InnerMessage(Exchange::Ask(request, filter)),
@@ -208,51 +205,6 @@ fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
-}
-
-/// `INET_DIAG_REQ_BYTECODE` of linux/inet_diag.h: the attribute with the filter.
-const REQ_BYTECODE: u16 = 1;
-
-/// Ports as ranges, first and last.
-fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for port in ports {
-        match ranges.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(*port) => *last = *port,
-            _ => ranges.push((*port, *port)),
-        }
-    }
-    ranges
-}
-
-/// A program for the kernel's filter that accepts sockets with a port in one of these ranges at this end. For each range
-/// there are two comparisons, each `{ op, yes: 8, no } { port }`, and a jump behind the end, which accepts. A jump that
-/// goes another 4 bytes beyond rejects: that is where the last comparisons lead.
-fn bytecode(ranges: &[(u16, u16)]) -> Vec<u8> {
-    const S_GE: u8 = 2;
-    const S_LE: u8 = 3;
-    const JMP: u8 = 1;
-    /// Two comparisons and a jump.
-    const UNIT: u16 = 20;
-    let mut program = Vec::new();
-    let count = u16::try_from(ranges.len()).unwrap_or(u16::MAX);
-    for (behind, (first, last)) in (0..count).rev().zip(ranges) {
-        // From the first comparison to the next unit. Behind the last unit, which has no jump, that is 4 too far.
-        for (op, port, next) in [(S_GE, first, UNIT), (S_LE, last, UNIT - 8)] {
-            program.extend([op, 8]);
-            program.extend(next.to_ne_bytes());
-            program.extend([0, 0]);
-            program.extend(port.to_ne_bytes());
-        }
-        // To be past the last comparison is to be accepted.
-        if behind > 0 {
-            // From the jump to the end: itself, the whole units behind it, and the last one, which has no jump.
-            let end = 4 + (behind - 1) * UNIT + (UNIT - 4);
-            program.extend([JMP, 4]);
-            program.extend(end.to_ne_bytes());
-        }
-    }
-    program
 }
 
 /// The drops in the attributes of an answer: the last number of `INET_DIAG_SKMEMINFO`.

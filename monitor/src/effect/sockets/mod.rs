@@ -1,6 +1,7 @@
 //! The TCP sockets of a network namespace: a snapshot, taken when somebody asks.
 //!
 //! - `diag`: from sock_diag(7), which the kernel filters;
+//! - `filter`: of ports, for the kernel;
 //! - `established`: connections by their cookies, from the same;
 //! - `proc_net`: from `/proc/PID/net/tcp`, where sock_diag cannot be had, or not in the network namespace of a process;
 //! - `snapshot`: the choice between the two.
@@ -9,13 +10,14 @@
 
 mod diag;
 mod established;
+mod filter;
 mod proc_net;
 mod snapshot;
 
 pub use diag::{DiagError, available};
 pub use established::Connections;
 pub(super) use proc_net::address_of;
-pub use snapshot::{Namespace, NoSockets, Socket, State, States, Wanted, snapshot};
+pub use snapshot::{Namespace, NoSockets, Sight, Socket, State, States, Wanted, snapshot};
 
 #[cfg(test)]
 mod tests;

@@ -182,6 +182,59 @@ pub enum NoSockets {
     },
 }
 
+/// A way to look into a network namespace several times: to enter one takes a thread.
+pub struct Sight {
+    /// A pid or `self`.
+    process: String,
+    /// `None`: sock_diag cannot be had.
+    socket: Option<netlink_sys::Socket>,
+}
+
+impl std::fmt::Debug for Sight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sight").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
+impl Sight {
+    /// Opens it. Where sock_diag cannot be had, `/proc` is.
+    pub fn open(namespace: Namespace) -> Self {
+        let process = match namespace {
+            Namespace::Own => "self".to_owned(),
+            Namespace::Of(pid) => pid.to_string(),
+        };
+        let opened = diag::open(namespace).map_err(|error| tell(&process, &error));
+        Self { process, socket: opened.ok() }
+    }
+
+    /// As [`snapshot`].
+    ///
+    /// # Errors
+    /// As [`snapshot`].
+    pub fn snapshot<T: Default>(
+        &self,
+        wanted: Wanted<'_>,
+        add: &mut impl FnMut(&mut T, Socket),
+    ) -> Result<T, NoSockets> {
+        match self.socket.as_ref().map(|socket| diag::dump(socket, wanted, add)) {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(DiagError::TooMany)) => return Err(NoSockets::TooMany),
+            Some(Err(error)) => tell(&self.process, &error),
+            None => {}
+        }
+        proc_net::read(&self.process, wanted, add)
+    }
+}
+
+/// Why sock_diag is not used: once, unless it is so for one process only.
+fn tell(process: &str, error: &DiagError) {
+    static TOLD: Once = Once::new();
+    match error {
+        DiagError::Enter(_) => tracing::debug!(process, "ports are read from /proc: {error}"),
+        _ => TOLD.call_once(|| tracing::warn!("no sock_diag, ports are read from /proc: {error}")),
+    }
+}
+
 /// Folds the wanted sockets into a value. What has been folded is thrown away where the kernel says that the sockets
 /// have changed meanwhile, and the look begins anew.
 ///
@@ -192,18 +245,5 @@ pub fn snapshot<T: Default>(
     wanted: Wanted<'_>,
     mut add: impl FnMut(&mut T, Socket),
 ) -> Result<T, NoSockets> {
-    let process = match namespace {
-        Namespace::Own => "self".to_owned(),
-        Namespace::Of(pid) => pid.to_string(),
-    };
-    match diag::open(namespace).and_then(|socket| diag::dump(&socket, wanted, &mut add)) {
-        Ok(found) => return Ok(found),
-        Err(DiagError::TooMany) => return Err(NoSockets::TooMany),
-        Err(error @ DiagError::Enter(_)) => tracing::debug!(process, "ports are read from /proc: {error}"),
-        Err(error) => {
-            static TOLD: Once = Once::new();
-            TOLD.call_once(|| tracing::warn!("no sock_diag, ports are read from /proc: {error}"));
-        }
-    }
-    proc_net::read(&process, wanted, &mut add)
+    Sight::open(namespace).snapshot(wanted, &mut add)
 }
