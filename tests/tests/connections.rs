@@ -94,7 +94,8 @@ impl Load {
                 count as u64
             })
         });
-        Self { stop, threads: threads.collect() }
+        let threads = threads.collect();
+        Self { stop, threads }
     }
 
     /// How many there were.
@@ -126,7 +127,7 @@ fn wait(daemon: &Daemon, port: u16, what: &str, wanted: impl Fn(&Value) -> bool)
 /// What a second count says, and how the program ends.
 fn verify(daemon: &Daemon, port: u16) -> (Value, i32) {
     let said = daemon.cli(&["ports", "--json", "--verify", &port.to_string()]);
-    let table: Value = serde_json::from_str(&said.stdout).expect("JSON");
+    let table: Value = serde_json::from_str(&said.out).expect("JSON");
     (table["verify"].clone(), said.code)
 }
 
