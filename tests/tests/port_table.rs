@@ -68,10 +68,13 @@ fn wait(daemon: &Daemon, port: u16, what: &str, wanted: impl Fn(&Value) -> bool)
     patiently(what, || Some(row(&table(daemon, &[]), port)).filter(&wanted))
 }
 
-/// Whether connections are counted. What is counted of a port is known soon after it is watched.
+/// Whether connections are counted: where eBPF is the source. What is counted of a port is known soon after it is watched.
 #[track_caller]
 fn counted(daemon: &Daemon, port: u16) -> bool {
-    let counted = table(daemon, &[])["method"] == "ebpf";
+    let status: Value = serde_json::from_str(&daemon.ask(&["status", "--json"])).expect("JSON");
+    let counted = status["source"] == "ebpf";
+    let method = if counted { "ebpf" } else { "sock_diag" };
+    assert_eq!(table(daemon, &[])["method"], method, "{}", daemon.log());
     if counted {
         wait(daemon, port, "the port to be counted", |row| row["opened"].is_u64());
     }
