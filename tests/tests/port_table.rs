@@ -283,6 +283,30 @@ fn a_service_in_another_namespace_is_watched_there() {
 }
 
 #[test]
+fn without_rights_it_says_what_it_cannot_know() {
+    let port = free();
+    let server = program().with_file_name("server");
+    // Its namespace belongs to its own user namespace, which only root may enter; `/proc` shows it nevertheless.
+    let config = format!(
+        "{LISTEN}[service.it]\ncommand = \"unshare -Urn {} --any {port}\"\nports = [{port}]\n",
+        server.display()
+    );
+    let before = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"].map(str::to_owned);
+    let options = Options { before: before.into(), owner: Some(54321), ..Options::default() };
+    let daemon = Daemon::start_with(&config, &options);
+    let row = wait(&daemon, port, "it to listen", |row| row["listening"] == true);
+    assert_eq!((&row["owner"]["service"], &row["active"]), (&json!("it"), &json!(0)), "{row:#}");
+    assert_eq!((&row["accept_queue"], &row["listeners"]), (&json!(0), &json!(1)));
+    for unknown in ["accept_queue_max", "overflows", "opened", "closed", "resets", "lengths"] {
+        assert_eq!(row[unknown], Value::Null, "{unknown}: {row:#}");
+    }
+    assert!(daemon.ask(&["ports", "it"]).contains(" 0/? "));
+    let found = samples(&daemon);
+    assert_eq!(found.get(&series("accept_queue_length", port)), Some(&0.0));
+    assert_eq!(found.get(&series("accept_queue_overflows_total", port)), None, "{found:?}");
+}
+
+#[test]
 fn a_reload_says_what_is_watched() {
     for source in SOURCES {
         let (_listener, port) = server();

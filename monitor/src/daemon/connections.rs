@@ -10,7 +10,7 @@ use crate::metrics::ports::{Lengths, Port};
 use crate::source::{PortRounds, PortTables};
 
 /// What changes comes in bursts, at a restart: one look for each will do, and not in the middle of it.
-const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// The services, as far as their ports go.
 pub(super) fn subjects(views: &Views) -> Vec<Subject> {
@@ -26,7 +26,8 @@ pub(super) async fn follow(mut handle: Handle) {
     let (mut views, mut last) = (handle.subscribe(), None);
     loop {
         let host = Arc::clone(&handle.watched.borrow_and_update());
-        let subjects = subjects(&views.borrow_and_update());
+        let mut subjects = subjects(&views.borrow_and_update());
+        subjects.retain(|subject| !subject.ports.is_empty());
         let now = Some((Arc::clone(&host), subjects.clone()));
         if now != last {
             let connections = Arc::clone(&connections);
