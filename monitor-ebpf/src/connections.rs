@@ -93,11 +93,11 @@ impl Change<'_> {
         let watch = unsafe { (*counts).number };
         let connection = self.remembered(watch);
         if connection.is_null() {
-            // Nobody could tell whether the other program has counted it.
+            stats(|stats| &raw mut stats.unremembered);
+            // Nobody can tell whether the first program has counted it: mostly it has.
             if pass == Pass::Second {
                 return;
             }
-            stats(|stats| &raw mut stats.unremembered);
         }
         if new == ESTABLISHED {
             if advance(connection, CONNECTION_OPEN) {

@@ -17,8 +17,8 @@ pub mod ctrl {
     /// Into which bank connections are counted, and whether what they do is written down: see
     /// [`ROUND_BANK`](crate::ROUND_BANK). The programs read this.
     pub const ROUND: u32 = 6;
-    /// How many runs of the probes of connections had been skipped when everything was last counted anew.
-    pub const PORTS_SKIPPED: u32 = 7;
+    /// How many changes of connections might have been counted wrongly when everything was last counted anew.
+    pub const PORTS_SETTLED: u32 = 7;
     /// The kernel's tags of the programs, in the order in which user space attaches them.
     pub const TAGS: u32 = 8;
     /// How many entries there are.

@@ -125,7 +125,8 @@ pub const CONNECTION_RESET: u64 = 3;
 pub struct PortStats {
     /// Changes that found no room in `SEEN`: the round tells nothing.
     pub seen_full: u64,
-    /// Connections for which the kernel had no memory to remember them; they are counted all the same.
+    /// How often the kernel had no memory to remember what was counted of a connection: it may have been counted twice, or
+    /// not at all.
     pub unremembered: u64,
     /// Changes for which the kernel had skipped the first of the two probes, and which the second has counted.
     pub recovered: u64,

@@ -40,7 +40,7 @@ struct Shared {
     todo: Mutex<Todo>,
     news: Condvar,
     reseeds: AtomicU64,
-    /// How many runs may have been skipped when everything was last looked at.
+    /// How many changes might have been counted wrongly when everything was last looked at.
     settled: AtomicU64,
 }
 
@@ -58,7 +58,7 @@ impl Counted {
     /// # Errors
     /// If the maps cannot be read, or no thread can be made.
     pub fn start((tables, rounds): (PortTables, PortRounds)) -> io::Result<Self> {
-        let settled = rounds.settled_skips().map_err(io::Error::other)?;
+        let settled = rounds.settled().map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             places: Mutex::new(Places::new(tables)?),
             rounds: Mutex::new(rounds),
@@ -94,8 +94,8 @@ impl Counter for Counted {
     fn counts(&self, place: Place) -> Option<Counts> {
         let shared = &self.0;
         let mut places = lock(&shared.places);
-        let skipped = places.tables.skipped();
-        if skipped > shared.settled.load(Ordering::Relaxed) {
+        let doubts = places.tables.doubts().unwrap_or(0);
+        if doubts > shared.settled.load(Ordering::Relaxed) {
             shared.ask(|todo| todo.reseed = true);
         }
         places.counts(place).unwrap_or_else(|error| {
@@ -173,16 +173,16 @@ impl Shared {
 
     /// Looks at all places, because some of what happened there may have been missed.
     fn reseed(&self) {
-        let (skipped, all) = {
+        let (doubts, all) = {
             let mut places = lock(&self.places);
-            (places.tables.skipped(), places.numbers(false))
+            (places.tables.doubts().unwrap_or(0), places.numbers(false))
         };
         self.reseeds.fetch_add(1, Ordering::Relaxed);
         if !self.look(all) {
             return;
         }
-        self.settled.store(skipped, Ordering::Relaxed);
-        if let Err(error) = lock(&self.rounds).settle_skips(skipped) {
+        self.settled.store(doubts, Ordering::Relaxed);
+        if let Err(error) = lock(&self.rounds).settle(doubts) {
             tracing::warn!(%error, "the next daemon will count connections once more");
         }
     }

@@ -54,11 +54,11 @@ pub(super) fn round(
     let mut unseen = Unseen::new();
     let views = views(wanted, &mut unseen);
     for _ in 0..ATTEMPTS {
-        let before = rounds.overflown().map_err(io::Error::other)?;
+        let before = lock(places).tables.overflown().map_err(io::Error::other)?;
         let found = attempt(rounds, places, wanted, &views, &mut unseen);
         // Also of a round that failed.
         rounds.end().map_err(io::Error::other)?;
-        if rounds.overflown().map_err(io::Error::other)? == before {
+        if lock(places).tables.overflown().map_err(io::Error::other)? == before {
             return Ok((found?, unseen));
         }
     }

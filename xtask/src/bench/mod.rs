@@ -5,6 +5,7 @@
 //! - [`path`]: where the time of a restart goes, step by step, by the kernel's tracepoints.
 //! - [`loaded`]: the same for defib alone, under load of several kinds.
 //! - [`connections`]: what clients of a server notice when it is crashed.
+//! - [`counting`]: what it costs to count connections, and whether the counts are right.
 //! - [`crash_loop`]: what is left of very many crashes.
 //! - [`idle`]: what supervising a hundred quiet services costs. Each context switch is one too many.
 //! - [`footprint`]: memory, and the time to start, with 1, 100 and 1000 services.
@@ -23,6 +24,7 @@ mod arena;
 mod cage;
 mod clock;
 mod connections;
+mod counting;
 mod crash_loop;
 mod footprint;
 mod hammer;
@@ -125,6 +127,7 @@ fn measure(what: What, bench: &Bench) -> Result<Section> {
         What::Path => path::measure(bench),
         What::Loaded => loaded::measure(bench),
         What::Connections => connections::measure(bench),
+        What::Counting => counting::measure(bench),
         What::CrashLoop => crash_loop::measure(bench),
         What::Idle => idle::measure(bench),
         What::Footprint => footprint::measure(bench),

@@ -15,6 +15,7 @@ usage: cargo xtask bench [WHAT…] [options]
   path           where the time of a restart goes, step by step: the bare loops and defib (needs root)
   loaded         the same for defib alone: with 1000 services and requests, beside busy loops, with its daemon stopped
   connections    connections refused and reset while a server is crashed, by who holds its socket
+  counting       what it costs to count connections, and whether the counts are right (needs root, nginx, wrk, ss)
   crash-loop     what keeper and daemon hold before and after very many crashes
   idle           context switches with 100 quiet services, of defib and its peers
   footprint      memory, and the time to start, with 1, 100 and 1000 services, of defib and its peers
@@ -66,6 +67,7 @@ pub(super) enum What {
     Path,
     Loaded,
     Connections,
+    Counting,
     CrashLoop,
     Idle,
     Footprint,
@@ -78,11 +80,12 @@ pub(super) enum What {
 
 impl What {
     /// In the order in which they are measured.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Restart,
         Self::Path,
         Self::Loaded,
         Self::Connections,
+        Self::Counting,
         Self::CrashLoop,
         Self::Idle,
         Self::Footprint,
@@ -99,6 +102,7 @@ impl What {
             Self::Path => "path",
             Self::Loaded => "loaded",
             Self::Connections => "connections",
+            Self::Counting => "counting",
             Self::CrashLoop => "crash-loop",
             Self::Idle => "idle",
             Self::Footprint => "footprint",

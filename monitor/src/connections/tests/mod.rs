@@ -1,6 +1,8 @@
 //! The counters on this kernel: real connections, of both families, that end in every way. Needs root; says so where it
 //! cannot run.
 
+#![expect(clippy::disallowed_methods, reason = "a test waits for threads and processes of its own")]
+
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +56,6 @@ impl World {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test waits for threads of its own")]
 fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {

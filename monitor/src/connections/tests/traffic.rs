@@ -60,7 +60,6 @@ impl Server {
     }
 
     /// Threads that talk for so long, and return how often they did.
-    #[expect(clippy::disallowed_methods, reason = "a test measures its own load")]
     pub(super) fn load(&self, threads: usize, time: Duration) -> Vec<JoinHandle<u64>> {
         let port = self.port;
         let talker = move |thread: usize| {
@@ -172,7 +171,6 @@ impl Drop for Elsewhere {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test starts its own processes")]
 fn run(program: &str, arguments: &[&str]) -> std::process::Child {
     std::process::Command::new(program).args(arguments).spawn().expect("it is installed")
 }

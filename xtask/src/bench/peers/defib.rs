@@ -60,7 +60,7 @@ pub(in crate::bench) fn launch_on(
     })
 }
 
-fn setup(stage: &Stage<'_>, options: Options) -> Result<Setup> {
+pub(in crate::bench) fn setup(stage: &Stage<'_>, options: Options) -> Result<Setup> {
     let config = stage.folder.join("defib.toml");
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&config)?;
     file.write_all(settings(stage.services, options).as_bytes())?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap, MapData};
-use defib_ebpf::{PortStats, ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey, ctrl};
+use aya::maps::{HashMap, MapData};
+use defib_ebpf::{ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey, ctrl};
 
 use super::super::control::Control;
 use super::super::error::EbpfError;
@@ -23,7 +23,6 @@ pub struct Witnessed {
 pub struct PortRounds {
     control: Control,
     seen: HashMap<MapData, Abi<SeenKey>, Abi<Seen>>,
-    stats: Array<MapData, Abi<PortStats>>,
 }
 
 impl std::fmt::Debug for PortRounds {
@@ -37,7 +36,6 @@ impl PortRounds {
         Ok(Self {
             control: Control::of(shelf)?,
             seen: take(shelf, "SEEN_SOCKETS")?.try_into().map_err(failed("SEEN_SOCKETS"))?,
-            stats: take(shelf, "PORT_STATS")?.try_into().map_err(failed("PORT_STATS"))?,
         })
     }
 
@@ -95,39 +93,19 @@ impl PortRounds {
         Ok(())
     }
 
-    /// How many changes found no room to be written down.
+    /// How many changes might have been counted wrongly when everything was last counted anew.
     ///
     /// # Errors
     /// If a map cannot be read.
-    pub fn overflown(&self) -> Result<u64, EbpfError> {
-        Ok(self.stats()?.seen_full)
-    }
-
-    /// How many changes the second probe has counted for the first.
-    ///
-    /// # Errors
-    /// If a map cannot be read.
-    pub fn recovered(&self) -> Result<u64, EbpfError> {
-        Ok(self.stats()?.recovered)
-    }
-
-    fn stats(&self) -> Result<PortStats, EbpfError> {
-        self.stats.get(&0, 0).map(|Abi(stats)| stats).map_err(failed("PORT_STATS"))
-    }
-
-    /// How many runs of the probes had been skipped when everything was last counted anew.
-    ///
-    /// # Errors
-    /// If a map cannot be read.
-    pub fn settled_skips(&self) -> Result<u64, EbpfError> {
-        self.control.get(ctrl::PORTS_SKIPPED)
+    pub fn settled(&self) -> Result<u64, EbpfError> {
+        self.control.get(ctrl::PORTS_SETTLED)
     }
 
     /// Remembers that, for the next daemon too.
     ///
     /// # Errors
     /// If a map cannot be written.
-    pub fn settle_skips(&mut self, skipped: u64) -> Result<(), EbpfError> {
-        self.control.set(ctrl::PORTS_SKIPPED, skipped)
+    pub fn settle(&mut self, doubts: u64) -> Result<(), EbpfError> {
+        self.control.set(ctrl::PORTS_SETTLED, doubts)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData};
-use defib_ebpf::{PortBase, PortCounts, PortKey};
+use defib_ebpf::{PortBase, PortCounts, PortKey, PortStats};
 
 use super::super::error::EbpfError;
 use super::super::load::{Loaded, ON_STATE, ON_STATE_AGAIN};
@@ -22,6 +22,7 @@ pub struct PortTables {
     counts: HashMap<MapData, Abi<PortKey>, Abi<PortCounts>>,
     bases: HashMap<MapData, Abi<PortKey>, Abi<PortBase>>,
     watched: Array<MapData, u64>,
+    stats: Array<MapData, Abi<PortStats>>,
     /// How often each of the two probes was not run.
     misses: [Misses; 2],
     /// What tells that belongs to descriptors, which must stay open.
@@ -58,6 +59,7 @@ impl PortTables {
             counts: take(shelf, "PORTS")?.try_into().map_err(failed("PORTS"))?,
             bases: take(shelf, "BASES")?.try_into().map_err(failed("BASES"))?,
             watched: take(shelf, "WATCHED")?.try_into().map_err(failed("WATCHED"))?,
+            stats: take(shelf, "PORT_STATS")?.try_into().map_err(failed("PORT_STATS"))?,
             misses,
             _programs: first,
         };
@@ -133,11 +135,27 @@ impl PortTables {
         self.bases.insert(Abi(key), Abi(base), 0).map_err(failed("BASES"))
     }
 
-    /// How many changes the kernel may have kept from both probes: none, if either has missed none. Looks once a second at
-    /// most.
-    pub fn skipped(&mut self) -> u64 {
+    /// How many changes may be counted wrongly. Of those that the kernel has kept from one of the probes the other knows; what
+    /// it has kept from both is not more than what it has kept from either. Looks at that once a second at most.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn doubts(&mut self) -> Result<u64, EbpfError> {
+        let unremembered = self.stats()?.unremembered;
         let [first, second] = &mut self.misses;
-        first.known().min(second.known())
+        Ok(first.known().min(second.known()) + unremembered)
+    }
+
+    /// How many changes found no room to be written down in a round.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn overflown(&self) -> Result<u64, EbpfError> {
+        Ok(self.stats()?.seen_full)
+    }
+
+    fn stats(&self) -> Result<PortStats, EbpfError> {
+        self.stats.get(&0, 0).map(|Abi(stats)| stats).map_err(failed("PORT_STATS"))
     }
 
     /// How often each of the probes was not run; `None` before Linux 5.12.
