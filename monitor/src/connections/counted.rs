@@ -15,7 +15,8 @@ use super::counts::{Counter, Counts, MAX_PLACES, Place, Verdict};
 use super::places::Places;
 use super::seed::{Found, lock, round};
 use crate::effect::clock;
-use crate::source::{PortRounds, PortTables};
+use crate::source::PortRounds;
+use crate::source::PortTables;
 
 /// How many looks are taken until two in a row agree. What the last one shows counts in any case.
 const LOOKS: usize = 6;
@@ -70,6 +71,21 @@ impl Counted {
         let of_thread = Arc::clone(&shared);
         std::thread::Builder::new().name("defib-counts".into()).spawn(move || of_thread.run())?;
         Ok(Self(shared))
+    }
+
+    /// As if the probes had counted so many connections too many.
+    #[cfg(test)]
+    pub(super) fn spoil(&self, place: Place, by: i64) {
+        let mut places = lock(&self.0.places);
+        let number = places.number(place).expect("it is watched");
+        let known = places.known(place, number).expect("it is known");
+        places.learn(place, number, known + by, true).expect("there is room");
+    }
+
+    /// As if the kernel had kept something from both probes.
+    #[cfg(test)]
+    pub(super) fn doubt(&self) {
+        self.0.ask(|todo| todo.reseed = true);
     }
 
     /// How often each of the probes was not run.

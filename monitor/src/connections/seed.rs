@@ -19,7 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::counts::Place;
 use super::places::{Places, balance};
 use crate::effect::sockets::{Connections, Namespace};
-use crate::source::{PortRounds, grace};
+use crate::source::PortRounds;
+use crate::source::grace;
 
 /// How often a round is repeated in which more sockets did something than could be written down.
 const ATTEMPTS: usize = 3;

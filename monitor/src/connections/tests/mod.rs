@@ -180,6 +180,33 @@ fn looks_at_any_instant_under_load_agree_with_the_counters() {
 }
 
 #[test]
+fn what_is_counted_wrongly_is_put_right_and_no_total_falls() {
+    let Some(world) = World::new() else { return };
+    let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let place = here(server.port);
+    let _kept: Vec<_> = (0..4).map(|_| server.connect(false)).collect();
+    world.watch(&[place]);
+    world.counted.spoil(place, 3);
+    assert_eq!(world.counts(place).active, 7);
+    // In the middle of its traffic.
+    let load = server.load(1, Duration::from_secs(1));
+    let verdict = world.counted.verify(place).expect("it is watched");
+    assert_eq!(verdict.counted, verdict.found + 3);
+    assert!(world.counted.verify(place).expect("it is watched").is_equal());
+    let talked: u64 = load.into_iter().map(|thread| thread.join().expect("it has not failed")).sum();
+    let counts = patiently(|| Some(world.counts(place)).filter(|counts| counts.active == 4));
+    // What was too much was said to be opened, and is said to be closed now.
+    assert_eq!((counts.opened, counts.closed, counts.lengths.unknown), (talked + 3, talked + 3, 3));
+
+    world.counted.spoil(place, -2);
+    assert_eq!(world.counts(place).active, 2);
+    world.counted.doubt();
+    let counts = patiently(|| Some(world.counts(place)).filter(|counts| counts.active == 4));
+    assert_eq!((counts.opened, counts.closed), (talked + 5, talked + 5));
+    assert_eq!(world.counted.reseeds(), 1);
+}
+
+#[test]
 fn a_namespace_is_counted_for_itself() {
     let Some(world) = World::new() else { return };
     let server = Server::start(TcpListener::bind("127.0.0.1:0").expect("a port"));
