@@ -82,6 +82,12 @@ impl Counted {
         places.learn(place, number, known + by, true).expect("there is room");
     }
 
+    /// Whether the thread has nothing left to find out about a place.
+    #[cfg(test)]
+    pub(super) fn is_settled(&self, place: Place) -> bool {
+        lock(&self.0.places).is_confirmed(place)
+    }
+
     /// As if the kernel had kept something from both probes.
     #[cfg(test)]
     pub(super) fn doubt(&self) {

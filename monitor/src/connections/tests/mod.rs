@@ -186,6 +186,7 @@ fn what_is_counted_wrongly_is_put_right_and_no_total_falls() {
     let place = here(server.port);
     let _kept: Vec<_> = (0..4).map(|_| server.connect(false)).collect();
     world.watch(&[place]);
+    patiently(|| world.counted.is_settled(place).then_some(()));
     world.counted.spoil(place, 3);
     assert_eq!(world.counts(place).active, 7);
     // In the middle of its traffic.
