@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use defib_tests::{Daemon, http, metrics_address, patiently, signal};
+use defib_tests::{Daemon, beside, http, metrics_address, patiently, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,7 +37,7 @@ impl Server {
                 spawned.unwrap_or_else(|| panic!("{programs:?} is there: `cargo xtask setup` installs it"));
             let ready = patiently(programs[0], || match child.try_wait().expect("a child") {
                 Some(_ended) => Some(false),
-                None => std::net::TcpStream::connect(address).is_ok().then_some(true),
+                None => TcpStream::connect(address).is_ok().then_some(true),
             });
             if ready {
                 return Self { folder, child, address };
@@ -190,15 +190,12 @@ fn rules_and_dashboard_name_what_there_is() {
         for family in families(&text) {
             let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| family.strip_suffix(suffix));
             let there = known.contains(&family) || base.is_some_and(|base| known.contains(&base));
-            assert!(there || PENDING.iter().any(|pending| family.starts_with(pending)), "{file}: {family}");
+            assert!(there, "{file}: {family}");
             named += 1;
         }
     }
     assert!(named > 50);
 }
-
-/// Families that are made elsewhere and are not there yet: expressions with them may be without data.
-const PENDING: &[&str] = &["defib_port_"];
 
 /// Families that only some sources hear of.
 const OF_THE_KERNEL: &[&str] = &["defib_host_", "defib_event_ring_", "defib_events_received_total"];
@@ -255,10 +252,15 @@ fn asked(expression: &str) -> String {
 
 #[test]
 fn every_rule_is_evaluated_and_every_expression_of_the_dashboard_has_an_answer() {
-    let daemon = Daemon::start(
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let daemon = Daemon::start(&format!(
         "[listen]\nmetrics = \"127.0.0.1:0\"\n[service.it]\ncommand = \"sleep 1000\"\n\
-         [service.fails]\ncommand = [\"sh\", \"-c\", \"sleep 1; exit 3\"]\nrestart = { max_restarts = 3 }\n",
-    );
+         [service.fails]\ncommand = [\"sh\", \"-c\", \"sleep 1; exit 3\"]\nrestart = {{ max_restarts = 3 }}\n\
+         [service.web]\ncommand = \"{} {port}\"\nports = [{port}]\nready = {{ port = {port} }}\n",
+        beside("server").display()
+    ));
+    daemon.wait("web", "to be ready", |it| it["ready"] == true);
+    drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens"));
     let before = daemon.wait_state("it", "running");
     let prometheus = Prometheus::start(metrics_address(&daemon));
     prometheus.wait("defib_process_restarts_total{process=\"it\",reason=\"signal\"}", |count| count == 0.0);
@@ -294,7 +296,7 @@ fn every_rule_is_evaluated_and_every_expression_of_the_dashboard_has_an_answer()
             let expression = target["expr"].as_str().expect("an expression");
             let may_be_empty = families(expression).any(|family| {
                 let of = |prefixes: &[&str]| prefixes.iter().any(|prefix| family.starts_with(prefix));
-                of(PENDING) || (!ebpf && of(OF_THE_KERNEL))
+                !ebpf && of(OF_THE_KERNEL)
             });
             let path = format!("/api/v1/query?query={}", encoded(&asked(expression)));
             let found = || !prometheus.api(&path)["result"].as_array().is_none_or(Vec::is_empty);

@@ -12,7 +12,7 @@ use crate::workspace::root;
 ///
 /// From the edges inwards: values and settings know nobody, sources and effects know values, the daemon knows all of
 /// these, and the surfaces know the daemon's handle only.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("duration", &[]),
     ("size", &[]),
     ("aliveness", &[]),

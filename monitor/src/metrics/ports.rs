@@ -71,6 +71,7 @@ pub(super) fn write(page: &mut Page, ports: &[Port]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::Format;
     use super::*;
 
     #[test]
@@ -79,9 +80,9 @@ mod tests {
             Port { port: 22, states: Some(vec![("listen", 0)]), listeners: Some(0), ..Port::default() };
         let lengths = Lengths { buckets: vec![("1", 2)], count: 3, sum: 4.5 };
         let busy = Port { port: 80, opened: Some(3), lengths: Some(lengths), ..Port::default() };
-        let mut page = Page::default();
+        let mut page = Page::within(1000);
         write(&mut page, &[quiet, busy]);
-        let text = page.into_text();
+        let text = page.into_text(Format::Text);
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,
