@@ -103,6 +103,47 @@ fn no_end_dies_with_a_daemon_and_none_is_told_again() {
     assert_eq!(number("restarts") + 1, number("incarnation"), "{status}");
 }
 
+/// The keeper goes on alone while its daemon is stopped, or is killed again and again, and is killed too. What it alone
+/// knew is told by the next keeper's daemon.
+#[test]
+fn what_only_the_keeper_knew_is_told_by_the_next_one() {
+    for source in ["auto", "pidfd"] {
+        let mut daemon = Daemon::start(&config(source));
+        for round in 0..3 {
+            daemon.wait("it", "restarted", |it| it["restarts"].as_u64() > Some(2));
+            signal(daemon.daemon(), libc::SIGSTOP);
+            for _ in 0..5 {
+                another(&daemon);
+            }
+            let pids = [daemon.keeper(), daemon.daemon()];
+            // The life that has just begun is given the time to be written down with the end before it.
+            pids.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
+            patiently("both to be gone", || (!pids.iter().any(|pid| lives(*pid))).then_some(()));
+            daemon.start_again();
+            let told = told(&daemon);
+            let (ends, begun) = (count(told.iter().map(life)), begun(&daemon));
+            // Of the last that had begun before and those after it nothing is promised yet: they may live.
+            for life in begun.iter().filter(|life| begun.iter().any(|later| later.0 > life.0 + 2)) {
+                assert_eq!(
+                    ends.get(life),
+                    Some(&1),
+                    "{source} {round}: the end of {life:?}\n{}",
+                    daemon.log()
+                );
+            }
+        }
+        assert_told_once(&daemon, source);
+        let (told, begun) = (told(&daemon), begun(&daemon));
+        let by_itself = |exit: &&Value| exit["by"] == "self" && exit["signal"].is_null();
+        let known = told.iter().filter(by_itself).filter(|exit| exit["code"] == 7).count();
+        // Those that ended while nobody watched, and the last one.
+        assert!(known + 7 >= begun.len(), "{source}: {known} of {}\n{}", begun.len(), daemon.log());
+        let numbers: Vec<u64> = begun.iter().map(|life| life.0).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "a number was used twice: {numbers:?}");
+        assert!(!daemon.log().contains("panicked"));
+    }
+}
+
 /// Keeper and daemon are killed together. Lives that end meanwhile are told by the next daemon, as well as it knows; what
 /// the one before has told stays as it told it, and is not told again.
 #[test]

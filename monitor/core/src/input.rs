@@ -45,8 +45,9 @@ pub enum Input {
         pid: u32,
         /// When the earlier keeper made it.
         at: Tick,
-        /// How the life ended that is remembered, if that is an earlier one.
-        lost: Option<Lost>,
+        /// How the lives ended that came before it and are not known to have ended, oldest first: the one that is
+        /// remembered, and those that the earlier keeper had begun after it.
+        lost: Vec<Lost>,
         /// Whether the sockets of the service were taken back from the process.
         holds: bool,
     },
@@ -54,8 +55,8 @@ pub enum Input {
     Deserted {
         /// The service.
         service: ServiceName,
-        /// How the latest life ended that is known of, as far as anybody can tell.
-        lost: Option<Lost>,
+        /// How the lives ended that are known of, as far as anybody can tell, oldest first.
+        lost: Vec<Lost>,
     },
     /// All of the past has been told: start what is to start.
     Begin,

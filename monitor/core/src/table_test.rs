@@ -239,10 +239,15 @@ impl Rig {
             "followed" => ended(service, 7 << 8, true),
             "listens" => Input::Port { service, incarnation, port: 80, listening: true },
             "cleared" => Input::Cleared { service, incarnation },
-            "adopted" => Input::Adopted { service, incarnation, pid, at, lost: None, holds: false },
+            "adopted" => Input::Adopted { service, incarnation, pid, at, lost: Vec::new(), holds: false },
             "deserted" => {
                 let end = End { status: None, at, usage: Usage::default(), oom: None, blame: Blame::Unknown };
-                let lost = self.memo.life().map(|_| Lost { incarnation, pid, started: at, end });
+                let lost = self
+                    .memo
+                    .life()
+                    .map(|_| Lost { incarnation, pid, started: at, end })
+                    .into_iter()
+                    .collect();
                 Input::Deserted { service, lost }
             }
             "deadline" => Input::Deadline,

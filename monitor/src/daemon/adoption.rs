@@ -9,6 +9,7 @@ use std::time::Duration;
 use defib_core::model::{By, End, Ending, Leftovers, Record, ServiceName, ServiceSpec, Tick, What};
 use defib_core::{Effect, Input, KnownLife, Lost};
 
+use super::keeper_ends::Lives;
 use super::link::LinkError;
 use super::run::{Daemon, log};
 use crate::effect::census::{self, Census, Expected, Resident};
@@ -28,6 +29,7 @@ pub(super) type Residents = BTreeMap<ServiceName, Resident>;
 pub(super) fn census(
     tree: Option<&CgroupTree>,
     remembered: &Remembered,
+    unheard: &BTreeMap<ServiceName, Lives>,
     services: &[Arc<ServiceSpec>],
 ) -> Residents {
     let known: BTreeMap<&ServiceName, &RememberedService> =
@@ -37,6 +39,7 @@ pub(super) fn census(
         let expected = known.get(&spec.name).map_or(Expected { keeps, ..Expected::default() }, |it| {
             Expected { life: latest(it), over: it.memo.over(), may_live: it.memo.may_live(), keeps }
         });
+        let expected = unheard.get(&spec.name).map_or(expected, |lives| expect_later(expected, lives));
         (spec.name.clone(), expected)
     });
     let expected = expected.collect();
@@ -61,6 +64,19 @@ pub(super) fn census(
     residents
 }
 
+/// Counts in what the keeper knew of the lives of a service.
+fn expect_later(mut expected: Expected, lives: &Lives) -> Expected {
+    for (life, end) in lives.values() {
+        if end.is_some() {
+            expected.over = expected.over.max(life.incarnation);
+        } else if expected.life.is_none_or(|known| known.incarnation < life.incarnation) {
+            expected.life = Some(*life);
+            expected.may_live = true;
+        }
+    }
+    expected
+}
+
 /// The latest life of a service that is remembered and not known to have ended.
 fn latest(it: &RememberedService) -> Option<KnownLife> {
     let told = it.life.map(|life| KnownLife {
@@ -79,33 +95,37 @@ impl Daemon {
         &mut self,
         remembered: Remembered,
         mut residents: Residents,
+        mut unheard: BTreeMap<ServiceName, Lives>,
     ) -> Result<Remembered, LinkError> {
         let Remembered { services, left } = remembered;
         // One turn for all: a thousand packets with their wake-ups would take longer than everything else.
         let (mut others, mut rest) = (Vec::new(), Vec::new());
         for it in services {
             let (lived, configured) = (it.same_boot && !left, self.slots.spec(&it.service).is_some());
-            if let (true, false, Some(life)) = (lived, configured, latest(&it)) {
-                self.tell_of_removed(it.service, life);
+            let mut lives = unheard.remove(&it.service).filter(|_| lived).unwrap_or_default();
+            if let Some(life) = latest(&it).filter(|_| lived) {
+                lives.entry(life.incarnation).or_insert((life, None));
+            }
+            lives.retain(|incarnation, _| *incarnation > it.memo.over());
+            if lived && !configured && !lives.is_empty() {
+                self.tell_of_removed(it.service, lives);
                 continue;
             }
             let torn = lived && configured;
-            let life = latest(&it).filter(|_| torn);
-            match (residents.remove(&it.service), life) {
-                (Some(resident), life) if torn => {
+            let ended = torn && !lives.is_empty();
+            match (residents.remove(&it.service), ended) {
+                (Some(resident), _) if torn => {
                     // Before the core asks for a plan, which would find the addresses taken by the service itself.
                     self.take_sockets_back(&it.service, &resident)?;
                     rest.extend(self.orders([Input::Resume { service: it.service.clone(), memo: it.memo }])?);
-                    let earlier = life.filter(|life| life.incarnation < resident.life.incarnation);
-                    rest.extend(self.adopt(it.service, resident, earlier)?);
+                    rest.extend(self.adopt(it.service, resident, lives)?);
                 }
-                (None, Some(life)) => {
-                    let lost = self.lost(&it.service, life);
-                    tracing::warn!(service = %it.service, pid = life.pid, "ended while nobody watched");
+                (None, true) => {
+                    let lost = self.all_lost(&it.service, lives);
+                    let pid = lost.last().map(|lost| lost.pid);
+                    tracing::warn!(service = %it.service, pid, "ended while nobody watched");
                     let resumed = Input::Resume { service: it.service.clone(), memo: it.memo };
-                    rest.extend(
-                        self.orders([resumed, Input::Deserted { service: it.service, lost: Some(lost) }])?,
-                    );
+                    rest.extend(self.orders([resumed, Input::Deserted { service: it.service, lost }])?);
                 }
                 (resident, _) => {
                     residents.extend(resident.map(|resident| (it.service.clone(), resident)));
@@ -117,7 +137,20 @@ impl Daemon {
         for (service, resident) in residents {
             others.retain(|it| it.service != service);
             self.take_sockets_back(&service, &resident)?;
-            rest.extend(self.adopt(service, resident, None)?);
+            let lives = unheard.remove(&service).unwrap_or_default();
+            rest.extend(self.adopt(service, resident, lives)?);
+        }
+        for (service, lives) in unheard {
+            if left || lives.is_empty() {
+                continue;
+            }
+            others.retain(|it| it.service != service);
+            if self.slots.spec(&service).is_none() {
+                self.tell_of_removed(service, lives);
+                continue;
+            }
+            let lost = self.all_lost(&service, lives);
+            rest.extend(self.orders([Input::Deserted { service, lost }])?);
         }
         self.link.send_turn()?;
         self.tell_all(rest);
@@ -142,13 +175,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// Takes a life over. `earlier`: the one that is remembered, if the keeper had begun this one after it.
+    /// Takes a life over. `lives`: those that are not known to have ended, and those that the keeper had begun after them.
     /// Its sockets have been taken back.
     fn adopt(
         &mut self,
         service: ServiceName,
         resident: Resident,
-        earlier: Option<KnownLife>,
+        mut lives: Lives,
     ) -> Result<Vec<Effect>, LinkError> {
         let Resident { life: KnownLife { incarnation, pid, started }, pidfd } = resident;
         let (Some(slot), Some(spec)) = (self.slots.slot(&service), self.slots.spec(&service)) else {
@@ -170,20 +203,45 @@ impl Daemon {
         let fds = std::iter::once(pidfd).chain(cgroup).collect();
         self.link.order(order, fds)?;
         self.follow(&Life { slot, pid, started });
-        let lost = earlier.map(|life| self.lost(&service, life));
+        lives.retain(|earlier, _| *earlier < incarnation);
+        let lost = self.all_lost(&service, lives);
         self.orders([Input::Adopted { service, incarnation, pid, at: started, lost, holds }])
     }
 
     /// A service that lived is configured no longer: the census has ended what was left of it.
-    fn tell_of_removed(&mut self, service: ServiceName, life: KnownLife) {
-        let Lost { incarnation, pid, started, end } = self.lost(&service, life);
+    fn tell_of_removed(&mut self, service: ServiceName, lives: Lives) {
+        let mut lost = self.all_lost(&service, lives).into_iter().peekable();
         self.memory.forget(&service);
-        let ending = Ending { end, by: By::Stop };
-        let what = What::Exit { ending, started: Some(started) };
-        let record = Record { at: clock::now(), service, incarnation, pid: Some(pid), what };
-        if self.ends.take_in(&record) {
-            self.tell(Effect::Record(record));
+        while let Some(Lost { incarnation, pid, started, end }) = lost.next() {
+            let by = if lost.peek().is_some() { By::Itself } else { By::Stop };
+            let what = What::Exit { ending: Ending { end, by }, started: Some(started) };
+            let record =
+                Record { at: clock::now(), service: service.clone(), incarnation, pid: Some(pid), what };
+            if self.ends.take_in(&record) {
+                self.tell(Effect::Record(record));
+            }
         }
+    }
+
+    /// How lives have ended, as far as their keeper, whoever has told it or the source can tell.
+    fn all_lost(&mut self, service: &ServiceName, lives: Lives) -> Vec<Lost> {
+        let lost = lives.into_values().map(|(life, end)| match end {
+            Some(end) if self.ends.known(service, life).is_none() => self.heard(life, end),
+            Some(_) | None => self.lost(service, life),
+        });
+        lost.collect()
+    }
+
+    /// An end of which the keeper had told nobody. The source may know more of it.
+    fn heard(&mut self, life: KnownLife, mut end: End) -> Lost {
+        let KnownLife { incarnation, pid, started } = life;
+        if let Some(witness) = self.source.recorded_end(pid, started.0)
+            && (end.status.is_none() || witness.status.is_none() || witness.status == end.status)
+        {
+            end.status = end.status.or(witness.status);
+            (end.oom, end.blame) = (witness.oom, witness.blame);
+        }
+        Lost { incarnation, pid, started, end }
     }
 
     /// How a life ended while nobody watched, as far as the source can tell, or whoever has watched it after all and told

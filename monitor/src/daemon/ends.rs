@@ -26,6 +26,7 @@ use defib_core::model::{End, Incarnation, Record, ServiceName, Tick, What};
 use rustix::fs::MemfdFlags;
 
 use super::journal::{Entry, Event};
+use super::keeper_ends::Lives;
 use crate::effect::clock;
 use crate::state::{self, Place};
 
@@ -199,6 +200,19 @@ impl Ends {
         self.earlier.get(&(service.clone(), life.incarnation.0, life.pid, life.started))
     }
 
+    /// Adds what earlier daemons have told to what the keeper knew, for the lives before those: the state database may know
+    /// less. Later ones may be of another service that once had the name.
+    pub(super) fn add_to(&self, services: &mut BTreeMap<ServiceName, Lives>) {
+        for ((service, incarnation, pid, started), end) in &self.earlier {
+            let life = KnownLife { incarnation: Incarnation(*incarnation), pid: *pid, started: *started };
+            if let Some(lives) = services.get_mut(service)
+                && lives.last_key_value().is_some_and(|(last, _)| life.incarnation < *last)
+            {
+                lives.entry(life.incarnation).or_insert_with(|| (life, Some(end.clone())));
+            }
+        }
+    }
+
     /// The keeper has told all that it had: from now on every end is a new one.
     pub(super) fn begin(&mut self) {
         self.earlier = BTreeMap::new();
@@ -349,6 +363,24 @@ mod tests {
         assert!(found.is_empty() && other.next == 1 && other.id != ends.id);
         file.set_len(3).unwrap();
         assert!(Ends::open(None, Some(file.into())).1.is_empty());
+    }
+
+    #[test]
+    fn what_was_told_of_lives_before_those_that_the_keeper_knew_is_added() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut ends, _) = Ends::open(Some(folder.path()), None);
+        (1..=4).for_each(|life| assert!(ends.take_in(&exit(life))));
+        let (ends, _) = Ends::open(Some(folder.path()), None);
+        let third = KnownLife { incarnation: Incarnation(3), pid: 1, started: Tick(3) };
+        let lives = Lives::from([(Incarnation(3), (third, None))]);
+        let mut services = BTreeMap::from([("it".parse().unwrap(), lives)]);
+        ends.add_to(&mut services);
+        let lives = &services[&"it".parse().unwrap()];
+        let known: Vec<_> = lives.iter().map(|(life, (_, end))| (life.0, end.is_some())).collect();
+        assert_eq!(known, [(1, true), (2, true), (3, false)]);
+        let mut others = BTreeMap::new();
+        ends.add_to(&mut others);
+        assert!(others.is_empty());
     }
 
     #[test]

@@ -34,6 +34,7 @@ use super::ends::{self, Ends};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
+use super::keeper_ends::{self, Lives};
 use super::kept::{self, Kept};
 use super::link::{KeeperLink, LinkError};
 use super::own_log::{self, Log, SinkError};
@@ -204,13 +205,21 @@ async fn supervise(
     if let Some(file) = ends.to_hold() {
         link.order(Order::Hold { name: ends::HELD.to_owned() }, vec![file])?;
     }
+    if past.is_first()
+        && let Some(folder) = &names.folder
+    {
+        past.unheard = keeper_ends::read(folder.path());
+        ends.add_to(&mut past.unheard);
+    }
     // After all that can fail: a daemon that does not start leaves no groups behind.
     let cgroups = cgroups(&daemon.state_dir, keeper_pid);
     if past.is_first() {
-        past.residents = adoption::census(cgroups.as_ref().ok(), &past.remembered, &settings.services);
+        past.residents =
+            adoption::census(cgroups.as_ref().ok(), &past.remembered, &past.unheard, &settings.services);
         names.of_residents(&past.residents);
     }
 
+    let keeper_holds_ends = past.held.remove(keeper::ends::HELD).is_some();
     let household = Household { cgroups: cgroups.as_ref().ok().cloned(), keeper: keeper_pid };
     let workshop = Workshop {
         household: household.clone(),
@@ -309,6 +318,18 @@ async fn supervise(
     supervisor.tell_untold(untold);
     begin(&mut supervisor, settings, past)?;
     supervisor.ends.begin();
+    if let (false, Some(folder)) = (keeper_holds_ends, &names.folder) {
+        // Not before all that the one before it holds has been told.
+        match keeper_ends::make(folder.path()) {
+            Ok(file) => {
+                supervisor.link.order(Order::Hold { name: keeper::ends::HELD.to_owned() }, vec![file])?;
+                supervisor.link.send_turn()?;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the keeper has no file for ends: those that no daemon has heard of die with it");
+            }
+        }
+    }
     let surfaces = Surfaces::start(serve, listener, handle, events, entries)
         .map_err(|cause| DaemonError::System { what: "start the API", cause })?;
     tracing::info!(socket = %socket.display(), keeper = keeper_pid, "defib supervises");
@@ -344,6 +365,7 @@ async fn supervise(
         supervisor.memory.leave();
         supervisor.ends.leave();
         if let (true, Some(folder)) = (written, names.folder) {
+            keeper_ends::remove(folder.path());
             folder.clear_away();
         }
     }
@@ -380,6 +402,8 @@ struct Past {
     remembered: Remembered,
     /// Who lives of an earlier keeper's, for the first daemon of the next one.
     residents: Residents,
+    /// What was known of lives that the state database may not know, for the first daemon of the next keeper.
+    unheard: BTreeMap<ServiceName, Lives>,
     /// What came of a restart of defib itself: why it failed.
     restarted: Option<Option<String>>,
 }
@@ -580,7 +604,7 @@ fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), Daem
     }
     daemon.link.send_turn()?;
     daemon.tell_all(rest);
-    let strangers = daemon.take_up(past.remembered, past.residents)?;
+    let strangers = daemon.take_up(past.remembered, past.residents, past.unheard)?;
     daemon.recall(strangers)?;
     for report in past.states {
         if let Report::Slot { slot, state: SlotState::Living { pid, started, .. } } = report {

@@ -11,6 +11,7 @@
 //! - `connections`: what is watched of connections follows the services;
 //! - `accepted`: the configuration in force, as the keeper holds it for the next daemon;
 //! - `kept`: what the keeper holds of each service for the next daemon;
+//! - `keeper_ends`: the ends that only an earlier keeper knew;
 //! - `restart`: the daemon leaves for one of another binary;
 //! - `reload`: a configuration that was read again comes into force;
 //! - `ends`: the latest ends that were told, so that none dies with a daemon;
@@ -36,6 +37,7 @@ pub mod feed;
 mod follow;
 pub mod handle;
 pub mod journal;
+mod keeper_ends;
 mod kept;
 mod lifecycle;
 mod link;

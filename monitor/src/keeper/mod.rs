@@ -19,6 +19,7 @@
 //! - `oom`: who is protected from the want of memory;
 //! - `notify`: what systemd is told, and its watchdog;
 //! - `voice`: what the keeper says;
+//! - [`ends`]: the ends that no daemon has acknowledged, where the next keeper's daemon finds them;
 //! - `early`: who asks it to end before it can hear;
 //! - `events`: what the epoll watches;
 //! - `run`: the loop;
@@ -27,6 +28,7 @@
 //! Invariant: a slot holds at most one life. Only an acknowledged end, with nothing left of its tree, frees it.
 
 mod early;
+pub mod ends;
 mod events;
 pub mod handover;
 mod link;

@@ -21,6 +21,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{Timespec, epoll};
 use rustix::process::{Resource, Rlimit, Signal};
 
+use super::ends::{self, Ends};
 use super::events::{Token, unwatch, watch};
 use super::link::{Holdings, Link};
 use super::notify::Notify;
@@ -97,6 +98,8 @@ struct Keeper {
     sweeping: BTreeSet<u32>,
     /// How many ends were followed by standing orders and have not been acknowledged.
     unacknowledged: usize,
+    /// The ends that have not been acknowledged, for the next keeper.
+    ends: Ends,
     /// Whether defib was asked to end.
     ending: bool,
     /// Whether it was asked to leave the services running.
@@ -155,6 +158,7 @@ impl Keeper {
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             unacknowledged: 0,
+            ends: Ends::default(),
             ending: false,
             quitting: false,
             held: BTreeMap::new(),
@@ -206,6 +210,8 @@ impl Keeper {
             } else {
                 due.map(|due| timespec(due.since(clock::now())))
             };
+            // After every start that was due: what is written here is for the case that this keeper is killed.
+            self.ends.write(self.held.get(ends::HELD), &self.slots);
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -322,7 +328,11 @@ impl Keeper {
                 {
                     say(&format!("the eBPF programs cannot be told of new processes: {error}"));
                 }
+                let ends = name == ends::HELD;
                 self.held.insert(name, fd);
+                if ends {
+                    self.ends.begin(&self.slots);
+                }
             }
             Order::Plan { slot, capture, .. } => self.provide(slot, capture, fds),
             Order::Pipes { slot, streams } => {
@@ -366,6 +376,7 @@ impl Keeper {
                 } else if it.acknowledge_followed(incarnation) {
                     self.unacknowledged -= 1;
                 }
+                self.ends.acknowledge(slot, incarnation);
             }
             Order::Signal { slot, incarnation, signal } => self.signal(slot, incarnation, signal),
             Order::KillTree { slot, incarnation } => self.kill_tree(slot, incarnation),
@@ -382,6 +393,7 @@ impl Keeper {
             Some(State::Empty { .. }) => {
                 let it = self.slots.remove(&slot);
                 self.unacknowledged -= it.map_or(0, |it| it.followed(0).count());
+                self.ends.forget(slot);
                 self.link.forget(slot);
             }
             Some(_) => say(&format!("slot {slot} is not forgotten: there is something in it")),
@@ -548,6 +560,7 @@ impl Keeper {
                     }
                     watch_rest(&self.epoll, slot, &life);
                 }
+                self.ends.ended(slot, life.incarnation);
                 State::Ended { life, end, cleared, acknowledged: false, follows }
             }
         };

@@ -43,6 +43,8 @@ pub(super) struct Slot {
     /// The ends that were followed without asking and have not been acknowledged, oldest first. How many there may be is
     /// for the whole keeper to say.
     followed: VecDeque<Followed>,
+    /// Whose lives there were.
+    tag: Option<Rc<Tag>>,
 }
 
 /// An end that was followed without asking.
@@ -156,6 +158,7 @@ impl Slot {
             state: State::Empty { last: 0 },
             standing: None,
             followed: VecDeque::new(),
+            tag: None,
         }
     }
 
@@ -230,6 +233,7 @@ impl Slot {
         let berth = Berth { slot, output, sockets, cgroup };
         let flight = make(&plan, &berth)?;
         let (tag, end_leftovers) = (Rc::clone(&plan.tag), plan.end_leftovers);
+        self.tag = Some(Rc::clone(&tag));
         let life =
             Life { incarnation, pid: flight.pid, started: now, tag, end_leftovers, leaf, stranger: None };
         Ok(State::Starting { life, flight, failed: None })
@@ -247,6 +251,7 @@ impl Slot {
         }
         let stranger = Stranger::new(pid);
         let tag = Rc::new(stranger.tag(pid, incarnation));
+        self.tag = Some(Rc::clone(&tag));
         let life = Life { incarnation, pid, started, tag, end_leftovers, leaf, stranger: Some(stranger) };
         self.inherited = leaves;
         self.state = State::Living { life, pidfd };
@@ -312,6 +317,25 @@ impl Slot {
     /// The ends of lives after `told` that were followed, oldest first.
     pub(super) fn followed(&self, told: u64) -> impl Iterator<Item = &Followed> {
         self.followed.iter().filter(move |followed| followed.end.incarnation > told)
+    }
+
+    /// The ends that have not been acknowledged, the latest first.
+    pub(super) fn owed(&self) -> impl Iterator<Item = LifeEnd> {
+        let present = match &self.state {
+            State::Ended { life, end, acknowledged: false, .. } => Some(life.end(end)),
+            State::Empty { .. }
+            | State::Queued { .. }
+            | State::Starting { .. }
+            | State::Living { .. }
+            | State::Failed { .. }
+            | State::Ended { .. } => None,
+        };
+        present.into_iter().chain(self.followed.iter().rev().map(|followed| followed.end))
+    }
+
+    /// The name of the service, as its lives are told it; empty if there was none.
+    pub(super) fn service(&self) -> &[u8] {
+        self.tag.as_ref().map(|tag| tag.name()).unwrap_or_default()
     }
 
     /// Takes the acknowledgement of an end that was followed. Returns whether there was one.
@@ -414,6 +438,11 @@ impl Life {
             Some(stranger) => stranger.kill_by_tag(self.pid, &self.tag),
             None => tree::kill_by_tag(self.pid, &self.tag),
         }
+    }
+
+    /// Which one it is, its main process, and when that was made.
+    pub(super) fn main(&self) -> (u64, u32, u64) {
+        (self.incarnation, self.pid.unsigned_abs(), self.started)
     }
 
     /// What there is to know of it, if it is no child of this keeper.

@@ -231,6 +231,11 @@ impl Tag {
         &self.service
     }
 
+    /// Whose it is, without the name of the variable.
+    pub(super) fn name(&self) -> &[u8] {
+        self.service.get(SERVICE_VARIABLE.len() + 1..).unwrap_or_default()
+    }
+
     /// The same by what a process of the life says. One that says nothing marks nobody.
     pub(super) fn of_process(pid: i32, incarnation: u64) -> Self {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();

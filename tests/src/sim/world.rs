@@ -325,16 +325,16 @@ impl World {
         match found {
             Some(Found::Lives(process)) => {
                 let Process { incarnation, pid, started: at, .. } = process;
-                let lost =
-                    known.filter(|known| known.incarnation < incarnation).map(|known| lost(known, None));
+                let earlier = known.filter(|known| known.incarnation < incarnation);
+                let lost = earlier.map(|known| lost(known, None)).into_iter().collect();
                 self.turn(Input::Adopted { service: service(), incarnation, pid, at, lost, holds: false })
             }
             Some(Found::Ended(process, end)) if Some(process.incarnation) > over => {
-                let lost = Some(lost(life(&process), Some(end)));
+                let lost = vec![lost(life(&process), Some(end))];
                 self.turn(Input::Deserted { service: service(), lost })
             }
             Some(Found::Ended(..)) | None => {
-                let lost = known.map(|known| lost(known, None));
+                let lost = known.map(|known| lost(known, None)).into_iter().collect();
                 self.turn(Input::Deserted { service: service(), lost })
             }
         }

@@ -36,14 +36,14 @@ impl Memo {
 }
 
 impl Service {
-    /// A life that an earlier keeper had begun was found, and is supervised again. `lost` is the end of an earlier one,
-    /// which nobody was told of. `holds`: whether its sockets were taken back from it.
+    /// A life that an earlier keeper had begun was found, and is supervised again. `lost` are the ends of earlier ones, of
+    /// which nobody was told. `holds`: whether its sockets were taken back from it.
     pub(crate) fn adopted(
         &mut self,
         turn: &mut Turn<'_>,
         incarnation: Incarnation,
         life: Life,
-        lost: Option<Lost>,
+        lost: Vec<Lost>,
         holds: bool,
     ) -> Report {
         self.begin_anew();
@@ -52,7 +52,7 @@ impl Service {
         }
         self.memo.holds = holds;
         if incarnation > self.memo.incarnation {
-            self.lose(turn, lost);
+            lost.into_iter().filter(|it| it.incarnation < incarnation).for_each(|it| self.lose(turn, it));
             self.memo.incarnation = incarnation;
             self.memo.listening.clear();
         }
@@ -80,17 +80,44 @@ impl Service {
         Report::Fresh
     }
 
-    /// Nothing lives that an earlier keeper had begun. `lost` is the end of the last life, if nobody was told of it.
-    pub(crate) fn deserted(&mut self, turn: &mut Turn<'_>, lost: Option<Lost>) -> Report {
+    /// Nothing lives that an earlier keeper had begun. `lost` are the ends of its last lives, if nobody was told of them.
+    pub(crate) fn deserted(&mut self, turn: &mut Turn<'_>, mut lost: Vec<Lost>) -> Report {
         self.begin_anew();
-        if let Some(lost) = lost.filter(|lost| lost.incarnation > self.memo.over()) {
-            if lost.incarnation > self.memo.incarnation {
+        let last = lost.pop();
+        lost.into_iter().for_each(|it| self.lose(turn, it));
+        if let Some(lost) = last.filter(|lost| lost.incarnation > self.memo.over()) {
+            let later = lost.incarnation > self.memo.incarnation;
+            if later {
                 self.memo.incarnation = lost.incarnation;
                 self.memo.listening.clear();
             }
             let life = Life { pid: lost.pid, started: lost.started };
-            if matches!(self.memo.phase, Phase::Preparing | Phase::Spawning) {
-                self.enter(turn, Phase::Running(life));
+            match &mut self.memo.phase {
+                Phase::Preparing | Phase::Spawning => self.enter(turn, Phase::Running(life)),
+                Phase::Running(known) | Phase::Replacing(Some(known), _) if later => *known = life,
+                // What is remembered is older than that life.
+                Phase::Stopped
+                | Phase::Emptying { .. }
+                | Phase::Crashed { .. }
+                | Phase::Retrying { .. }
+                | Phase::Failed { .. }
+                    if later =>
+                {
+                    self.enter(turn, Phase::Running(life));
+                }
+                // Nothing follows it.
+                Phase::Disabled if later => {
+                    self.record_exit(turn, life, Ending { end: lost.end.clone(), by: By::Itself });
+                }
+                Phase::Stopped
+                | Phase::Running(_)
+                | Phase::Replacing(..)
+                | Phase::Stopping { .. }
+                | Phase::Emptying { .. }
+                | Phase::Crashed { .. }
+                | Phase::Retrying { .. }
+                | Phase::Failed { .. }
+                | Phase::Disabled => {}
             }
             let (incarnation, seen) = (self.memo.incarnation, lost.end.at);
             // Whether it was one that could end is seen by what is left.
@@ -122,10 +149,11 @@ impl Service {
         self.changed = true;
     }
 
-    /// Tells of an end after which the keeper had begun the life that was found.
-    fn lose(&mut self, turn: &mut Turn<'_>, lost: Option<Lost>) {
-        let Some(Lost { incarnation, pid, started, end }) = lost else { return };
-        if incarnation == self.memo.incarnation && incarnation > self.memo.over() {
+    /// Tells of an end after which the keeper had begun the next life.
+    fn lose(&mut self, turn: &mut Turn<'_>, lost: Lost) {
+        let Lost { incarnation, pid, started, end } = lost;
+        if incarnation > self.memo.over() && incarnation >= self.memo.incarnation {
+            self.memo.incarnation = incarnation;
             let at = end.at;
             let reason = if end.signal().is_some() { Reason::Signal } else { Reason::Exit };
             self.record_exit(turn, Life { pid, started }, Ending { end, by: By::Itself });

@@ -57,6 +57,20 @@ pub(in crate::keeper) struct Text {
     /// Slots that wait to be started, in their order.
     pub(in crate::keeper) queue: Vec<u32>,
     pub(in crate::keeper) slots: Vec<SlotText>,
+    /// What is written in the file of the ends that are not acknowledged, if there is one.
+    pub(in crate::keeper) ends: Option<EndsText>,
+}
+
+/// The file of the ends that are not acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(in crate::keeper) struct EndsText {
+    /// The number of the next record.
+    pub(in crate::keeper) next: u64,
+    /// The number of the first one.
+    pub(in crate::keeper) first: u64,
+    /// Slot, life and number of those that are written.
+    pub(in crate::keeper) written: Vec<(u32, u64, u64)>,
 }
 
 /// The daemon's care.

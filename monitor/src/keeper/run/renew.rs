@@ -303,6 +303,7 @@ impl Keeper {
             held: self.held.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
             queue: self.queue.iter().copied().collect(),
             slots: self.slots.iter().map(|(slot, it)| it.hand_over(*slot)).collect(),
+            ends: self.ends.hand_over(),
         }
     }
 }

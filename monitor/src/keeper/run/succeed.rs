@@ -9,6 +9,7 @@ use rustix::event::epoll;
 
 use super::{Keeper, NEXT_SLOT, renew};
 use crate::effect::clock;
+use crate::keeper::ends::HELD;
 use crate::keeper::events::{Token, watch};
 use crate::keeper::handover::{self, Taken, Text};
 use crate::keeper::say;
@@ -71,6 +72,11 @@ impl Keeper {
             self.settle(number, it);
         }
         self.queue = text.queue.into();
+        match text.ends {
+            Some(ends) if self.held.contains_key(HELD) => self.ends.go_on(ends, &self.slots),
+            // An earlier binary held it, and wrote nothing there: the daemon makes another.
+            Some(_) | None => drop(self.held.remove(HELD)),
+        }
     }
 
     /// A slot that was handed over is this keeper's.

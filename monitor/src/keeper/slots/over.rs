@@ -70,7 +70,14 @@ impl Slot {
             Some(plan) => (Some(Provision { plan, capture: text.capture, leaves, ready: None }), None),
             None => (None, leaves),
         };
+        let tag = match &state {
+            State::Starting { life, .. } | State::Living { life, .. } | State::Ended { life, .. } => {
+                Some(Rc::clone(&life.tag))
+            }
+            State::Empty { .. } | State::Queued { .. } | State::Failed { .. } => None,
+        };
         Self {
+            tag,
             provision,
             inherited,
             memo: text.memo.map(|memo| memo.0),
