@@ -19,6 +19,10 @@ use super::unit::Unit;
 /// daemons are stopped for more than a second. In nanoseconds.
 const KEEPERS_OWN: u64 = 5_000_000_000;
 
+/// How long before its death a keeper may have seen an end, or not even that, without having come to write it down: that
+/// takes microseconds, and on a machine that is busy it waits for its turn. In nanoseconds.
+const UNWRITTEN: u64 = 1_000_000_000;
+
 /// For how long daemons may be stopped, killed or on their way by turns, so that none of them reads.
 const UNREAD: u64 = 5_000_000_000;
 
@@ -201,8 +205,8 @@ impl Member<'_> {
         self.signals(life).map(|(at, _)| at).chain(life.end.map(|(_, at)| at)).collect()
     }
 
-    /// Whether a keeper was killed before any daemon had heard of the end from it. They hear of all in order: if one has
-    /// told of a later end of the service, it has heard of this one too.
+    /// Whether a keeper was killed before it had written the end down. They are told in order: if a later end of the service
+    /// is known, so is this one.
     fn went_with_a_keeper(&self, life: &Life) -> bool {
         let told = |it: &Life| {
             let tales = &self.case.tales.ends;
@@ -210,7 +214,7 @@ impl Member<'_> {
         };
         self.case.unit.gaps.iter().any(|(from, to)| {
             let mut later = self.lives.iter().filter(|it| it.number > life.number && self.next(it) <= *from);
-            life.at < *to && !later.any(told)
+            life.at < *to && self.next(life) > from.saturating_sub(UNWRITTEN) && !later.any(told)
         })
     }
 
