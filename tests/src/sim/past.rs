@@ -189,6 +189,10 @@ impl Past {
             self.killed.remove(&(service.clone(), *incarnation));
         }
         self.due.retain(|service, _| !turn.concerns(service) && !turn.begun().any(|begun| begun == service));
+        if let Input::Ended { service, followed: true, .. } = &turn.input {
+            // Begun by the rules of before, whatever has been decided meanwhile of the end that it follows.
+            self.due.remove(service);
+        }
         // Of a life that the core has not heard of yet nothing is kept: once it has, its ports are looked at.
         let known = |(service, incarnation): &Life| {
             self.views.iter().any(|view| view.name == *service && view.incarnation == *incarnation)

@@ -143,7 +143,7 @@ impl Service {
     /// What the keeper held is gone with it.
     fn begin_anew(&mut self) {
         self.memo.unplanned = true;
-        self.memo.standing = None;
+        // What is remembered to stand stays so until it has been withdrawn: a new order may have gone out meanwhile.
         self.memo.holds = false;
         self.memo.other_sockets = false;
         self.changed = true;

@@ -173,8 +173,10 @@ impl Service {
             Then::Stop => self.enter(turn, Phase::Stopped),
             Then::Disable => self.enter(turn, Phase::Disabled),
             Then::Prepare => self.begin(turn),
-            // Its plan was made before a reload, or died with the keeper.
-            Then::Spawn if self.memo.outdated || self.memo.unplanned => self.begin(turn),
+            // Its plan was made before a reload, or died with the keeper, or its sockets have been given up meanwhile.
+            Then::Spawn if self.memo.outdated || self.memo.unplanned || self.lacks_sockets() => {
+                self.begin(turn);
+            }
             Then::Spawn => {
                 self.memo.incarnation = self.memo.incarnation.next();
                 self.spawn(turn);

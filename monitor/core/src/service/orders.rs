@@ -30,12 +30,11 @@ impl Service {
             | Phase::Disabled => return None,
         }
         // A life that began when its sockets had been given up has them; the next one would not.
-        let without_sockets = !self.spec.launch.sockets.is_empty() && !self.memo.holds;
         let held_back = self.removed
             || self.memo.outdated
             || self.memo.unplanned
             || self.memo.paused.is_some()
-            || without_sockets;
+            || self.lacks_sockets();
         if held_back || self.spec.restart.policy == Policy::Never {
             return None;
         }

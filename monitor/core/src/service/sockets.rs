@@ -17,6 +17,11 @@ impl Service {
         }
     }
 
+    /// Whether a life that began now would lack its sockets. One that the keeper began when they were given up has them.
+    pub(super) fn lacks_sockets(&self) -> bool {
+        !self.spec.launch.sockets.is_empty() && !self.memo.holds
+    }
+
     /// What the surfaces show of a socket.
     pub(super) fn held_socket(&self, socket: &SocketSpec) -> HeldSocket {
         let name = socket.name.clone().unwrap_or_else(|| self.spec.name.to_string());
