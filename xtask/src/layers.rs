@@ -30,7 +30,16 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ),
     (
         "doctor",
-        &["config", "duration", "effect::cgroup", "effect::clock", "effect::sockets", "keeper", "source"],
+        &[
+            "config",
+            "duration",
+            "effect::cgroup",
+            "effect::clock",
+            "effect::held::share",
+            "effect::sockets",
+            "keeper",
+            "source",
+        ],
     ),
     ("preflight", &["config", "effect", "keeper::plan"]),
     ("client", &["api::types", "config", "daemon::handle", "duration"]),

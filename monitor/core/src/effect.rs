@@ -71,7 +71,7 @@ pub enum Effect {
         /// What to keep.
         memo: Box<Memo>,
     },
-    /// Close the sockets that are held for the service: nobody will serve those who connect.
+    /// Close the sockets and ports that are held for the service: nobody will serve those who connect.
     CloseSockets {
         /// The service.
         service: ServiceName,

@@ -39,11 +39,11 @@ pub struct Memo {
     pub(crate) listening: BTreeSet<u16>,
     /// The ports that were taken when the present life was prepared.
     pub(crate) taken: Vec<TakenPort>,
-    /// Whether the keeper holds its sockets.
+    /// Whether the keeper holds its sockets, or may hold its ports.
     pub(crate) holds: bool,
     /// Restarts by itself are paused.
     pub(crate) paused: Option<Pause>,
-    /// Whether a reload has named other sockets than those that the keeper holds, if it holds any.
+    /// Whether a reload has named other sockets, or ports to hold, than those that the keeper holds, if it holds any.
     pub(crate) other_sockets: bool,
 }
 

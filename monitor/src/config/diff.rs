@@ -147,7 +147,11 @@ pub fn diff(old: &Settings, new: &Settings) -> Diff {
 fn change(old: &ServiceSpec, new: &ServiceSpec) -> Vec<Change> {
     let mut changes = Vec::new();
     let table = format!("{}.", shown::table(new));
-    let own = |key: &str| key.strip_prefix(&table).is_some_and(shown::of_process);
+    // Ports that are held are shared by what binds them: that is a matter of the process.
+    let held = !old.launch.hold_ports.is_empty() && !new.launch.hold_ports.is_empty();
+    let own = |key: &str| {
+        key.strip_prefix(&table).is_some_and(|key| shown::of_process(key) || (held && key == "ports"))
+    };
     let effect = |key: &str| if own(key) { Effect::Restarts } else { Effect::None };
     compare(shown::service(old), shown::service(new), effect, &mut changes);
     debug_assert_eq!(

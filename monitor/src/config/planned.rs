@@ -32,7 +32,6 @@ pub(super) const SERVICE: &[&str] = &[
     "early_start",
     "health",
     "health_listen",
-    "hold_ports",
     "instances",
     "limits",
     "max_runtime",

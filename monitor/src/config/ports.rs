@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use defib_core::model::{ReadySpec, ServiceSpec};
 use toml::de::DeValue;
 
-use super::document::Node;
+use super::document::{Node, Table};
+use super::error::Place;
 use super::{planned, values};
 
 /// The ports that a service is to listen on.
@@ -38,6 +39,22 @@ pub(super) fn ports(node: Node<'_>) -> Option<BTreeSet<u16>> {
 fn port(node: Node<'_>) -> Option<u16> {
     let port = values::whole(node, 1..=u16::MAX.into(), "a TCP port from 1 to 65535")?;
     u16::try_from(port).ok()
+}
+
+/// Notes ports that are held for one service and named by another too: of both, clients would reach either.
+pub(super) fn held_for_one(table: &Table<'_>, services: &[Option<(ServiceSpec, Place)>]) {
+    let services = || services.iter().flatten().map(|(spec, _)| spec);
+    for spec in services().filter(|spec| !spec.launch.hold_ports.is_empty()) {
+        for other in services().filter(|other| other.name != spec.name) {
+            if let Some(port) = spec.launch.hold_ports.intersection(&other.wanted_ports()).next() {
+                let (spec, other) = (&spec.name, &other.name);
+                table.complain(
+                    spec.as_str(),
+                    format!("hold_ports, and service.{other} names port {port} too; a port that is held is one service's"),
+                );
+            }
+        }
+    }
 }
 
 /// What makes a running process a ready one.

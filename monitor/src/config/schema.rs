@@ -174,6 +174,13 @@ fn own_keys() -> Vec<Key> {
             }),
         ),
         ("sockets", sockets()),
+        (
+            "hold_ports",
+            json!({
+                "description": "Whether its ports stay open while it is restarted, though it binds them by itself",
+                "type": "boolean", "default": false,
+            }),
+        ),
         ("pid_file", path("A file that holds the number of its main process while it runs", None)),
     ]
 }

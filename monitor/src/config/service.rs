@@ -103,7 +103,7 @@ pub(super) fn defaults(node: Node<'_>) -> Option<Keys> {
     let mut keys = table.get("profile", profile::profile).unwrap_or_default();
     keys.read(&mut table);
     table.finish(|key| match key {
-        "command" | "description" | "pid_file" | "ports" | "sockets" => {
+        "command" | "description" | "hold_ports" | "pid_file" | "ports" | "sockets" => {
             Some("belongs to one service; move it to its [service.NAME]")
         }
         _ => planned::refusal(planned::SERVICE, key),
@@ -129,13 +129,33 @@ pub(super) fn service(name: &str, node: Node<'_>, mut keys: Keys) -> Option<(Ser
     }
     let ports = table.get("ports", ports::ports).unwrap_or_default();
     let sockets = table.get("sockets", sockets::sockets).unwrap_or_default();
+    let hold = table.get("hold_ports", values::boolean).unwrap_or_default();
     let pid_file = table.get("pid_file", values::path);
     keys.read(&mut table);
+    let hold_ports = if hold { ports.clone() } else { BTreeSet::new() };
+    if let Some(why) = refused_hold(&ports, &keys).filter(|_| hold) {
+        table.complain("hold_ports", why);
+    }
     table.finish(|key| planned::refusal(planned::SERVICE, key));
     let (place, command) = command?;
     let mut spec = ServiceSpec { description, ports, pid_file, ..finish(name.ok()?, command, keys) };
-    spec.launch.sockets = sockets;
+    (spec.launch.sockets, spec.launch.hold_ports) = (sockets, hold_ports);
     Some((spec, place))
+}
+
+/// Why the ports of a service cannot be held.
+fn refused_hold(ports: &BTreeSet<u16>, keys: &Keys) -> Option<&'static str> {
+    if ports.is_empty() {
+        return Some("there is no port to hold; name them in ports, as in ports = [8080]");
+    }
+    if keys.leftovers == Leftovers::Keep {
+        return Some(
+            "not together with leftovers = \"keep\": what is left of a life would share its ports with the next one",
+        );
+    }
+    (keys.when_down == WhenDown::Hold).then_some(
+        "not together with when_down = \"hold\": only sockets that defib opens itself can be held of a service that is down",
+    )
 }
 
 fn finish(name: ServiceName, command: Command, keys: Keys) -> ServiceSpec {
@@ -151,6 +171,7 @@ fn finish(name: ServiceName, command: Command, keys: Keys) -> ServiceSpec {
         umask: keys.umask,
         needs_files: keys.needs_files,
         sockets: Vec::new(),
+        hold_ports: BTreeSet::new(),
     };
     ServiceSpec {
         name,

@@ -12,6 +12,7 @@ use super::listen::{self, ListenSettings};
 use super::merge;
 use super::overrides::Overrides;
 use super::planned;
+use super::ports;
 use super::restart;
 use super::service::{self, Keys};
 use super::watched::{self, PortSettings};
@@ -90,6 +91,7 @@ fn services(node: Node<'_>, defaults: &Keys) -> Option<Vec<(ServiceSpec, Place)>
     if read.len() > MAX_SERVICES {
         return node.complain(format!("found {} services, wanted at most {MAX_SERVICES}", read.len()));
     }
+    ports::held_for_one(&table, &read);
     read.into_iter().collect()
 }
 

@@ -39,13 +39,14 @@ pub(super) fn table(spec: &ServiceSpec) -> String {
 
 /// Whether a key of a service is one that makes its process: those of [`Launch`], and what becomes of its tree.
 pub(super) fn of_process(key: &str) -> bool {
-    const KEYS: [&str; 12] = [
+    const KEYS: [&str; 13] = [
         "command",
         "cwd",
         "env",
         "env_file",
         "group",
         "groups",
+        "hold_ports",
         "inherit_env",
         "leftovers",
         "needs_files",
@@ -214,6 +215,7 @@ impl List {
             umask,
             needs_files,
             sockets,
+            hold_ports,
         } = launch;
         self.set("command", command);
         self.path("cwd", Some(cwd));
@@ -236,6 +238,7 @@ impl List {
         self.set("needs_files", &files);
         let sockets: Vec<String> = sockets.iter().map(socket).collect();
         self.raw("sockets", format!("[{}]", sockets.join(", ")));
+        self.plain("hold_ports", !hold_ports.is_empty());
     }
 
     fn restart(&mut self, restart: &RestartSpec) {

@@ -18,8 +18,9 @@ const QUEUE: usize = 16 * 1024;
 /// still fit behind.
 const FULL: usize = MAX_PACKET / 2;
 
-/// The most descriptors of the orders for one slot: three for each of two pipes, a plan, a cgroup, and its sockets.
-const SLOT_FDS: usize = 8 + SocketSpec::MAX;
+/// The most descriptors of the orders for one slot: three for each of two pipes, a plan, a cgroup, a guard of
+/// two, and its sockets.
+const SLOT_FDS: usize = 10 + SocketSpec::MAX;
 
 /// A packet that could not be sent yet.
 #[derive(Debug)]
@@ -166,6 +167,8 @@ fn slot_of(order: &Order) -> Option<u32> {
         Order::Plan { slot, .. }
         | Order::Pipes { slot, .. }
         | Order::Sockets { slot, .. }
+        | Order::HoldPort { slot, .. }
+        | Order::ClosePorts { slot }
         | Order::Spawn { slot, .. }
         | Order::Adopt { slot, .. }
         | Order::Stand { slot, .. }
@@ -193,10 +196,12 @@ fn weight(order: &Order) -> usize {
         Order::Remember { memo, .. } => memo.len(),
         Order::Hold { name } => name.len(),
         Order::Sockets { label, .. } => label.len(),
+        Order::HoldPort { numbers, .. } => 5 * numbers.len(),
         Order::Hello { .. }
         | Order::Ready
         | Order::Plan { .. }
         | Order::Pipes { .. }
+        | Order::ClosePorts { .. }
         | Order::Spawn { .. }
         | Order::Adopt { .. }
         // Its numbers take 70 bytes at most, most of them 20.

@@ -6,12 +6,16 @@
 use std::collections::VecDeque;
 
 use defib_core::Input;
-use defib_core::model::{KernelEvent, KernelFact, Leftovers, Listener, ServiceName, ServiceView, State};
+use defib_core::model::{
+    Incarnation, KernelEvent, KernelFact, Leftovers, Listener, ServiceName, ServiceView, State,
+};
 use tokio::sync::mpsc;
 
 use super::link::LinkError;
 use super::run::Daemon;
+use crate::effect::held::Duplicates;
 use crate::effect::port_watch::{Found, Look, PortWatch, Subject};
+use crate::keeper::protocol::Order;
 
 /// How many hints are kept for lives of which the keeper has not told yet. When there are more, the ports of the next
 /// life that it tells of are looked at instead.
@@ -130,10 +134,18 @@ impl Daemon {
 
     /// What a look has shown.
     pub(super) fn take_found(&mut self, found: Found) -> Result<(), LinkError> {
-        let Found::Level { service, slot, incarnation, port, listening } = found else {
-            tracing::warn!("too many looks at ports at a time: every service is looked at again");
-            self.look_at_ports();
-            return Ok(());
+        let (service, slot, incarnation, port, listening) = match found {
+            Found::Level { service, slot, incarnation, port, listening } => {
+                (service, slot, incarnation, port, listening)
+            }
+            Found::Holdable { service, slot, incarnation, port, sockets } => {
+                return self.hold_port(&service, slot, incarnation, port, sockets);
+            }
+            Found::Missed => {
+                tracing::warn!("too many looks at ports at a time: every service is looked at again");
+                self.look_at_ports();
+                return Ok(());
+            }
         };
         if self.slots.slot(&service) != Some(slot) {
             return Ok(());
@@ -142,6 +154,29 @@ impl Daemon {
             self.connections.moved();
         }
         self.turn([Input::Port { service, incarnation, port, listening }])
+    }
+
+    /// The keeper holds what a life listens with for the next one, if the life goes on.
+    fn hold_port(
+        &mut self,
+        service: &ServiceName,
+        slot: u32,
+        incarnation: Incarnation,
+        port: u16,
+        sockets: Duplicates,
+    ) -> Result<(), LinkError> {
+        let Some((subject, view)) = self.subject(service) else { return Ok(()) };
+        let goes_on = matches!(view.state, State::Starting | State::Running);
+        let present = subject.slot == slot && subject.incarnation == incarnation;
+        if !goes_on || !present || !subject.spec.launch.hold_ports.contains(&port) {
+            return Ok(());
+        }
+        let hold_ms = u64::try_from(subject.spec.hold_for.as_millis()).unwrap_or(u64::MAX);
+        let (incarnation, pid, numbers) = (incarnation.0, sockets.pid, sockets.numbers.clone());
+        tracing::info!(%service, port, pid, sockets = numbers.len(), migrates = sockets.migrates, "the port is held");
+        let order = Order::HoldPort { slot, incarnation, port, pid, numbers, hold_ms };
+        self.link.order(order, sockets.into_fds())?;
+        self.link.send_turn()
     }
 
     /// The present life of a service.

@@ -321,8 +321,11 @@ impl Daemon {
                 let deserted = self.sockets.give(slot, provision.sockets, &mut self.link)?;
                 self.remove_paths(deserted);
                 let (cgroup, capture) = (provision.cgroup.is_some(), provision.capture);
-                let fds = std::iter::once(provision.plan).chain(provision.cgroup).collect();
-                self.link.order(Order::Plan { slot, cgroup, capture }, fds)?;
+                // Two links at most.
+                let guard = provision.guard.len() as u8;
+                let plan = std::iter::once(provision.plan).chain(provision.cgroup);
+                let fds = plan.chain(provision.guard).collect();
+                self.link.order(Order::Plan { slot, cgroup, capture, guard }, fds)?;
                 None
             }
             Err(failure) => Some(failure),
@@ -447,6 +450,7 @@ impl Daemon {
                     if let Some(slot) = slot_of(&service) {
                         let deserted = self.sockets.close(slot, &mut self.link)?;
                         self.remove_paths(deserted);
+                        self.link.order(Order::ClosePorts { slot }, Vec::new())?;
                     }
                     return Ok(None);
                 }

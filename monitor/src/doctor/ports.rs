@@ -3,12 +3,13 @@
 use super::facts::Facts;
 use super::rights::Place;
 use super::row::{Group, Row};
+use crate::effect::held::share;
 use crate::effect::sockets::{self, DiagError};
 
 const GROUP: Group = Group::Ports;
 
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    vec![sock_diag(), network(facts)]
+    vec![sock_diag(), network(facts), hold_ports()]
 }
 
 fn sock_diag() -> Row {
@@ -35,4 +36,17 @@ fn network(facts: &Facts) -> Row {
         Place::Unknown => "whether it is the host's cannot be told; ports are those of this one",
     };
     GROUP.ok("network", found)
+}
+
+/// By a trial: the programs are loaded, and attached to nothing.
+fn hold_ports() -> Row {
+    let name = "hold-ports";
+    match share::check() {
+        Ok(()) => GROUP.ok(name, "the kernel takes the programs for it"),
+        Err(why) => GROUP.missing(
+            name,
+            format!("{why}; hold_ports is without effect, sockets = [...] are held all the same"),
+            "root, Linux 6.1 and cgroup v2",
+        ),
+    }
 }

@@ -17,6 +17,9 @@ const MAX_PROCESSES: usize = 4096;
 /// More descriptors are not looked at in one search: at 1 to 2 µs each, a bound of some tenths of a second.
 const MAX_DESCRIPTORS: usize = 200_000;
 
+/// What a keeper calls itself.
+const KEEPER: &str = "defib-keeper";
+
 /// Knows which processes belong to which service.
 #[derive(Clone, Debug)]
 pub struct Household {
@@ -110,7 +113,8 @@ impl Household {
 }
 
 /// Who holds which of some sockets, given by their inodes: the process with the lowest pid, which of a server that has
-/// forked is mostly the first. Those that cannot be seen are missing.
+/// forked is mostly the first; a keeper, which holds what others listen with, only where there is nobody else. Those that
+/// cannot be seen are missing.
 pub fn holders_of(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Holder> {
     holders_with_last(sockets, &[])
 }
@@ -118,6 +122,7 @@ pub fn holders_of(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Holder> {
 /// The same, but that the processes of `last` are named only of what nobody else holds.
 pub fn holders_with_last(sockets: &BTreeSet<u64>, last: &[u32]) -> BTreeMap<u64, Holder> {
     let mut found: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut kept: BTreeMap<u64, u32> = BTreeMap::new();
     if sockets.is_empty() {
         return BTreeMap::new();
     }
@@ -127,8 +132,9 @@ pub fn holders_with_last(sockets: &BTreeSet<u64>, last: &[u32]) -> BTreeMap<u64,
     let mut left = MAX_DESCRIPTORS;
     for pid in pids {
         let looked = look_at(pid, &mut left, |socket| {
-            if sockets.contains(&socket) {
-                found.entry(socket).or_insert(pid);
+            if sockets.contains(&socket) && !found.contains_key(&socket) {
+                let by_keeper = named(pid).is_some_and(|holder| holder.name == KEEPER);
+                if by_keeper { &mut kept } else { &mut found }.insert(socket, pid);
             }
             found.len() == sockets.len()
         });
@@ -137,7 +143,8 @@ pub fn holders_with_last(sockets: &BTreeSet<u64>, last: &[u32]) -> BTreeMap<u64,
             break;
         }
     }
-    found.into_iter().filter_map(|(socket, pid)| Some((socket, named(pid)?))).collect()
+    kept.append(&mut found);
+    kept.into_iter().filter_map(|(socket, pid)| Some((socket, named(pid)?))).collect()
 }
 
 fn named(pid: u32) -> Option<Holder> {

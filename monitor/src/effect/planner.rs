@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,6 +80,8 @@ pub struct Provision {
     pub cgroup: Option<OwnedFd>,
     /// Its sockets.
     pub sockets: Opened,
+    /// What makes it share its ports with what is held of them.
+    pub guard: Vec<OwnedFd>,
 }
 
 /// The way to the planner's thread.
@@ -222,7 +224,8 @@ impl Workshop {
             let remedy = "defib is out of memory or file descriptors".to_owned();
             failure::of_call(StartFailureKind::Fork, "memfd_create".to_owned(), &error, remedy)
         })?;
-        Ok(Provision { plan, capture: spec.log.capture, pipes, cgroup, sockets })
+        let guard = guard(spec, cgroup.as_ref());
+        Ok(Provision { plan, capture: spec.log.capture, pipes, cgroup, sockets, guard })
     }
 
     /// The ports of a service on which processes listen that are not its own: not those of an earlier life. In
@@ -242,8 +245,15 @@ impl Workshop {
         listening.retain(|(_, socket)| !passed.contains(socket));
         let sockets: BTreeSet<u64> = listening.iter().map(|(_, socket)| *socket).collect();
         let own = self.household.held(&spec.name, None, &[], &sockets);
+        // What the keeper holds of them is no stranger's.
+        let keeper = if spec.launch.hold_ports.is_empty() {
+            BTreeSet::new()
+        } else {
+            holders::sockets_of(self.household.keeper)
+        };
+        let is_own = |socket: u64| own.has(socket) || keeper.contains(&socket);
         let others: BTreeMap<u16, u64> =
-            listening.into_iter().filter(|(_, socket)| !own.has(*socket)).collect();
+            listening.into_iter().filter(|(_, socket)| !is_own(*socket)).collect();
         let mut holders = holders::holders_of(&others.values().copied().collect());
         others.into_iter().map(|(port, socket)| TakenPort { port, holder: holders.remove(&socket) }).collect()
     }
@@ -296,6 +306,18 @@ impl Workshop {
             remedy: "defib's part of the cgroup tree must be writable for it (Delegate=yes)".to_owned(),
         })
     }
+}
+
+/// What makes a service share its ports with what is held of them. Where that cannot be, it runs without.
+fn guard(spec: &ServiceSpec, cgroup: Option<&OwnedFd>) -> Vec<OwnedFd> {
+    let ports = &spec.launch.hold_ports;
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    held::share::guard(cgroup.map(AsFd::as_fd), ports).unwrap_or_else(|error| {
+        tracing::warn!(service = %spec.name, %error, "hold_ports is without effect: its ports are not held");
+        Vec::new()
+    })
 }
 
 /// What sd_listen_fds(3) looks for; its third variable, the pid, is known only when there is one.

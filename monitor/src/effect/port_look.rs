@@ -5,6 +5,8 @@ use std::fs;
 
 use defib_core::model::ServiceName;
 
+use super::held::share::Migration;
+use super::held::{self, Duplicates};
 use super::holders::{self, Household};
 use super::sockets::{self, Namespace, Socket, States, Wanted};
 
@@ -74,6 +76,18 @@ impl Round {
         let held = household.held(service, main, likely, &inodes);
         let own = sockets.into_iter().filter(|socket| held.has(socket.inode));
         Some(own.map(|socket| socket.port).collect())
+    }
+
+    /// What one process listens with on a port, once more.
+    pub(super) fn duplicates(
+        &mut self,
+        pid: u32,
+        port: u16,
+        migration: Option<&Migration>,
+    ) -> Option<Duplicates> {
+        let process = self.is_elsewhere(pid).then_some(pid);
+        let sockets = self.sockets(process)?.iter().filter(|socket| socket.port == port);
+        held::duplicates(pid, &sockets.map(|socket| socket.inode).collect(), migration)
     }
 
     /// On which ports one process listens.

@@ -21,6 +21,8 @@ use defib_core::model::{Incarnation, Listener, ServiceName, ServiceSpec, Tick};
 use tokio::sync::mpsc;
 
 use super::clock;
+use super::held::Duplicates;
+use super::held::share::Migration;
 use super::holders::Household;
 use super::port_look::{Family, Process, Round};
 use super::queue;
@@ -98,6 +100,19 @@ pub enum Found {
         /// Whether the life listens on it.
         listening: bool,
     },
+    /// A life listens on a port that is to be held for the next one.
+    Holdable {
+        /// The service.
+        service: ServiceName,
+        /// Its slot.
+        slot: u32,
+        /// The life.
+        incarnation: Incarnation,
+        /// The port.
+        port: u16,
+        /// What it listens with.
+        sockets: Duplicates,
+    },
     /// Looks were dropped: ask for all again.
     Missed,
 }
@@ -124,6 +139,7 @@ impl PortWatch {
             found,
             tasks: BTreeMap::new(),
             others: BTreeMap::new(),
+            migration: None,
         };
         std::thread::Builder::new().name("defib-ports".into()).spawn(move || watcher.run(&asked))?;
         Ok((Self { looks, missed }, results))
@@ -181,6 +197,8 @@ struct Watcher {
     tasks: BTreeMap<(ServiceName, About), Task>,
     /// The ports beside the named ones on which the latest life of a service has been told to listen.
     others: BTreeMap<ServiceName, (Incarnation, BTreeSet<u16>)>,
+    /// Loaded when it is first wanted; `None` in it: it cannot be.
+    migration: Option<Option<Migration>>,
 }
 
 impl Watcher {
@@ -278,7 +296,12 @@ impl Watcher {
                 self.tell(subject, listener.port, listening, false)?;
             }
             // Where nothing can be seen, the kernel's word has to do.
-            Some(_) | None => self.tell(subject, listener.port, told, true)?,
+            Some(_) | None => {
+                if told {
+                    self.hold(round, subject, pid, listener.port)?;
+                }
+                self.tell(subject, listener.port, told, true)?;
+            }
         }
         Ok(Next::Done)
     }
@@ -323,6 +346,12 @@ impl Watcher {
             for port in &wanted {
                 let listening = ports.contains(port);
                 let news = if listening { task.known.insert(*port) } else { first && all };
+                if news
+                    && listening
+                    && let Some(main) = task.subject.main
+                {
+                    self.hold(round, &task.subject, main, *port)?;
+                }
                 if news {
                     self.tell(&task.subject, *port, listening, false)?;
                 }
@@ -334,6 +363,30 @@ impl Watcher {
         }
         let (shortest, longest) = POLL;
         Ok(Next::After((now.since(task.began) / 4).clamp(shortest, longest)))
+    }
+
+    /// Duplicates what a process listens with, if that is to be held for the next life. Before anything is told: clients
+    /// wait where the last life listened.
+    fn hold(&mut self, round: &mut Round, subject: &Subject, pid: u32, port: u16) -> Result<(), Gone> {
+        if !subject.spec.launch.hold_ports.contains(&port) {
+            return Ok(());
+        }
+        let service = &subject.spec.name;
+        let migration = self.migration.get_or_insert_with(|| {
+            Migration::load()
+                .inspect_err(|error| tracing::warn!(%error, "clients that wait at a held port are reset"))
+                .ok()
+        });
+        let others = subject.main.filter(|main| *main != pid);
+        let found = [Some(pid), others].into_iter().flatten();
+        let found = found.filter_map(|pid| round.duplicates(pid, port, migration.as_ref())).next();
+        let Some(sockets) = found else {
+            tracing::warn!(%service, port, pid, "the port is not held: no socket of it can be shared");
+            return Ok(());
+        };
+        let (slot, incarnation) = (subject.slot, subject.incarnation);
+        let holdable = Found::Holdable { service: service.clone(), slot, incarnation, port, sockets };
+        self.found.blocking_send(holdable).map_err(|_gone| Gone)
     }
 
     fn family<'a>(&'a self, subject: &'a Subject, likely: &'a [u32]) -> Family<'a> {

@@ -20,6 +20,8 @@ pub(super) enum Token {
     Status(u32),
     /// A leaf may be empty.
     Leaf(u32),
+    /// A port that is held has a connection.
+    Port(u32),
 }
 
 impl Token {
@@ -31,6 +33,7 @@ impl Token {
             Self::Process(slot) => (2, slot),
             Self::Status(slot) => (3, slot),
             Self::Leaf(slot) => (4, slot),
+            Self::Port(slot) => (5, slot),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -43,7 +46,8 @@ impl Token {
             1 => Self::Signals,
             2 => Self::Process(slot),
             3 => Self::Status(slot),
-            _ => Self::Leaf(slot),
+            4 => Self::Leaf(slot),
+            _ => Self::Port(slot),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! - `spawn` and `raw`: clone3 and the child's few system calls, the only unsafe code;
 //! - `slots`: what it holds for a service, one life at a time;
 //! - `sockets`: what is passed to each life of a service, and stays open between two;
+//! - `ports`: what a service listens with by itself, kept open from one life to the next;
 //! - `pipes`: what carries the output of a service, for its next life and for the next daemon;
 //! - `stranger`: how a main process ended that is no child, because an earlier keeper made it;
 //! - `tree`: what is left when a main process has ended;
@@ -37,6 +38,7 @@ mod nurse;
 mod oom;
 mod pipes;
 pub mod plan;
+mod ports;
 pub mod protocol;
 mod raw;
 mod run;

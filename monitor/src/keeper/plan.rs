@@ -102,6 +102,11 @@ impl PackedPlan {
         Ok(Self(postcard::to_stdvec(plan).map_err(io::Error::other)?.into()))
     }
 
+    /// Who it is for: whoever the keeper is, or another.
+    pub(super) fn user(&self) -> Option<Option<u32>> {
+        self.unpack().ok().map(|plan| plan.identity.map(|identity| identity.uid))
+    }
+
     pub(super) fn unpack(&self) -> io::Result<Plan> {
         postcard::from_bytes(&self.0).map_err(io::Error::other)
     }

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of the messages. Keeper and daemon are one binary until one of them is upgraded.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The largest packet. The largest message is a memo: the times of 256 restarts and two texts.
 pub const MAX_PACKET: usize = 16 * 1024;
@@ -51,8 +51,8 @@ pub enum Order {
     /// The daemon supervises: from now on it is started again when it dies. Told again, it supervises by what it has
     /// read anew.
     Ready,
-    /// A plan for the next start in a slot. Descriptors: the sealed plan, and the cgroup of the service if there are
-    /// cgroups.
+    /// A plan for the next start in a slot. Descriptors: the sealed plan, the cgroup of the service if there are
+    /// cgroups, and its guard.
     Plan {
         /// The slot.
         slot: u32,
@@ -60,6 +60,9 @@ pub enum Order {
         cgroup: bool,
         /// Whether the output goes into the pipes of the slot, if it has any; otherwise to /dev/null.
         capture: bool,
+        /// How many descriptors keep the guard of its ports, which makes what it binds share them with what is held of
+        /// them. That of an earlier plan ends.
+        guard: u8,
     },
     /// The pipes for the output of the starts that are planned from now on, in place of earlier ones. Descriptors: the
     /// services' ends, then the daemon's, then the spools (see `effect::output`), of each so many.
@@ -78,6 +81,27 @@ pub enum Order {
         count: u8,
         /// What they are, for the next daemon. Opaque to the keeper.
         label: Vec<u8>,
+    },
+    /// A life listens on a port: hold this for the life after it, in place of what is held of that port. Descriptors:
+    /// the pidfd of the process, then the sockets.
+    HoldPort {
+        /// The slot.
+        slot: u32,
+        /// The life.
+        incarnation: u64,
+        /// The port.
+        port: u16,
+        /// The process that listens.
+        pid: u32,
+        /// The numbers that the sockets have there.
+        numbers: Vec<i32>,
+        /// How long they are held after the end of the life, in milliseconds.
+        hold_ms: u64,
+    },
+    /// Hold no port of the slot any longer.
+    ClosePorts {
+        /// The slot.
+        slot: u32,
     },
     /// Start a life by the plan of the slot.
     Spawn {
@@ -182,13 +206,16 @@ impl Order {
     /// How many descriptors come with it.
     fn fds(&self) -> usize {
         match self {
-            Self::Plan { cgroup, .. } | Self::Adopt { cgroup, .. } => 1 + usize::from(*cgroup),
+            Self::Plan { cgroup, guard, .. } => 1 + usize::from(*cgroup) + usize::from(*guard),
+            Self::Adopt { cgroup, .. } => 1 + usize::from(*cgroup),
+            Self::HoldPort { numbers, .. } => 1 + numbers.len(),
             Self::Pipes { streams, .. } => 3 * usize::from(*streams),
             Self::Sockets { count, .. } => usize::from(*count),
             Self::Hold { .. } | Self::Restart => 1,
             Self::Hello { .. }
             | Self::Watch { .. }
             | Self::Ready
+            | Self::ClosePorts { .. }
             | Self::Spawn { .. }
             | Self::Stand { .. }
             | Self::Withdraw { .. }

@@ -3,6 +3,7 @@
 mod adoption;
 mod calm;
 mod care;
+mod ports;
 mod renew;
 mod succeed;
 mod young;
@@ -96,6 +97,8 @@ struct Keeper {
     mains: BTreeMap<i32, u32>,
     /// Slots whose tree is being ended.
     sweeping: BTreeSet<u32>,
+    /// Slots whose ports are to be looked at, and when.
+    port_dates: BTreeMap<u32, Tick>,
     /// How many ends were followed by standing orders and have not been acknowledged.
     unacknowledged: usize,
     /// The ends that have not been acknowledged, for the next keeper.
@@ -157,6 +160,7 @@ impl Keeper {
             unreaped: BTreeMap::new(),
             mains: BTreeMap::new(),
             sweeping: BTreeSet::new(),
+            port_dates: BTreeMap::new(),
             unacknowledged: 0,
             ends: Ends::default(),
             ending: false,
@@ -188,6 +192,9 @@ impl Keeper {
                 self.calm_due();
             }
             self.read_no_longer();
+            if self.port_dates.values().any(|due| *due <= clock::now()) {
+                self.look_at_ports();
+            }
             let idle_work =
                 !(self.unready.is_empty() && self.unread.is_empty()) && self.quiet_until.is_none();
             if self.nurse.parting().is_some_and(|until| until <= clock::now()) {
@@ -203,6 +210,7 @@ impl Keeper {
                 self.quiet_until,
                 self.calm_at,
                 unreaped,
+                self.port_dates.values().min().copied(),
             ];
             let due = dates.into_iter().flatten().min();
             let timeout = if idle_work {
@@ -238,6 +246,10 @@ impl Keeper {
                     }
                     Token::Leaf(slot) => {
                         self.sweep(slot);
+                        None
+                    }
+                    Token::Port(slot) => {
+                        self.port_stirred(slot);
                         None
                     }
                 };
@@ -334,7 +346,7 @@ impl Keeper {
                     self.ends.begin(&self.slots);
                 }
             }
-            Order::Plan { slot, capture, .. } => self.provide(slot, capture, fds),
+            Order::Plan { slot, cgroup, capture, .. } => self.provide(slot, capture, cgroup, fds),
             Order::Pipes { slot, streams } => {
                 if let Some(it) = self.slot(slot)
                     && let Some(pipes) = Pipes::new(streams, fds)
@@ -347,6 +359,11 @@ impl Keeper {
                     it.sockets = Sockets::new(label, fds);
                 }
             }
+            Order::HoldPort { slot, incarnation, port, pid, numbers, hold_ms } => {
+                let hold = Duration::from_millis(hold_ms);
+                self.hold_port(ports::Found { slot, incarnation, port, pid, numbers, hold }, fds);
+            }
+            Order::ClosePorts { slot } => self.close_ports(slot, 0),
             Order::Remember { slot, memo } => {
                 if let Some(it) = self.slot(slot) {
                     it.memo = Some(memo);
@@ -391,7 +408,11 @@ impl Keeper {
     fn forget(&mut self, slot: u32) {
         match self.slots.get(&slot).map(|it| &it.state) {
             Some(State::Empty { .. }) => {
-                let it = self.slots.remove(&slot);
+                let mut it = self.slots.remove(&slot);
+                if let Some(it) = &mut it {
+                    ports::forget(&self.epoll, it);
+                    self.port_dates.remove(&slot);
+                }
                 self.unacknowledged -= it.map_or(0, |it| it.followed(0).count());
                 self.ends.forget(slot);
                 self.link.forget(slot);
@@ -402,12 +423,20 @@ impl Keeper {
         }
     }
 
-    fn provide(&mut self, slot: u32, capture: bool, fds: Vec<OwnedFd>) {
+    fn provide(&mut self, slot: u32, capture: bool, cgroup: bool, fds: Vec<OwnedFd>) {
         let Some(it) = self.slot(slot) else { return };
         let mut fds = fds.into_iter();
-        let (Some(plan), cgroup) = (fds.next(), fds.next()) else { return };
-        if let Err(error) = it.provide(plan, capture, cgroup) {
-            say(&format!("the plan of slot {slot} cannot be used: {error}"));
+        let (Some(plan), cgroup) = (fds.next(), if cgroup { fds.next() } else { None }) else { return };
+        match it.provide(plan, capture, cgroup) {
+            // Sockets of two users do not share a port.
+            Ok(same_user) => {
+                it.ports.guard = fds.collect();
+                let latest = it.latest();
+                if !same_user {
+                    self.close_ports(slot, latest);
+                }
+            }
+            Err(error) => say(&format!("the plan of slot {slot} cannot be used: {error}")),
         }
     }
 
@@ -452,6 +481,8 @@ impl Keeper {
         if it.latest() != incarnation {
             return;
         }
+        // Before the signal: what it is about to do may be to close its own.
+        ports::release(&self.epoll, it.ports.let_go(incarnation));
         if let Some((_, pidfd)) = it.process() {
             // It may have ended meanwhile, and then there is nobody to tell.
             raw::pidfd_send_signal(pidfd, signal).ok();
@@ -463,10 +494,12 @@ impl Keeper {
     }
 
     fn kill_tree(&mut self, slot: u32, incarnation: u64) {
-        let Some(it) = self.slots.get(&slot) else { return };
-        if it.latest() == incarnation
-            && let Some((life, pidfd)) = it.process()
-        {
+        let Some(it) = self.slots.get_mut(&slot) else { return };
+        if it.latest() != incarnation {
+            return;
+        }
+        ports::release(&self.epoll, it.ports.let_go(incarnation));
+        if let Some((life, pidfd)) = it.process() {
             // The main process by its pidfd in any case: there may be no cgroup.
             rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
             if !life.keeps_leftovers() {
@@ -547,6 +580,7 @@ impl Keeper {
                 return;
             }
         };
+        let (ended, at) = (life.incarnation, Tick(end.at));
         it.state = match failed {
             Some((step, errno)) => State::Failed { incarnation: life.incarnation, step, errno },
             None => {
@@ -564,6 +598,7 @@ impl Keeper {
                 State::Ended { life, end, cleared, acknowledged: false, follows }
             }
         };
+        self.ports_wait(slot, ended, at);
         self.follow(slot);
         self.link.tell_slot(slot);
         self.launch_queued();

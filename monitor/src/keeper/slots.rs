@@ -21,6 +21,7 @@ use defib_core::model::{Standing, Usage, WaitStatus};
 
 use super::pipes::Pipes;
 use super::plan::{PackedPlan, ReadyPlan};
+use super::ports::Ports;
 use super::protocol::{LifeEnd, SlotState, Step};
 use super::sockets::Sockets;
 use super::spawn::{Berth, Flight};
@@ -37,6 +38,7 @@ pub(super) struct Slot {
     pub(super) memo: Option<Vec<u8>>,
     pub(super) pipes: Option<Pipes>,
     pub(super) sockets: Option<Sockets>,
+    pub(super) ports: Ports,
     pub(super) state: State,
     /// What may be done without asking.
     standing: Option<Standing>,
@@ -155,6 +157,7 @@ impl Slot {
             memo: None,
             pipes: None,
             sockets: None,
+            ports: Ports::default(),
             state: State::Empty { last: 0 },
             standing: None,
             followed: VecDeque::new(),
@@ -163,19 +166,21 @@ impl Slot {
     }
 
     /// Takes a new plan for the next life. The present one keeps its own. `cgroup` is the folder of the service: the
-    /// first one stays.
+    /// first one stays. Returns whether it is for the same user as the one before.
     pub(super) fn provide(
         &mut self,
         plan: OwnedFd,
         capture: bool,
         cgroup: Option<OwnedFd>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let plan = PackedPlan::unseal(plan)?;
+        let before = self.provision.as_ref().and_then(|provision| provision.plan.user());
+        let same_user = before.is_none_or(|before| plan.user() == Some(before));
         let known = self.provision.take().and_then(|provision| provision.leaves);
         let leaves = known.or_else(|| self.inherited.take()).or_else(|| cgroup.map(Leaves::new));
         self.provision = Some(Provision { plan, capture, leaves, ready: None });
         self.prepare_next();
-        Ok(())
+        Ok(same_user)
     }
 
     /// Makes ready what the next life will need, while there is time.

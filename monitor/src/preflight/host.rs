@@ -7,6 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::access::User;
 use super::row::{self, Row};
+use crate::effect::held::share;
 use crate::effect::holders::{self, holders_of};
 use crate::effect::sockets::{Namespace, Socket, States, Wanted, snapshot};
 
@@ -65,6 +66,20 @@ fn free(port: u16, user: &User) -> Row {
         return row::warning(name, found, "setcap cap_net_bind_service+ep on the program, or a higher port");
     }
     row::ok(name, "free")
+}
+
+/// Whether its ports can be held, if they are to be.
+pub(super) fn held_ports(spec: &ServiceSpec) -> Option<Row> {
+    if spec.launch.hold_ports.is_empty() {
+        return None;
+    }
+    Some(match share::check() {
+        Ok(()) => row::ok("hold_ports", "the kernel takes the programs for it"),
+        Err(why) => {
+            let remedy = "the service runs without: clients are refused while it is restarted";
+            row::warning("hold_ports", why.to_string(), remedy)
+        }
+    })
 }
 
 /// The limit that it inherits.

@@ -42,6 +42,7 @@ pub fn examine(spec: &ServiceSpec, daemon: &DaemonSettings, euid: u32) -> Vec<Ro
     rows.push(files::cwd(&spec.launch.cwd, &user));
     rows.extend(program::rows(&spec.launch, &env, &user));
     rows.extend(host::ports(spec, &user));
+    rows.extend(host::held_ports(spec));
     rows.extend(files::kept(spec, daemon));
     rows.push(host::open_files());
     rows

@@ -52,16 +52,24 @@ impl Setup {
 }
 
 fn service(name: &str, chance: &mut Chance) -> ServiceSpec {
+    let autostart = !chance.one_in(4);
+    let ports = chance.of(&[BTreeSet::new(), BTreeSet::from([80]), BTreeSet::from([80, 443])]);
+    // Those who have two ports hold one: that takes no chance, so a seed is the history that it was.
+    let hold_ports = BTreeSet::from_iter(ports.get(&443).copied());
     ServiceSpec {
-        autostart: !chance.one_in(4),
-        ports: chance.of(&[BTreeSet::new(), BTreeSet::from([80]), BTreeSet::from([80, 443])]),
+        autostart,
+        ports,
         ready: chance.of(&[ReadySpec::Exec, ReadySpec::Exec, ReadySpec::Port(80)]),
         restart: restart(chance),
         stop: StopSpec { signal: Signal::TERM, timeout: millis(chance.of(&[0, 20, 1_000, 10_000])) },
         leftovers: chance.of(&[Leftovers::Kill, Leftovers::Kill, Leftovers::Keep]),
         hold_for: millis(chance.of(&[0, 100, 5_000])),
         when_down: chance.of(&[WhenDown::Refuse, WhenDown::Refuse, WhenDown::Hold]),
-        launch: Launch { sockets: sockets(chance), ..Launch::new(vec![format!("/usr/bin/{name}")]) },
+        launch: Launch {
+            sockets: sockets(chance),
+            hold_ports,
+            ..Launch::new(vec![format!("/usr/bin/{name}")])
+        },
         ..ServiceSpec::new(name.parse().expect("a valid name"), Vec::new())
     }
 }

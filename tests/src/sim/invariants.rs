@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use defib_core::model::{
-    GiveUp, Incarnation, ReadySpec, Record, ServiceName, ServiceView, State, Tick, What, WhenDown,
+    GiveUp, Incarnation, ReadySpec, Record, ServiceName, ServiceSpec, ServiceView, State, Tick, What,
+    WhenDown,
 };
 use defib_core::{Effect, Effects, Input, Memo, Reply, Supervisor, Verb};
 
@@ -129,8 +130,10 @@ fn invariant_a_reload_closes_what_it_changes(_: &World, turn: &Turn) -> Result<(
         else {
             continue;
         };
-        let held = (&before.launch.sockets, before.when_down, before.hold_for);
-        if held == (&after.launch.sockets, after.when_down, after.hold_for) {
+        let held = |spec: &ServiceSpec| {
+            (spec.launch.sockets.clone(), spec.launch.hold_ports.clone(), spec.when_down, spec.hold_for)
+        };
+        if held(before) == held(after) {
             return Err(format!("the sockets of {service} are closed, and its specification has the same"));
         }
     }

@@ -203,7 +203,7 @@ impl Seat {
     /// Takes a plan for the next life.
     pub(crate) fn provide(&mut self, draft: Draft, spec: ServiceSpec) {
         self.leftovers = spec.leftovers;
-        self.holds = !spec.launch.sockets.is_empty();
+        self.holds = may_hold(&spec);
         self.plan = Some((draft, spec));
     }
 
@@ -401,4 +401,9 @@ impl Keeper {
         }
         follows
     }
+}
+
+/// Whether something is held for a service between two of its lives.
+pub(crate) fn may_hold(spec: &ServiceSpec) -> bool {
+    !spec.launch.sockets.is_empty() || !spec.launch.hold_ports.is_empty()
 }

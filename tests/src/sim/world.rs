@@ -13,7 +13,7 @@ use defib_core::{Effect, Effects, Input, KnownLife, Lost, Reply, Supervisor, Ver
 use super::action::{Action, Setup};
 use super::chance;
 use super::invariants::{self, Violation};
-use super::keeper::{Found, Keeper, Process, Slot};
+use super::keeper::{Found, Keeper, Process, Slot, may_hold};
 use super::past::Past;
 
 /// How many actions it may take until nothing is pending any more.
@@ -421,7 +421,7 @@ impl World {
         let holds = self.keeper.seat(service).is_some_and(|seat| seat.holds);
         self.wire.iter().fold(holds, |holds, packet| {
             let plan = packet.plan.as_ref().filter(|(_, spec)| spec.name == *service);
-            let opened = plan.map_or(holds, |(_, spec)| !spec.launch.sockets.is_empty());
+            let opened = plan.map_or(holds, |(_, spec)| may_hold(spec));
             let closed =
                 |effect: &Effect| matches!(effect, Effect::CloseSockets { service: of } if of == service);
             opened && !packet.effects.iter().any(closed)

@@ -127,6 +127,9 @@ pub struct Launch {
     pub needs_files: Vec<PathBuf>,
     /// The sockets that are passed to it, in order. At most [`SocketSpec::MAX`].
     pub sockets: Vec<SocketSpec>,
+    /// The ports among those of the service that it binds by itself, and that are held from one life to the next.
+    #[serde(default)]
+    pub hold_ports: BTreeSet<u16>,
 }
 
 impl Launch {
@@ -144,6 +147,7 @@ impl Launch {
             umask: 0o022,
             needs_files: Vec::new(),
             sockets: Vec::new(),
+            hold_ports: BTreeSet::new(),
         }
     }
 }

@@ -14,7 +14,8 @@ impl Service {
             return Report::Fresh;
         }
         let other_process = !self.spec.same_process(&spec);
-        self.memo.other_sockets |= self.spec.launch.sockets != spec.launch.sockets;
+        let (old, new) = (&self.spec.launch, &spec.launch);
+        self.memo.other_sockets |= old.sockets != new.sockets || old.hold_ports != new.hold_ports;
         let wanted = spec.wanted_ports();
         self.memo.listening.retain(|port| wanted.contains(port));
         self.spec = spec;

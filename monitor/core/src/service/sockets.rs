@@ -9,7 +9,8 @@ impl Service {
     /// The planner has made a plan, and with it opened what the specification names: the keeper has it by now, whether
     /// the plan is still wanted or not. One of an earlier specification may have had sockets where this has none.
     pub(crate) fn sockets_came(&mut self) {
-        let holds = !self.spec.launch.sockets.is_empty() || self.memo.other_sockets;
+        let launch = &self.spec.launch;
+        let holds = !launch.sockets.is_empty() || !launch.hold_ports.is_empty() || self.memo.other_sockets;
         // The plan may be the one that was waited for: what is shown of the sockets changes with it.
         if self.memo.holds != holds || self.memo.other_sockets {
             self.memo.holds = holds;

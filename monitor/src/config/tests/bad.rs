@@ -264,9 +264,9 @@ command = "echo 'open""#,
         r#"[service.a]
 command = "x"
 depends_on = { db = "ready" }
-hold_ports = true"#,
+stage = "exec""#,
         "f:3: service.a.depends_on: not built yet; remove this key
-f:4: service.a.hold_ports: not built yet; remove this key",
+f:4: service.a.stage: not built yet; remove this key",
     ),
     (
         r#"[service.a]
@@ -352,16 +352,33 @@ f:3: service.a.env.G: found an array, wanted a string"#,
         "f:3: service.a.groups[1]: found the integer -1, wanted a name or a number from 0 to 4294967294
 f:3: service.a.groups[2]: found a table, wanted a name or a number from 0 to 4294967294",
     ),
+    ("hold_ports = 80", "f:3: service.a.hold_ports: found the integer 80, wanted true or false"),
+    (
+        "hold_ports = true",
+        "f:3: service.a.hold_ports: there is no port to hold; name them in ports, as in ports = [8080]",
+    ),
+    (
+        "ports = [80]\nhold_ports = true\nleftovers = 'keep'",
+        "f:4: service.a.hold_ports: not together with leftovers = \"keep\": what is left of a life would share its ports with the next one",
+    ),
+    (
+        "ports = [80]\nhold_ports = true\nwhen_down = 'hold'",
+        "f:4: service.a.hold_ports: not together with when_down = \"hold\": only sockets that defib opens itself can be held of a service that is down",
+    ),
+    (
+        "ports = [80]\nhold_ports = true\n[service.b]\ncommand = ['x']\nready = { port = 80 }",
+        "f:1: service.a: hold_ports, and service.b names port 80 too; a port that is held is one service's",
+    ),
     (r#"autostart = "yes""#, r#"f:3: service.a.autostart: found the string "yes", wanted true or false"#),
     ("autostrat = true", "f:3: service.a.autostrat: unknown key; did you mean autostart?"),
     (
         "heath = {}",
-        "f:3: service.a.heath: unknown key; known here: description, command, ports, sockets, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers, hold_for, when_down",
+        "f:3: service.a.heath: unknown key; known here: description, command, ports, sockets, hold_ports, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers, hold_for, when_down",
     ),
     (r#"health = { http = "x" }"#, "f:3: service.a.health: not built yet; remove this key"),
     (
         "zzz = 1",
-        "f:3: service.a.zzz: unknown key; known here: description, command, ports, sockets, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers, hold_for, when_down",
+        "f:3: service.a.zzz: unknown key; known here: description, command, ports, sockets, hold_ports, pid_file, cwd, env, env_file, user, group, groups, inherit_env, umask, needs_files, service_group, log, autostart, ready, restart, stop, leftovers, hold_for, when_down",
     ),
     (
         "ports = 80",

@@ -114,6 +114,7 @@ fn every_key_has_its_effect() {
                 ..SocketSpec::new("unix:/run/x.sock".parse().unwrap())
             },
         ],
+        hold_ports: BTreeSet::new(),
     };
     let log = LogSpec {
         capture: false,

@@ -3,17 +3,23 @@
 //! - `back`: those of a service whose keeper is gone, from the process that has them;
 //! - `open`: makes one, or says who is in the way;
 //! - `occupant`: who that is;
-//! - `recent`: what has been opened and may not be known yet to whoever asks next.
+//! - `recent`: what has been opened and may not be known yet to whoever asks next;
+//! - `share`: what lets a program that binds by itself share its port with what is held of it, by `bpf`;
+//! - `duplicate`: what is held of it.
 //!
 //! All of it may block, on a name service or a file system, so the planner's thread does it. What is open already and
 //! wanted again is not opened again: nobody is refused because of a reload.
 
 mod back;
+mod bpf;
+mod duplicate;
 mod occupant;
 mod open;
 mod recent;
+pub mod share;
 
 pub use back::take_back;
+pub use duplicate::{Duplicates, duplicates};
 pub use recent::Recent;
 
 use std::collections::BTreeSet;

@@ -96,6 +96,8 @@ pub(in crate::keeper) struct SlotText {
     pub(in crate::keeper) memo: Option<Hex>,
     pub(in crate::keeper) pipes: Option<PipesText>,
     pub(in crate::keeper) sockets: Option<SocketsText>,
+    /// What makes the service share its ports with a socket that is held. Harmless to a keeper that does not know it.
+    pub(in crate::keeper) guard: Vec<RawFd>,
     /// A [`Standing`]. What does not understand it goes without, and asks at each end.
     pub(in crate::keeper) standing: Option<serde_json::Value>,
     /// Ends that were followed and not acknowledged, oldest first.
@@ -283,7 +285,7 @@ impl SlotText {
         };
         let pipes = self.pipes.iter().flat_map(|pipes| pipes.fds.iter().copied());
         let sockets = self.sockets.iter().flat_map(|sockets| sockets.fds.iter().copied());
-        self.cgroup.into_iter().chain(pipes).chain(sockets).chain(state)
+        self.cgroup.into_iter().chain(pipes).chain(sockets).chain(self.guard.iter().copied()).chain(state)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::keeper::handover::{
 };
 use crate::keeper::pipes::Pipes;
 use crate::keeper::plan::PackedPlan;
+use crate::keeper::ports::Ports;
 use crate::keeper::protocol::Step;
 use crate::keeper::say;
 use crate::keeper::sockets::Sockets;
@@ -40,6 +41,7 @@ impl Slot {
                 label: Hex(sockets.of_daemon().0),
                 fds: numbers(sockets.fds().iter().map(AsFd::as_fd)),
             }),
+            guard: numbers(self.ports.guard.iter().map(AsFd::as_fd)),
             // Numbers can always be written.
             standing: self.standing.and_then(|standing| serde_json::to_value(standing).ok()),
             followed: self.followed.iter().map(followed_text).collect(),
@@ -83,6 +85,7 @@ impl Slot {
             memo: text.memo.map(|memo| memo.0),
             pipes: text.pipes.and_then(|pipes| Pipes::new(pipes.streams, taken.all(&pipes.fds)?)),
             sockets: text.sockets.and_then(|sockets| Sockets::new(sockets.label.0, taken.all(&sockets.fds)?)),
+            ports: Ports::of_guard(taken.all(&text.guard).unwrap_or_default()),
             state,
             standing,
             followed: text.followed.into_iter().map(followed).collect(),
