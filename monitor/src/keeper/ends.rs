@@ -5,7 +5,7 @@
 //! acknowledged has been written down by the daemon, and is marked. So whoever is killed at whatever moment, the first
 //! daemon of the next keeper finds every end in the file of the daemon, or here, or in both.
 //!
-//! It is a ring of [`record::KEPT`] records. While nothing is owed it begins again at its first page, so it takes no more
+//! It is a ring of `KEPT` records. While nothing is owed it begins again at its first page, so it takes no more
 //! memory than what was once owed at a time. If daemons acknowledge nothing for longer than that, the oldest give way,
 //! which is told.
 
