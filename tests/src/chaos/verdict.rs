@@ -231,9 +231,7 @@ impl Member<'_> {
         let next = self.next(life);
         self.case.unit.gaps.iter().any(|(from, to)| {
             let held = |it: &Life| {
-                it.at < *from
-                    && self.next(it) > *to
-                    && !self.ends(it).iter().any(|end| (*from..*to).contains(end))
+                it.at < *from && self.next(it) > *to && !self.ends(it).iter().any(|end| end < to)
             };
             life.at < *to && next > from.saturating_sub(UNREAD) && !self.lives.iter().any(held)
         })
