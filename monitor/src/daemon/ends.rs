@@ -50,6 +50,10 @@ const LENGTH: usize = 1024;
 /// the state database.
 const FORM: &[u8; 8] = b"defib-e1";
 
+/// How far the starts of one life may be apart, in nanoseconds: who was taken over may be known by hundredths of a second. Two
+/// processes with the same number in this time are two lives of the service, with two numbers of their own.
+const NEAR: u64 = 1_000_000_000;
+
 /// Of each: its place, its number among the events, the length of the record.
 const WORDS: usize = 8 + 8 + 4;
 
@@ -149,7 +153,7 @@ impl Ends {
         if end(record).is_none() {
             return true;
         }
-        if key(record).is_some_and(|key| self.earlier.contains_key(&key)) {
+        if key(record).is_some_and(|key| self.told(key).is_some()) {
             return false;
         }
         let place = self.write(record).unwrap_or_else(|error| {
@@ -195,9 +199,16 @@ impl Ends {
         }
     }
 
+    /// What was told of the end of a life, by whichever of its starts: exact, or as `/proc` has it.
+    fn told(&self, (service, incarnation, pid, started): Key) -> Option<&End> {
+        let at = |started| (service.clone(), incarnation, pid, Tick(started));
+        let (from, to) = (started.0.saturating_sub(NEAR), started.0.saturating_add(NEAR));
+        self.earlier.range(at(from)..=at(to)).next().map(|(_, end)| end)
+    }
+
     /// How a life has ended that an earlier daemon has told the end of.
     pub(super) fn known(&self, service: &ServiceName, life: KnownLife) -> Option<&End> {
-        self.earlier.get(&(service.clone(), life.incarnation.0, life.pid, life.started))
+        self.told((service.clone(), life.incarnation.0, life.pid, life.started))
     }
 
     /// Adds what earlier daemons have told to what the keeper knew, for the lives before those: the state database may know
@@ -331,6 +342,8 @@ mod tests {
         };
         let it: ServiceName = "it".parse().unwrap();
         assert!(ends.known(&it, life(2)).is_some() && ends.known(&it, life(4)).is_none());
+        let rounded = KnownLife { started: Tick(life(2).started.0 + 9_999_999), ..life(2) };
+        assert!(ends.known(&it, rounded).is_some(), "a start by hundredths of a second");
         ends.begin();
         drop(ends);
 

@@ -230,9 +230,8 @@ impl Member<'_> {
     fn left_unread(&self, life: &Life) -> bool {
         let next = self.next(life);
         self.case.unit.gaps.iter().any(|(from, to)| {
-            let held = |it: &Life| {
-                it.at < *from && self.next(it) > *to && !self.ends(it).iter().any(|end| end < to)
-            };
+            let held =
+                |it: &Life| it.at < *from && self.next(it) > *to && !self.ends(it).iter().any(|end| end < to);
             life.at < *to && next > from.saturating_sub(UNREAD) && !self.lives.iter().any(held)
         })
     }
