@@ -164,7 +164,7 @@ impl Capture {
             match Plumbing::of(&inlets) {
                 Ok(plumbing) => {
                     self.pipes.insert(slot, plumbing);
-                    self.logs.connect(service, slot, inlets, false);
+                    self.logs.connect(service, slot, inlets);
                 }
                 Err(error) => {
                     tracing::error!(%service, %error, "its pipes are lost: it gets new ones at its next start");
@@ -188,10 +188,10 @@ impl Capture {
     ) -> Result<(), LinkError> {
         for ((service, pipes), behind) in found.into_iter().zip(MAX_SLOTS..) {
             match slots.slot(&service) {
-                Some(slot) => self.connect(slot, &service, pipes, false, link)?,
+                Some(slot) => self.connect(slot, &service, pipes, link)?,
                 None => {
                     tracing::info!(%service, "is configured no longer: what was left of its output is written");
-                    self.logs.connect(&service, behind, pipes.daemon, false);
+                    self.logs.connect(&service, behind, pipes.daemon);
                     self.logs.remove(&service);
                 }
             }
@@ -199,13 +199,12 @@ impl Capture {
         Ok(())
     }
 
-    /// Hands pipes to the keeper and the logs. `fresh`: nothing has ever been written into them.
+    /// Hands pipes to the keeper and the logs.
     pub(super) fn connect(
         &mut self,
         slot: u32,
         service: &ServiceName,
         pipes: Pipes,
-        fresh: bool,
         link: &mut KeeperLink,
     ) -> Result<(), LinkError> {
         let Pipes { plumbing, service: mut fds, daemon } = pipes;
@@ -217,7 +216,7 @@ impl Capture {
         }
         link.order(Order::Pipes { slot, streams: plumbing.count() }, fds)?;
         self.pipes.insert(slot, plumbing);
-        self.logs.connect(service, slot, daemon, fresh);
+        self.logs.connect(service, slot, daemon);
         Ok(())
     }
 

@@ -316,7 +316,7 @@ impl Daemon {
         let failure = match result {
             Ok(provision) => {
                 if let Some(pipes) = provision.pipes {
-                    self.capture.connect(slot, &service, pipes, true, &mut self.link)?;
+                    self.capture.connect(slot, &service, pipes, &mut self.link)?;
                 }
                 let deserted = self.sockets.give(slot, provision.sockets, &mut self.link)?;
                 self.remove_paths(deserted);

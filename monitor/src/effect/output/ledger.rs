@@ -140,8 +140,14 @@ impl Ledger {
         self.write(&pos.to_ne_bytes(), index * ENTRY + FREED);
     }
 
-    /// Forgets an entry: it is this spool's from here on, of which nothing is written yet.
+    /// An entry is this spool's from here on. One that was another's is forgotten: nothing of this one is written yet, or
+    /// the daemon that gave it to the keeper was killed before it came to read it.
     pub(super) fn begin(&self, index: u64, spool: u64) {
+        let mut word = [0; 8];
+        rustix::io::pread(&self.0, &mut word, index * ENTRY + SPOOL).ok();
+        if u64::from_ne_bytes(word) == spool {
+            return;
+        }
         self.write(&[0; 8], index * ENTRY + SPOOL);
         self.write(&[0; FREED as usize + 8], index * ENTRY);
         self.write(&spool.to_ne_bytes(), index * ENTRY + SPOOL);
@@ -169,6 +175,9 @@ mod tests {
         assert_eq!(ledger.entry(7), Entry { pos: 10, file, offset: 20, freed: 5, lane: false });
         ledger.begin(7, 3);
         assert_eq!((ledger.entry(7), ledger.entry(8).pos), (Entry::default(), 1));
+        ledger.set(7, 10, file, 20);
+        ledger.begin(7, 3);
+        assert_eq!(ledger.entry(7).pos, 10, "it is that spool's already");
         assert!(ledger.entry(8).lane);
     }
 

@@ -67,8 +67,8 @@ const WAKE: u64 = 0;
 pub(super) enum Message {
     /// These are its keys from now on.
     Service { name: ServiceName, spec: LogSpec },
-    /// Its pipes. `fresh`: nothing has ever been read from them.
-    Pipes { name: ServiceName, slot: u32, inlets: Vec<Inlet>, fresh: bool },
+    /// Its pipes.
+    Pipes { name: ServiceName, slot: u32, inlets: Vec<Inlet> },
     /// A life has begun.
     Began { name: ServiceName, life: Life },
     /// A life has ended, with its whole tree: of each stream so many bytes are before its end.
@@ -223,7 +223,7 @@ impl Reader {
                 }
                 self.shared.service(&name, Some(spec));
             }
-            Message::Pipes { name, slot, inlets, fresh } => self.connect(&name, slot, inlets, fresh),
+            Message::Pipes { name, slot, inlets } => self.connect(&name, slot, inlets),
             Message::Began { name, life } => {
                 for id in self.of(&name) {
                     let Some(tap) = self.taps.get_mut(&id) else { continue };
@@ -258,7 +258,7 @@ impl Reader {
         own.map(|(id, _)| *id).collect()
     }
 
-    fn connect(&mut self, name: &ServiceName, slot: u32, inlets: Vec<Inlet>, fresh: bool) {
+    fn connect(&mut self, name: &ServiceName, slot: u32, inlets: Vec<Inlet>) {
         let service = self.shared.service(name, None);
         // What a life still holds of earlier pipes is read to its end, but is no longer in the ledger.
         for id in self.of(name) {
@@ -269,10 +269,8 @@ impl Reader {
         let kinds = if inlets.len() == 1 { &[Kind::Joined][..] } else { &[Kind::Stdout, Kind::Stderr] };
         for (number, (inlet, kind)) in (0_u64..).zip(inlets.into_iter().zip(kinds)) {
             let index = u64::from(slot) * 2 + number;
-            if fresh {
-                // A spool that has no number is in no entry, and none is looked for.
-                self.shared.ledger.begin(index, folder::inode(&inlet.spool).unwrap_or_default());
-            }
+            // A spool that has no number is in no entry, and none is looked for.
+            self.shared.ledger.begin(index, folder::inode(&inlet.spool).unwrap_or_default());
             if let Err(error) = self.tap(&service, *kind, inlet, index) {
                 tracing::error!(service = %name, stream = %kind, %error, "its output cannot be read");
             }
