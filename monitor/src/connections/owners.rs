@@ -30,8 +30,7 @@ impl Owners {
     pub(super) fn of(household: &Household, subjects: &[Subject], inodes: &BTreeSet<u64>) -> Self {
         let own = [household.keeper, std::process::id()];
         let mut services: BTreeMap<u32, Option<ServiceName>> = BTreeMap::new();
-        let found =
-            holders::holders_with_last(inodes, &own).into_iter().filter(|(_, it)| !own.contains(&it.pid));
+        let found = holders::holders_of(inodes).into_iter().filter(|(_, it)| !own.contains(&it.pid));
         let found = found.map(|(inode, process)| {
             let service = services.entry(process.pid);
             let service = service.or_insert_with(|| service_of(household, subjects, process.pid)).clone();
