@@ -9,6 +9,7 @@ use std::io;
 use defib_core::model::{Holder, ServiceName};
 
 use super::cgroup::CgroupTree;
+use super::descriptors;
 use crate::keeper::plan::SERVICE_VARIABLE;
 
 /// More processes of one service are not looked through.
@@ -169,15 +170,9 @@ pub fn sockets_of(pid: u32) -> BTreeSet<u64> {
 /// Shows the sockets of a process to `found` until that says that it has seen enough, or `left` descriptors have been
 /// looked at. Returns whether it said so.
 fn look_at(pid: u32, left: &mut usize, mut found: impl FnMut(u64) -> bool) -> io::Result<bool> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        if *left == 0 {
-            break;
-        }
-        *left -= 1;
-        let Ok(link) = fs::read_link(entry?.path()) else { continue };
-        let inode =
-            link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-        if inode.is_some_and(&mut found) {
+    for socket in descriptors::sockets_of(pid, left)? {
+        let (_, inode) = socket?;
+        if found(inode) {
             return Ok(true);
         }
     }

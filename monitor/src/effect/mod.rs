@@ -3,6 +3,7 @@
 pub mod census;
 pub mod cgroup;
 pub mod clock;
+mod descriptors;
 pub mod failure;
 pub mod held;
 pub mod holders;

@@ -1,6 +1,5 @@
 //! Sockets of a service whose keeper is gone: the living process has them still, and gives back duplicates.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -10,6 +9,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketType, ipproto, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::Held;
+use crate::effect::descriptors::sockets_of;
 
 /// Where the first of them was passed: sd_listen_fds(3).
 const FIRST: RawFd = 3;
@@ -28,7 +28,11 @@ pub fn take_back(pidfd: BorrowedFd<'_>, pid: u32, wanted: &[SocketSpec]) -> Vec<
         let fd = match passed.iter().position(fits) {
             Some(at) => passed[at].take(),
             None => {
-                let others = elsewhere.get_or_insert_with(|| sockets_of(pid).filter_map(get).collect());
+                let others = elsewhere.get_or_insert_with(|| {
+                    let mut left = MOST;
+                    let sockets = sockets_of(pid, &mut left).into_iter().flatten().flatten();
+                    sockets.filter_map(|(number, _)| get(number)).collect()
+                });
                 others.iter().position(|fd| is(fd.as_fd(), spec)).map(|at| others.swap_remove(at))
             }
         };
@@ -66,15 +70,6 @@ fn is_at(name: SocketAddrAny, path: &Path) -> bool {
     let bound = SocketAddrUnix::try_from(name);
     let Ok(wanted) = SocketAddrUnix::new(path) else { return false };
     bound.is_ok_and(|bound| bound.path_bytes() == wanted.path_bytes()) && path.exists()
-}
-
-/// The descriptors of a process that are sockets.
-fn sockets_of(pid: u32) -> impl Iterator<Item = RawFd> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().take(MOST);
-    entries.filter_map(|entry| {
-        let number = entry.file_name().to_str()?.parse().ok()?;
-        fs::read_link(entry.path()).ok()?.to_str()?.starts_with("socket:").then_some(number)
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The sockets that a process listens with, once more, by pidfd_getfd(2).
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use rustix::net::sockopt;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::share::Migration;
+use crate::effect::descriptors::sockets_of;
 
 /// The most descriptors of a process that are looked at.
 const MOST: usize = 65_536;
@@ -48,7 +48,7 @@ pub fn duplicates(pid: u32, sockets: &BTreeSet<u64>, migration: Option<&Migratio
     let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
     let (mut numbers, mut fds, mut migrates) = (Vec::new(), Vec::new(), true);
     let mut left = sockets.clone();
-    for (number, inode) in sockets_of(pid) {
+    for (number, inode) in sockets_of(pid, &mut { MOST }).into_iter().flatten().flatten() {
         // One that it has twice is one.
         if fds.len() == SocketSpec::MAX || !left.remove(&inode) {
             continue;
@@ -68,17 +68,6 @@ pub fn duplicates(pid: u32, sockets: &BTreeSet<u64>, migration: Option<&Migratio
     }
     fds.insert(0, pidfd);
     Some(Duplicates { pid, migrates, numbers, fds: Arc::new(fds) })
-}
-
-/// The sockets that a process has: their numbers and inodes.
-fn sockets_of(pid: u32) -> impl Iterator<Item = (RawFd, u64)> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().take(MOST);
-    entries.filter_map(|entry| {
-        let number = entry.file_name().to_str()?.parse().ok()?;
-        let link = fs::read_link(entry.path()).ok()?;
-        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
-        Some((number, inode))
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::types::{File, Listed};
+use crate::effect::descriptors::inode_of;
 
 /// More descriptors are not looked at: at 1 to 2 µs each, a bound of some tenths of a second.
 const LOOKED_AT: usize = 200_000;
@@ -36,9 +37,12 @@ pub(super) fn files(pid: u32) -> io::Result<Files> {
 impl Files {
     /// The sockets among them: descriptors by inode.
     pub(super) fn sockets(&self) -> BTreeMap<u64, u32> {
-        let inode = |target: &str| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
         // Of several descriptors of one socket the lowest is told.
-        self.files.iter().rev().filter_map(|file| Some((inode(file.target.as_deref()?)?, file.fd))).collect()
+        self.files
+            .iter()
+            .rev()
+            .filter_map(|file| Some((inode_of(file.target.as_deref()?)?, file.fd)))
+            .collect()
     }
 
     /// The first `most`.
