@@ -83,32 +83,36 @@ impl Plan {
     pub fn unseal(fd: OwnedFd) -> io::Result<Self> {
         PackedPlan::unseal(fd)?.unpack()
     }
+
+    fn user(&self) -> Option<u32> {
+        self.identity.as_ref().map(|identity| identity.uid)
+    }
 }
 
 /// A plan as it came, in one piece: the keeper holds it for as long as there is the service.
 #[derive(Debug)]
-pub(super) struct PackedPlan(Box<[u8]>);
+pub(super) struct PackedPlan {
+    bytes: Box<[u8]>,
+    /// Who it is for; `None`: whoever the keeper is.
+    pub(super) user: Option<u32>,
+}
 
 impl PackedPlan {
     /// Reads a plan from a memfd, if that is sealed.
     pub(super) fn unseal(fd: OwnedFd) -> io::Result<Self> {
-        let packed = Self(unsealed(fd)?.into());
-        packed.unpack()?;
+        let mut packed = Self { bytes: unsealed(fd)?.into(), user: None };
+        packed.user = packed.unpack()?.user();
         Ok(packed)
     }
 
     /// Packs a plan that has come in another form.
     pub(super) fn pack(plan: &Plan) -> io::Result<Self> {
-        Ok(Self(postcard::to_stdvec(plan).map_err(io::Error::other)?.into()))
-    }
-
-    /// Who it is for: whoever the keeper is, or another.
-    pub(super) fn user(&self) -> Option<Option<u32>> {
-        self.unpack().ok().map(|plan| plan.identity.map(|identity| identity.uid))
+        let bytes = postcard::to_stdvec(plan).map_err(io::Error::other)?.into();
+        Ok(Self { bytes, user: plan.user() })
     }
 
     pub(super) fn unpack(&self) -> io::Result<Plan> {
-        postcard::from_bytes(&self.0).map_err(io::Error::other)
+        postcard::from_bytes(&self.bytes).map_err(io::Error::other)
     }
 }
 

@@ -174,8 +174,7 @@ impl Slot {
         cgroup: Option<OwnedFd>,
     ) -> io::Result<bool> {
         let plan = PackedPlan::unseal(plan)?;
-        let before = self.provision.as_ref().and_then(|provision| provision.plan.user());
-        let same_user = before.is_none_or(|before| plan.user() == Some(before));
+        let same_user = self.provision.as_ref().is_none_or(|before| before.plan.user == plan.user);
         let known = self.provision.take().and_then(|provision| provision.leaves);
         let leaves = known.or_else(|| self.inherited.take()).or_else(|| cgroup.map(Leaves::new));
         self.provision = Some(Provision { plan, capture, leaves, ready: None });
