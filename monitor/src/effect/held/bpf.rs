@@ -1,7 +1,8 @@
 //! bpf(2), for programs of a dozen instructions that are made here: they differ with the ports of a service, and need no
 //! object, no map and no type information.
 //!
-//! aya attaches to a cgroup too, but does not give the descriptor of the link away, and that is what the keeper holds.
+//! aya (0.14) loads programs out of objects only. It attaches to a cgroup too, but does not give the descriptor of the link
+//! away, and that is what the keeper holds.
 
 #![expect(unsafe_code, reason = "bpf(2) and setsockopt(2) take pointers")]
 

@@ -1,18 +1,15 @@
 //! The bulk ring: every process of the host, while somebody listens.
 
-#![expect(unsafe_code, reason = "tokio takes the owner's word that a polled descriptor stays open")]
-
 use std::fmt;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use defib_ebpf::FeedStats;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::any::Batch;
-use super::super::clocks;
+use super::super::{clocks, watch};
 use super::decode::decode;
 use super::error::EbpfError;
 use super::maps::{FeedMaps, RestingRing};
@@ -86,9 +83,7 @@ impl EbpfFeed {
             let mut ring = self.ring.map()?;
             // A probe that ran when the feed was stopped may have written one more.
             self.counts.discard(&mut ring);
-            // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
-            let polled = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-            self.polled = Some(polled.map_err(|error| EbpfError::Poll(error.into()))?);
+            self.polled = Some(watch::readable_ring(ring).map_err(EbpfError::Poll)?);
         }
         // The first look needs no wake-up: the last one may have been spent on what was thrown away.
         self.look = Some(Instant::now() + AGAIN);

@@ -1,14 +1,11 @@
 //! The attached probes, seen from user space: the ring, the maps and the counters.
 
-#![expect(unsafe_code, reason = "tokio takes the owner's word that a polled descriptor stays open")]
-
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use defib_core::model::Tick;
 use defib_ebpf::{COARSE_NS, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, ctrl, kind};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::super::any::{Batch, chain};
@@ -120,9 +117,7 @@ impl EbpfSource {
             while ring.next().is_some() {}
             earlier = maps.all_tracked().collect();
         }
-        // SAFETY: the ring owns its descriptor, returns the same one each time and closes it when it is dropped.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-        let ring = ring.map_err(|error| EbpfError::Poll(error.into()))?;
+        let ring = super::super::watch::readable_ring(ring).map_err(EbpfError::Poll)?;
         let (ends, keep) = (Ends::new(inherited), past != Past::New);
         let source = Self { ring, maps, control, tally, ends, earlier, misses, probes, ports, folder, keep };
         Ok((source, feed, why))
