@@ -373,6 +373,12 @@ pub fn signal(pid: u32, signal: i32) {
     nix::sys::signal::kill(pid, signal).ok();
 }
 
+/// The pid in the status of a service, or in an event.
+#[track_caller]
+pub fn pid(status: &Value) -> u32 {
+    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+}
+
 /// The children of a process.
 pub fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

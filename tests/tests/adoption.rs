@@ -9,13 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, children, lives, patiently, signal, victim};
+use defib_tests::{Daemon, Options, children, lives, patiently, pid, signal, victim};
 use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
-}
 
 /// Three services, by a source.
 fn three(source: &str) -> String {

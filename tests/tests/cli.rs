@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use defib_tests::{Daemon, Options, Said, defib, install, install_text, patiently, program, said, signal};
+use defib_tests::{
+    Daemon, Options, Said, defib, install, install_text, patiently, pid, program, said, signal,
+};
 use serde_json::Value;
 
 /// Somebody who is neither root nor in any group.
@@ -303,7 +305,7 @@ fn whoever_follows_sees_every_event_once_until_the_daemon_leaves() {
         });
     };
     seen("the past", &|event| event["to"] == "running");
-    let pid = u32::try_from(before["pid"].as_u64().expect("a pid")).expect("a pid");
+    let pid = pid(&before);
     signal(pid, libc::SIGKILL);
     seen("the crash", &|event| event["kind"] == "exit" && event["pid"] == pid && event["main"] == true);
     seen("the next life", &|event| event["incarnation"] == 2 && event["to"] == "running");

@@ -13,7 +13,7 @@ use std::fs;
 use std::process::{Child, Command};
 
 use defib_core::model::Signal;
-use defib_tests::{Daemon, Ear, Hunger, Options, patiently, signal, victim};
+use defib_tests::{Daemon, Ear, Hunger, Options, patiently, pid, signal, victim};
 use serde_json::{Value, json};
 
 /// What a source knows beyond the wait status.
@@ -166,10 +166,6 @@ fn config(rows: &[Row]) -> String {
         )
     };
     rows.iter().map(service).collect()
-}
-
-fn pid(event: &Value) -> u32 {
-    event["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 /// The end of the main process of a service, once it has been told.

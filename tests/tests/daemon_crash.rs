@@ -3,8 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use defib_tests::{Daemon, Hunger, Options, lives, patiently, signal};
-use serde_json::Value;
+use defib_tests::{Daemon, Hunger, Options, lives, patiently, pid, signal};
 
 const THREE: &str = r#"
 [service.a]
@@ -16,10 +15,6 @@ restart = { immediate = 256, max_restarts = "none" }
 command = "sleep 1000"
 autostart = false
 "#;
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
-}
 
 #[test]
 fn services_keep_their_pids_and_what_was_asked_is_remembered() {

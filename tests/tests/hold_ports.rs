@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, lives, patiently, signal};
+use defib_tests::{Daemon, Options, lives, patiently, pid, signal};
 use serde_json::Value;
 
 /// Binds a port by itself, and tells each client its pid. SIGUSR1 has it close what it listens with, and go on.
@@ -51,10 +51,6 @@ fn serve(port: u16, keys: &str) -> Daemon {
     let daemon = Daemon::start(&config(port, keys));
     daemon.wait("it", "to be ready", |it| it["ready"] == true);
     daemon
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 /// Kills the main process, and waits until it is gone: it accepts nobody any more.

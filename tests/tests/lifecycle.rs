@@ -4,16 +4,12 @@
 use std::fs;
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, lives, patiently, signal};
+use defib_tests::{Daemon, Options, lives, patiently, pid, signal};
 use serde_json::{Value, json};
 
 /// One service called `it`.
 fn service(lines: &str) -> Daemon {
     Daemon::start(&format!("[service.it]\n{lines}\n"))
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use defib_tests::http::{self, get};
-use defib_tests::{Daemon, metrics_address, patiently, signal};
+use defib_tests::{Daemon, metrics_address, patiently, pid, signal};
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 
@@ -33,10 +33,6 @@ fn start(services: &str) -> (Daemon, SocketAddr) {
     let daemon = Daemon::start(&format!("{LISTEN}{services}"));
     let address = metrics_address(&daemon);
     (daemon, address)
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 /// The samples of a page by their series. Panics if a series is there twice: promtool does not mind, Prometheus keeps

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
-use defib_tests::{Daemon, Options, patiently, signal};
+use defib_tests::{Daemon, Options, patiently, pid, signal};
 use serde_json::Value;
 
 const ONE: &str = "[service.it]\ncommand = \"sleep 1000\"\n";
@@ -91,7 +91,7 @@ fn the_level_holds_by_module() {
     quiet.wait_state("it", "running");
     let loud = Daemon::start_with(ONE, &with(&[], &[("DEFIB_LOG", "error,defib::daemon::run=debug")]));
     let it = loud.wait_state("it", "running");
-    signal(u32::try_from(it["pid"].as_u64().expect("a pid")).expect("a pid"), libc::SIGKILL);
+    signal(pid(&it), libc::SIGKILL);
     patiently("a line", || loud.log().contains("a death was handled").then_some(()));
     assert!(loud.log().contains("defib::daemon::run: "), "{}", loud.log());
     assert!(!loud.log().contains("defib supervises"), "{}", loud.log());

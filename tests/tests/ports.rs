@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use defib_tests::{Daemon, Ear, Lease, Options, children, install, patience, patiently, program, signal};
+use defib_tests::{
+    Daemon, Ear, Lease, Options, children, install, patience, patiently, pid, program, signal,
+};
 use serde_json::{Value, json};
 
 fn with_source(name: &str) -> Options {
@@ -52,10 +54,6 @@ fn service(name: &str, args: &str, keys: &str) -> String {
 
 fn connects(address: impl Into<SocketAddr>) -> bool {
     TcpStream::connect_timeout(&address.into(), patience()).is_ok()
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 /// The ports of an event kind, in order.

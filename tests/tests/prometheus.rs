@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use defib_tests::{Daemon, beside, http, metrics_address, patiently, signal};
+use defib_tests::{Daemon, beside, http, metrics_address, patiently, pid, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -146,7 +146,7 @@ fn prometheus_learns_of_a_crash() {
     prometheus.wait("defib_process_state{process=\"it\",state=\"running\"}", |state| state == 1.0);
     prometheus.wait("defib_process_restarts_total{process=\"it\",reason=\"signal\"}", |count| count == 0.0);
 
-    let pid = before["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    let pid = pid(&before);
     signal(pid, libc::SIGKILL);
     daemon.wait("it", "in its second life", |it| it["incarnation"] == 2 && it["state"] == "running");
     prometheus
@@ -264,7 +264,7 @@ fn every_rule_is_evaluated_and_every_expression_of_the_dashboard_has_an_answer()
     let before = daemon.wait_state("it", "running");
     let prometheus = Prometheus::start(metrics_address(&daemon));
     prometheus.wait("defib_process_restarts_total{process=\"it\",reason=\"signal\"}", |count| count == 0.0);
-    let pid = before["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    let pid = pid(&before);
     signal(pid, libc::SIGKILL);
     prometheus
         .wait("increase(defib_process_restarts_total{process=\"it\",reason=\"signal\"}[1m])", |n| n > 0.0);

@@ -13,8 +13,7 @@ fn edit(daemon: &Daemon, config: &str) {
 }
 
 fn pid(daemon: &Daemon, service: &str) -> u32 {
-    let status = daemon.wait_state(service, "running");
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+    defib_tests::pid(&daemon.wait_state(service, "running"))
 }
 
 fn names(daemon: &Daemon) -> Vec<String> {

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, patience, patiently, signal};
-use serde_json::{Value, json};
+use defib_tests::{Daemon, patience, patiently, pid, signal};
+use serde_json::json;
 
 /// Serves on descriptor 3 and tells, in a file, what it was given; each client is told the pid, each datagram is noted.
 const SERVER: &str = r#"
@@ -49,10 +49,6 @@ fn serve(keys: &str) -> Daemon {
     let daemon = Daemon::start(&config);
     daemon.ask(&["start", "it"]);
     daemon
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 fn read(path: &Path) -> String {

@@ -6,15 +6,11 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use defib_tests::{Daemon, Hunger, Options, patiently, signal};
+use defib_tests::{Daemon, Hunger, Options, patiently, pid, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const SLEEP: &str = "command = \"sleep 1000\"";
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
-}
 
 fn source(daemon: &Daemon) -> Value {
     let all: Value = serde_json::from_str(&daemon.ask(&["status", "--json"])).expect("JSON");

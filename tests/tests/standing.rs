@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use defib_tests::{Daemon, lives, patiently, signal};
+use defib_tests::{Daemon, lives, patiently, pid, signal};
 use serde_json::Value;
 
 /// Notes the pid of each of its lives.
@@ -23,10 +23,6 @@ fn lives_of(daemon: &Daemon, count: usize) -> Vec<u32> {
         let pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
         (pids.len() >= count).then_some(pids)
     })
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 /// A daemon that does nothing while this lives.

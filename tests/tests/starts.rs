@@ -5,12 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use defib_tests::{Daemon, Options, Said, children, lives, patiently, said, signal};
-use serde_json::Value;
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
-}
+use defib_tests::{Daemon, Options, Said, children, lives, patiently, pid, said, signal};
 
 /// The numbers of the open descriptors of a process.
 fn numbers(pid: u32) -> Vec<u32> {

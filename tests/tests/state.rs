@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use defib_tests::{Daemon, Options, lives, patiently, said, signal};
+use defib_tests::{Daemon, Options, lives, patiently, pid, said, signal};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
@@ -21,10 +21,6 @@ command = "sleep 1000"
 command = "sleep 1000"
 autostart = false
 "#;
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
-}
 
 /// How to start defib on the state directory of an earlier one, or on another.
 fn on(state: &Path) -> Options {

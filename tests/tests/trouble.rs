@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use defib_tests::{Daemon, Options, install, install_text, patiently, signal};
+use defib_tests::{Daemon, Options, install, install_text, patiently, pid, signal};
 use serde_json::Value;
 
 /// Starts `it` with these keys beside a service that must not be disturbed; returns the failed start as it was told.
@@ -205,7 +205,7 @@ fn without_any_right_defib_falls_back_and_says_so() {
     let leftover: u32 =
         patiently("its pid", || fs::read_to_string(daemon.path("leftover")).ok()?.trim().parse().ok());
     fs::remove_file(daemon.path("leftover")).expect("a file");
-    signal(u32::try_from(before["pid"].as_u64().expect("a pid")).expect("a pid"), libc::SIGKILL);
+    signal(pid(&before), libc::SIGKILL);
     let after =
         daemon.wait("it", "in its second life", |it| it["incarnation"] == 2 && it["state"] == "running");
     assert_eq!(after["last_exit"]["signal"], "SIGKILL");

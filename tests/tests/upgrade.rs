@@ -11,7 +11,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use defib_tests::{
-    Daemon, Lease, Options, Said, beside, children, install, install_text, lives, patiently, program, signal,
+    Daemon, Lease, Options, Said, beside, children, install, install_text, lives, patiently, pid, program,
+    signal,
 };
 use serde_json::Value;
 
@@ -38,10 +39,6 @@ impl Binary {
     fn write(&self, text: &str, mode: u32) {
         install_text(text, mode, &self.path);
     }
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 fn descriptors(pid: u32) -> usize {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use defib_tests::http::get;
-use defib_tests::{Daemon, Options, metrics_address, patiently, signal};
-use serde_json::Value;
+use defib_tests::{Daemon, Options, metrics_address, patiently, pid, signal};
 
 /// A life that uses a little of everything, notes it, and waits: CPU time in both modes, 1 MiB on the disk, two children,
 /// five files.
@@ -36,10 +35,6 @@ fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
         .filter_map(|line| line.rsplit_once(' '))
         .map(|(series, value)| (series.to_owned(), value.parse().expect("a number")))
         .collect()
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 /// Over several lives, which nobody looks at while they live.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use defib_tests::{Daemon, Options, Said, defib, lives, patiently, program, signal};
+use defib_tests::{Daemon, Options, Said, defib, lives, patiently, pid, program, signal};
 use serde_json::{Value, json};
 
 /// Two groups, and a service that is in none.
@@ -25,10 +25,6 @@ fn parse(text: &str) -> Value {
 fn free() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
-}
-
-fn pid(status: &Value) -> u32 {
-    status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
 fn names(status: &Value) -> Vec<&str> {
