@@ -388,6 +388,12 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// How many descriptors a process has.
+#[track_caller]
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
+}
+
 /// Whether a process lives: a zombie does not.
 pub fn lives(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {

@@ -16,8 +16,8 @@ mod lease;
 pub mod sim;
 
 pub use daemon::{
-    Daemon, Options, Said, beside, children, defib, lives, metrics_address, patience, patiently, pid,
-    program, said, signal, victim,
+    Daemon, Options, Said, beside, children, defib, descriptors, lives, metrics_address, patience, patiently,
+    pid, program, said, signal, victim,
 };
 pub use ear::Ear;
 pub use hunger::Hunger;

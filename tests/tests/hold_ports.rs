@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, lives, patiently, pid, signal};
+use defib_tests::{Daemon, Options, descriptors, lives, patiently, pid, signal};
 use serde_json::Value;
 
 /// Binds a port by itself, and tells each client its pid. SIGUSR1 has it close what it listens with, and go on.
@@ -81,11 +81,6 @@ fn call(port: u16) -> std::io::Result<String> {
 fn refused(port: u16) -> bool {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-}
-
-/// The number of descriptors of a process.
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
 }
 
 /// Kills the service so often, under four clients; in the middle the daemon too. Returns how many clients were refused.

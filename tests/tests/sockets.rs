@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, patience, patiently, pid, signal};
+use defib_tests::{Daemon, descriptors, patience, patiently, pid, signal};
 use serde_json::json;
 
 /// Serves on descriptor 3 and tells, in a file, what it was given; each client is told the pid, each datagram is noted.
@@ -66,11 +66,6 @@ fn call(port: u16) -> std::io::Result<String> {
 
 fn refused(port: u16) -> bool {
     call(port).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-}
-
-/// The number of descriptors of a process.
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
 }
 
 const OFTEN: &str = "restart = { immediate = 256, max_restarts = \"none\" }";

@@ -11,8 +11,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use defib_tests::{
-    Daemon, Lease, Options, Said, beside, children, install, install_text, lives, patiently, pid, program,
-    signal,
+    Daemon, Lease, Options, Said, beside, children, descriptors, install, install_text, lives, patiently,
+    pid, program, signal,
 };
 use serde_json::Value;
 
@@ -39,10 +39,6 @@ impl Binary {
     fn write(&self, text: &str, mode: u32) {
         install_text(text, mode, &self.path);
     }
-}
-
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
 }
 
 fn read(path: &Path) -> String {
