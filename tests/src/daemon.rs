@@ -99,6 +99,13 @@ pub struct Options {
     pub program: Option<PathBuf>,
 }
 
+impl Options {
+    /// With this source.
+    pub fn with_source(name: &str) -> Self {
+        Self { args: vec!["--source".to_owned(), name.to_owned()], ..Self::default() }
+    }
+}
+
 /// A running daemon. It is ended with all its services when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {

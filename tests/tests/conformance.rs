@@ -333,7 +333,7 @@ fn conforms(source: Source) {
     let (own, parents) =
         (Hunger::new(&format!("{}-own", source.name)), Hunger::new(&format!("{}-parents", source.name)));
     let rows = table(&own, &parents);
-    let options = Options { args: vec!["--source".to_owned(), source.name.to_owned()], ..Options::default() };
+    let options = Options::with_source(source.name);
     let daemon = Daemon::start_with(&config(&rows), &options);
     let ear = Ear::new(&daemon, &[]);
     let mut strangers = strangers();

@@ -106,8 +106,7 @@ impl Load {
 }
 
 fn watch(port: u16) -> Daemon {
-    let args = vec!["--source".to_owned(), "ebpf".to_owned()];
-    let options = Options { args, ..Options::default() };
+    let options = Options::with_source("ebpf");
     let daemon = Daemon::start_with(&format!("[ports]\nwatch = [{port}]\n"), &options);
     wait(&daemon, port, "the port to be counted", |row| row["opened"].is_u64());
     daemon

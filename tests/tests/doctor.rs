@@ -232,7 +232,7 @@ fn the_daemon_that_answers_is_compared_with_what_is_found() {
     report.assert("daemon", "ok", report.whole["source"].as_str().expect("a source"));
 
     let other = if report.whole["source"] == "pidfd" { "auto" } else { "pidfd" };
-    let options = defib_tests::Options { args: vec!["--source".into(), other.into()], ..Default::default() };
+    let options = defib_tests::Options::with_source(other);
     let daemon = Daemon::start_with("", &options);
     let report = Report::of(&daemon.cli(&["doctor", "--json"]));
     if other == "pidfd" {

@@ -8,10 +8,6 @@ use serde_json::{Value, json};
 
 const QUIET: &str = "[service.it]\ncommand = \"sleep 1000\"\n";
 
-fn with_source(name: &str) -> Options {
-    Options { args: vec!["--source".to_owned(), name.to_owned()], ..Options::default() }
-}
-
 /// Waits until the feed is heard: processes are made until one of them is told.
 fn listen(daemon: &Daemon) -> Ear {
     let ear = Ear::new(daemon, &["--all"]);
@@ -38,7 +34,7 @@ fn exit_of(ear: &Ear, pid: u32) -> Value {
 #[test]
 fn strangers_are_told_from_their_first_to_their_last_moment() {
     for source in ["ebpf", "proc-connector"] {
-        let daemon = Daemon::start_with(QUIET, &with_source(source));
+        let daemon = Daemon::start_with(QUIET, &Options::with_source(source));
         daemon.wait_state("it", "running");
         let ear = listen(&daemon);
         let exited = stranger(&["exit", "7"]);
@@ -80,7 +76,7 @@ fn descendants_are_told_with_their_service_where_the_kernel_knows_it() {
             "[service.it]\ncommand = [{:?}, \"burst\", \"50\", \"0\"]\nautostart = false\nrestart = {{ policy = \"never\" }}\n",
             victim()
         ),
-        &with_source("ebpf"),
+        &Options::with_source("ebpf"),
     );
     let ear = listen(&daemon);
     daemon.ask(&["start", "--no-wait", "it"]);
@@ -99,7 +95,7 @@ fn descendants_are_told_with_their_service_where_the_kernel_knows_it() {
 
 #[test]
 fn a_source_that_hears_of_no_others_says_so() {
-    let daemon = Daemon::start_with(QUIET, &with_source("pidfd"));
+    let daemon = Daemon::start_with(QUIET, &Options::with_source("pidfd"));
     let said = daemon.cli(&["events", "--all", "--follow"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("pidfd") && said.err.contains("defib doctor"), "{said:?}");

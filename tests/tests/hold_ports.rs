@@ -140,7 +140,7 @@ fn nobody_is_refused_while_the_service_is_killed_thirty_times() {
 #[test]
 fn another_source_and_the_next_binary_hold_it_too() {
     let port = free_port();
-    let options = Options { args: vec!["--source".into(), "pidfd".into()], ..Options::default() };
+    let options = Options::with_source("pidfd");
     let daemon = Daemon::start_with(&config(port, OFTEN), &options);
     wait_held(&daemon, 1);
     assert_eq!(kill_often(&daemon, port, 4), 0);

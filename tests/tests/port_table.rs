@@ -21,8 +21,7 @@ const LISTEN: &str = "[listen]\nmetrics = \"127.0.0.1:0\"\n";
 const SOURCES: [&str; 2] = ["auto", "pidfd"];
 
 fn start(source: &str, config: &str) -> Daemon {
-    let args = vec!["--source".to_owned(), source.to_owned()];
-    Daemon::start_with(&format!("{LISTEN}{config}"), &Options { args, ..Options::default() })
+    Daemon::start_with(&format!("{LISTEN}{config}"), &Options::with_source(source))
 }
 
 fn server() -> (TcpListener, u16) {

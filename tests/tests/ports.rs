@@ -15,16 +15,12 @@ use defib_tests::{
 };
 use serde_json::{Value, json};
 
-fn with_source(name: &str) -> Options {
-    Options { args: vec!["--source".to_owned(), name.to_owned()], ..Options::default() }
-}
-
 /// The sources that can be had here.
 fn sources() -> &'static [&'static str] {
     static SOURCES: OnceLock<Vec<&'static str>> = OnceLock::new();
     SOURCES.get_or_init(|| {
         let opens = |name: &&str| {
-            let mut daemon = Daemon::launch("", &with_source(name));
+            let mut daemon = Daemon::launch("", &Options::with_source(name));
             let opens = patiently("the source to be opened", || {
                 let log = daemon.log();
                 (log.contains("defib supervises") || log.contains("ERROR")).then(|| !log.contains("ERROR"))
@@ -71,7 +67,7 @@ fn a_service_is_ready_when_it_listens() {
         let port = free();
         let keys = format!("ports = [{port}]\nready = {{ port = {port} }}\nautostart = false");
         let args = format!("--when {{dir}}/go {port}");
-        let daemon = Daemon::start_with(&service("it", &args, &keys), &with_source(source));
+        let daemon = Daemon::start_with(&service("it", &args, &keys), &Options::with_source(source));
         daemon.ask(&["start", "--no-wait", "it"]);
         let it = daemon.wait_state("it", "running");
         assert_eq!(it["ready"], false, "{source}");
@@ -118,7 +114,7 @@ fn however_it_listens_it_is_seen() {
             service("late", &format!("--after 1500 {late}"), &ready(late)),
             service("silent", "", &format!("ports = [{silent}]")),
         ];
-        let daemon = Daemon::start_with(&config.concat(), &with_source(source));
+        let daemon = Daemon::start_with(&config.concat(), &Options::with_source(source));
         for name in ["several", "six", "shared-a", "shared-b", "child", "late"] {
             let listens = |it: &Value| {
                 let ports = it["ports"].as_array().expect("ports");
@@ -147,7 +143,8 @@ fn a_port_that_is_taken_is_told_before_the_start_fails() {
         let port = holder.local_addr().expect("an address").port();
         let keys =
             format!("ready = {{ port = {port} }}\nautostart = false\nrestart = {{ delays = [\"1h\"] }}");
-        let daemon = Daemon::start_with(&service("it", &port.to_string(), &keys), &with_source(source));
+        let daemon =
+            Daemon::start_with(&service("it", &port.to_string(), &keys), &Options::with_source(source));
         let said = daemon.cli(&["start", "it"]);
         assert_eq!(said.code, 1, "{said:?}");
         let name = fs::read_to_string("/proc/self/comm").expect("a name");
@@ -182,7 +179,8 @@ fn what_it_has_ceased_to_listen_on_is_seen_at_the_latest_by_the_next_daemon() {
     for source in sources() {
         let port = free();
         let keys = format!("ready = {{ port = {port} }}");
-        let daemon = Daemon::start_with(&service("it", &port.to_string(), &keys), &with_source(source));
+        let daemon =
+            Daemon::start_with(&service("it", &port.to_string(), &keys), &Options::with_source(source));
         let it = daemon.wait("it", "to be ready", |it| it["ready"] == true);
         signal(pid(&it), libc::SIGUSR1);
         daemon.wait("it", "to be seen silent", |it| it["ports"][0]["listening"] == false);
@@ -218,7 +216,8 @@ fn whoever_connects_when_it_is_told_is_not_refused() {
         let keys = format!(
             "ready = {{ port = {port} }}\nautostart = false\nrestart = {{ immediate = 1000000, max_restarts = \"none\" }}"
         );
-        let daemon = Daemon::start_with(&service("it", &port.to_string(), &keys), &with_source(source));
+        let daemon =
+            Daemon::start_with(&service("it", &port.to_string(), &keys), &Options::with_source(source));
         let ear = Ear::new(&daemon, &["--service", "it"]);
         daemon.ask(&["start", "it"]);
         let mut refused = 0;
@@ -250,7 +249,7 @@ fn a_start_that_hangs_hides_no_port() {
         let slow = "[service.slow]\ncommand = \"{dir}/slow 1000\"\nautostart = false\n";
         let keys = format!("ready = {{ port = {port} }}");
         let config = service("it", &port.to_string(), &keys) + slow;
-        let daemon = Daemon::start_with(&config, &with_source(source));
+        let daemon = Daemon::start_with(&config, &Options::with_source(source));
         install(Path::new("/bin/sleep"), &daemon.path("slow"));
         let it = daemon.wait("it", "to be ready", |it| it["ready"] == true);
         let lease = Lease::take(&daemon.path("slow"), &daemon.path("slow.told"));
@@ -281,7 +280,7 @@ fn nothing_wakes_up_when_everything_listens_or_has_ended() {
             service("it", &port.to_string(), &format!("ready = {{ port = {port} }}")),
             service("never", "", &format!("ready = {{ port = {never} }}\nautostart = false")),
         ];
-        let daemon = Daemon::start_with(&config.concat(), &with_source(source));
+        let daemon = Daemon::start_with(&config.concat(), &Options::with_source(source));
         daemon.wait("it", "to be ready", |it| it["ready"] == true);
         daemon.ask(&["start", "--no-wait", "never"]);
         daemon.wait_state("never", "running");
@@ -313,7 +312,7 @@ fn a_service_in_another_network_namespace_is_seen_there() {
         let here = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port");
         let keys = format!("ready = {{ port = {port} }}\nautostart = false");
         let args = format!("--netns --any --after 100 {port}");
-        let daemon = Daemon::start_with(&service("it", &args, &keys), &with_source(source));
+        let daemon = Daemon::start_with(&service("it", &args, &keys), &Options::with_source(source));
         daemon.ask(&["start", "it"]);
         let it = daemon.status("it");
         assert_eq!((&it["ready"], &it["ports"][0]["listening"]), (&json!(true), &json!(true)), "{source}");
@@ -332,7 +331,7 @@ fn without_rights_its_own_ports_are_seen_and_those_of_others_are_taken_by_nobody
         service("it", &taken.to_string(), &format!("ports = [{taken}]\nrestart = {{ delays = [\"1h\"] }}")),
     ];
     let before = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"].map(str::to_owned).into();
-    let options = Options { before, owner: Some(NOBODY), ..with_source("pidfd") };
+    let options = Options { before, owner: Some(NOBODY), ..Options::with_source("pidfd") };
     let daemon = Daemon::start_with(&config.concat(), &options);
     daemon.wait("child", "to listen", |it| it["ready"] == true && it["ports"][0]["listening"] == true);
     let it = daemon.wait_state("it", "retrying");

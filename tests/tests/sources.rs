@@ -17,10 +17,6 @@ fn source(daemon: &Daemon) -> Value {
     all["source"].clone()
 }
 
-fn with_source(name: &str) -> Options {
-    Options { args: vec!["--source".to_owned(), name.to_owned()], ..Options::default() }
-}
-
 /// Waits for an event of `it`.
 #[track_caller]
 fn wait_event(daemon: &Daemon, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -76,7 +72,7 @@ fn the_work_of_the_oom_killer_is_told_as_such() {
                 "[service.it]\ncommand = [\"sh\", \"-c\", \"{join} exec tail /dev/zero\"]\n\
                  restart = {{ delays = [\"1h\"] }}\n[service.bystander]\n{SLEEP}\n"
             ),
-            &with_source(name),
+            &Options::with_source(name),
         );
         let it = daemon.wait_state("it", "retrying");
         let last = &it["last_exit"];
@@ -131,7 +127,7 @@ fn life(source: &str, script: &str) -> (Vec<Value>, Value) {
             "[service.it]\ncommand = [\"sh\", \"-c\", \"ulimit -c 0; {script}\"]\n\
              restart = {{ delays = [\"1h\"] }}\n"
         ),
-        &with_source(source),
+        &Options::with_source(source),
     );
     assert_eq!(self::source(&daemon), source);
     let mut it = daemon.wait("it", "to end", |it| !it["last_exit"].is_null() && it["state"] != "crashed");
@@ -352,8 +348,10 @@ fn micros(time: &str) -> u128 {
 #[test]
 fn two_daemons_do_not_hear_of_each_others_processes() {
     let config = "[service.it]\ncommand = [\"sh\", \"-c\", \"sleep 4321 & exec sleep 1000\"]\n";
-    let daemons =
-        [Daemon::start_with(config, &with_source("ebpf")), Daemon::start_with(config, &with_source("ebpf"))];
+    let daemons = [
+        Daemon::start_with(config, &Options::with_source("ebpf")),
+        Daemon::start_with(config, &Options::with_source("ebpf")),
+    ];
     // The same slot in both.
     for life in 1..4 {
         for daemon in &daemons {
@@ -391,7 +389,7 @@ fn no_crash_is_missed_or_counted_twice_however_fast_they_come() {
                  command = [\"sh\", \"-c\", \"[ $DEFIB_INCARNATION -ge {LIVES} ] && exec sleep 1000; exit 1\"]\n\
                  restart = {{ immediate = 1000000, max_restarts = \"none\" }}\n"
             ),
-            &with_source(name),
+            &Options::with_source(name),
         );
         for life in [LIVES / 4, LIVES / 2, LIVES * 3 / 4] {
             daemon.wait("it", "on its way", |it| it["incarnation"].as_u64() >= Some(life));
