@@ -13,6 +13,7 @@ pub mod http;
 mod hunger;
 mod install;
 mod lease;
+mod ports;
 pub mod sim;
 
 pub use daemon::{
@@ -23,3 +24,4 @@ pub use ear::Ear;
 pub use hunger::Hunger;
 pub use install::{install, install_text};
 pub use lease::Lease;
+pub use ports::free_port;

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, children, lives, patiently, pid, signal, victim};
+use defib_tests::{Daemon, Options, children, free_port, lives, patiently, pid, signal, victim};
 use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
@@ -405,11 +405,6 @@ while True:
     client.sendall(b"%d\n" % os.getpid())
     client.close()
 "#;
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
 
 #[test]
 fn nobody_is_refused_while_the_keeper_is_killed_and_then_the_service() {

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, descriptors, lives, patiently, pid, signal};
+use defib_tests::{Daemon, Options, descriptors, free_port, lives, patiently, pid, signal};
 use serde_json::Value;
 
 /// Binds a port by itself, and tells each client its pid. SIGUSR1 has it close what it listens with, and go on.
@@ -32,11 +32,6 @@ while True:
 "#;
 
 const OFTEN: &str = "restart = { immediate = 256, max_restarts = \"none\" }";
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
 
 fn config(port: u16, keys: &str) -> String {
     format!(

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream}
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use defib_tests::{Daemon, Options, Said, http, metrics_address, patiently, program};
+use defib_tests::{Daemon, Options, Said, free_port, http, metrics_address, patiently, program};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, getsockname, listen, socket,
@@ -28,11 +28,6 @@ fn server() -> (TcpListener, u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("an address").port();
     (listener, port)
-}
-
-/// A port on which nobody listens.
-fn free() -> u16 {
-    server().1
 }
 
 fn client(port: u16) -> TcpStream {
@@ -207,7 +202,7 @@ fn a_queue_that_overflows_is_counted() {
 
 #[test]
 fn who_listens_is_told_however_they_do() {
-    let (both, held) = (free(), free());
+    let (both, held) = (free_port(), free_port());
     let six = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a port");
     let dual = six.local_addr().expect("an address").port();
     let config = [
@@ -283,7 +278,7 @@ fn a_service_in_another_namespace_is_watched_there() {
 
 #[test]
 fn without_rights_it_says_what_it_cannot_know() {
-    let port = free();
+    let port = free_port();
     let server = program().with_file_name("server");
     // Its namespace belongs to its own user namespace, which only root may enter; `/proc` shows it nevertheless.
     let config = format!(

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use defib_tests::{
-    Daemon, Ear, Lease, Options, children, install, patience, patiently, pid, program, signal,
+    Daemon, Ear, Lease, Options, children, free_port, install, patience, patiently, pid, program, signal,
 };
 use serde_json::{Value, json};
 
@@ -33,12 +33,6 @@ fn sources() -> &'static [&'static str] {
         };
         ["ebpf", "proc-connector", "pidfd"].into_iter().filter(opens).collect()
     })
-}
-
-/// A port on which nobody listens.
-fn free() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// A service that runs the server with these arguments.
@@ -64,7 +58,7 @@ fn told(daemon: &Daemon, service: &str, kind: &str) -> Vec<u16> {
 #[test]
 fn a_service_is_ready_when_it_listens() {
     for source in sources() {
-        let port = free();
+        let port = free_port();
         let keys = format!("ports = [{port}]\nready = {{ port = {port} }}\nautostart = false");
         let args = format!("--when {{dir}}/go {port}");
         let daemon = Daemon::start_with(&service("it", &args, &keys), &Options::with_source(source));
@@ -102,7 +96,7 @@ fn a_service_is_ready_when_it_listens() {
 #[test]
 fn however_it_listens_it_is_seen() {
     for source in sources() {
-        let ports: Vec<u16> = (0..7).map(|_| free()).collect();
+        let ports: Vec<u16> = (0..7).map(|_| free_port()).collect();
         let [one, two, six, shared, child, late, silent] = ports[..] else { unreachable!() };
         let ready = |port: u16| format!("ports = [{port}]\nready = {{ port = {port} }}");
         let config = [
@@ -177,7 +171,7 @@ fn a_port_that_is_taken_is_told_before_the_start_fails() {
 #[test]
 fn what_it_has_ceased_to_listen_on_is_seen_at_the_latest_by_the_next_daemon() {
     for source in sources() {
-        let port = free();
+        let port = free_port();
         let keys = format!("ready = {{ port = {port} }}");
         let daemon =
             Daemon::start_with(&service("it", &port.to_string(), &keys), &Options::with_source(source));
@@ -212,7 +206,7 @@ fn what_it_has_ceased_to_listen_on_is_seen_at_the_latest_by_the_next_daemon() {
 fn whoever_connects_when_it_is_told_is_not_refused() {
     const LIVES: usize = 200;
     for source in sources() {
-        let port = free();
+        let port = free_port();
         let keys = format!(
             "ready = {{ port = {port} }}\nautostart = false\nrestart = {{ immediate = 1000000, max_restarts = \"none\" }}"
         );
@@ -245,7 +239,7 @@ fn whoever_connects_when_it_is_told_is_not_refused() {
 #[test]
 fn a_start_that_hangs_hides_no_port() {
     for source in sources() {
-        let port = free();
+        let port = free_port();
         let slow = "[service.slow]\ncommand = \"{dir}/slow 1000\"\nautostart = false\n";
         let keys = format!("ready = {{ port = {port} }}");
         let config = service("it", &port.to_string(), &keys) + slow;
@@ -275,7 +269,7 @@ fn a_start_that_hangs_hides_no_port() {
 #[test]
 fn nothing_wakes_up_when_everything_listens_or_has_ended() {
     for source in sources() {
-        let (port, never) = (free(), free());
+        let (port, never) = (free_port(), free_port());
         let config = [
             service("it", &port.to_string(), &format!("ready = {{ port = {port} }}")),
             service("never", "", &format!("ready = {{ port = {never} }}\nautostart = false")),
@@ -307,7 +301,7 @@ fn nothing_wakes_up_when_everything_listens_or_has_ended() {
 #[test]
 fn a_service_in_another_network_namespace_is_seen_there() {
     for source in sources() {
-        let port = free();
+        let port = free_port();
         // The same port here: it is another one.
         let here = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port");
         let keys = format!("ready = {{ port = {port} }}\nautostart = false");
@@ -325,7 +319,7 @@ fn a_service_in_another_network_namespace_is_seen_there() {
 fn without_rights_its_own_ports_are_seen_and_those_of_others_are_taken_by_nobody_in_sight() {
     const NOBODY: u32 = 54321;
     let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let (port, taken) = (free(), holder.local_addr().expect("an address").port());
+    let (port, taken) = (free_port(), holder.local_addr().expect("an address").port());
     let config = [
         service("child", &format!("--child {port}"), &format!("ready = {{ port = {port} }}")),
         service("it", &taken.to_string(), &format!("ports = [{taken}]\nrestart = {{ delays = [\"1h\"] }}")),
@@ -383,7 +377,7 @@ impl Drop for Script {
 #[test]
 fn what_the_kernel_tells_of_ports_is_looked_at_before_it_is_told() {
     let (named, other, shut, unbound) =
-        (free(), free(), free(), tempfile::NamedTempFile::new().expect("a file"));
+        (free_port(), free_port(), free_port(), tempfile::NamedTempFile::new().expect("a file"));
     let args = format!("--unbound {} {named} {other}", unbound.path().display());
     let mut script = Script::start(&service("it", &args, &format!("ports = [{named}]")));
     let it = script.daemon.wait("it", "to listen", |it| it["ports"][0]["listening"] == true);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, descriptors, patience, patiently, pid, signal};
+use defib_tests::{Daemon, descriptors, free_port, patience, patiently, pid, signal};
 use serde_json::json;
 
 /// Serves on descriptor 3 and tells, in a file, what it was given; each client is told the pid, each datagram is noted.
@@ -33,11 +33,6 @@ else:
         with open(sys.argv[1] + "/heard", "ab") as out:
             out.write(text + b"\n")
 "#;
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
 
 /// A service `it` with these keys, that runs the server.
 fn serve(keys: &str) -> Daemon {

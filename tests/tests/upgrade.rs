@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use defib_tests::{
-    Daemon, Lease, Options, Said, beside, children, descriptors, install, install_text, lives, patiently,
-    pid, program, signal,
+    Daemon, Lease, Options, Said, beside, children, descriptors, free_port, install, install_text, lives,
+    patiently, pid, program, signal,
 };
 use serde_json::Value;
 
@@ -266,8 +266,7 @@ while True:
 
 #[test]
 fn sockets_stay_open() {
-    let port =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|it| it.local_addr()).expect("a port").port();
+    let port = free_port();
     let (daemon, _binary) = start(&format!(
         "[service.it]\ncommand = [\"python3\", \"-Ic\", '''{SERVER}''']\nsockets = [\"tcp:127.0.0.1:{port}\"]\n\
          env = {{ PATH = \"{}\" }}\nrestart = {{ immediate = 100 }}\n",

@@ -2,12 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use defib_tests::{Daemon, Options, Said, defib, lives, patiently, pid, program, signal};
+use defib_tests::{Daemon, Options, Said, defib, free_port, lives, patiently, pid, program, signal};
 use serde_json::{Value, json};
 
 /// Two groups, and a service that is in none.
@@ -22,11 +21,6 @@ fn parse(text: &str) -> Value {
 }
 
 /// A port that nobody has just now.
-fn free() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 fn names(status: &Value) -> Vec<&str> {
     status["services"].as_array().expect("a list").iter().filter_map(|it| it["name"].as_str()).collect()
 }
@@ -242,7 +236,7 @@ fn what_starts_with_defib_is_kept_beside_the_configuration() {
 fn a_service_is_inspected_with_all_its_parts() {
     let server = program().with_file_name("server");
     assert!(server.exists(), "{} is not built: run `cargo xtask test`", server.display());
-    let port = free();
+    let port = free_port();
     let daemon = Daemon::start(&format!(
         "[service.it]\ncommand = [\"sh\", \"-c\", \"sh -c 'sleep 1000; :' \\\"$1\\\" & exec \\\"$0\\\" {port}\", \"{}\", \
          \"\\u001b[2J\\n\"]\nports = [{port}]\nready = {{ port = {port} }}\n[service.it.env]\nSECRET_NAME = \"secret-value\"\n\
