@@ -24,4 +24,4 @@ pub use ear::Ear;
 pub use hunger::Hunger;
 pub use install::{install, install_text};
 pub use lease::Lease;
-pub use ports::free_port;
+pub use ports::{Callers, free_port};

@@ -2,14 +2,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests wait, and make processes that only look like services")]
 
 use std::fs;
-use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, children, free_port, lives, patiently, pid, signal, victim};
+use defib_tests::{Callers, Daemon, Options, children, free_port, lives, patiently, pid, signal, victim};
 use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
@@ -415,24 +413,8 @@ fn nobody_is_refused_while_the_keeper_is_killed_and_then_the_service() {
          restart = {{ immediate = 256, max_restarts = \"none\" }}\n",
         std::env::var("PATH").unwrap_or_default()
     ));
-    let (stop, served, refusals) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        daemon.wait("it", "ready", |it| it["ready"] == true);
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-                    Ok(mut stream) => {
-                        // One that had been accepted dies with its server.
-                        stream.read_to_string(&mut String::new()).ok();
-                        served.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(_) => {
-                        refusals.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                std::thread::yield_now();
-            }
-        });
+    daemon.wait("it", "ready", |it| it["ready"] == true);
+    let callers = Callers::at(port, 1, |callers| {
         for life in 1..=3_u64 {
             let before = daemon.wait("it", "ready", |it| it["incarnation"] == life && it["ready"] == true);
             daemon.kill_keeper();
@@ -444,12 +426,10 @@ fn nobody_is_refused_while_the_keeper_is_killed_and_then_the_service() {
             });
             assert!(!daemon.log().contains("taken back"), "{}", daemon.log());
             signal(pid(&after), libc::SIGKILL);
-            let so_far = served.load(Ordering::Relaxed);
-            patiently("clients to be served", || (served.load(Ordering::Relaxed) > so_far + 4).then_some(()));
+            callers.wait_served();
         }
-        stop.store(true, Ordering::Relaxed);
     });
-    assert_eq!(refusals.into_inner(), 0, "of {served:?}");
+    assert_eq!(callers.refused(), 0, "of {}", callers.served());
     daemon.ask(&["stop", "it"]);
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "closed with the stop, as ever");
     patiently("the path to be removed", || (!daemon.path("s").exists()).then_some(()));

@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use defib_tests::{Daemon, Options, descriptors, free_port, lives, patiently, pid, signal};
+use defib_tests::{Callers, Daemon, Options, descriptors, free_port, lives, patiently, pid, signal};
 use serde_json::Value;
 
 /// Binds a port by itself, and tells each client its pid. SIGUSR1 has it close what it listens with, and go on.
@@ -80,25 +79,7 @@ fn refused(port: u16) -> bool {
 
 /// Kills the service so often, under four clients; in the middle the daemon too. Returns how many clients were refused.
 fn kill_often(daemon: &Daemon, port: u16, times: u64) -> u32 {
-    let (stop, served, refusals) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-                        Ok(mut stream) => {
-                            // One that had been accepted dies with its server.
-                            let mut text = String::new();
-                            stream.read_to_string(&mut text).ok();
-                            served.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(_) => {
-                            refusals.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                }
-            });
-        }
+    let callers = Callers::at(port, 4, |callers| {
         let (mut before, first) = (0, daemon.status("it")["incarnation"].as_u64().expect("a number"));
         for life in first..first + times {
             let now = daemon.wait("it", "alive", |it| it["incarnation"] == life && it["ready"] == true);
@@ -108,18 +89,16 @@ fn kill_often(daemon: &Daemon, port: u16, times: u64) -> u32 {
                 signal(daemon.daemon(), libc::SIGKILL);
                 wait_held(daemon, times);
             }
-            let so_far = served.load(Ordering::Relaxed);
-            patiently("clients to be served", || (served.load(Ordering::Relaxed) > so_far + 4).then_some(()));
+            callers.wait_served();
             let times = held(daemon) + 1;
             signal(pid(&now), libc::SIGKILL);
             wait_held(daemon, times);
         }
         let after = descriptors(daemon.keeper());
         assert!(before == 0 || after < before + 10, "{before} descriptors of the keeper have become {after}");
-        stop.store(true, Ordering::Relaxed);
     });
-    assert!(served.into_inner() > u32::try_from(times).expect("a small number"));
-    refusals.into_inner()
+    assert!(callers.served() > u32::try_from(times).expect("a small number"));
+    callers.refused()
 }
 
 #[test]

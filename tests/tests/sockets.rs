@@ -8,9 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use defib_tests::{Daemon, descriptors, free_port, patience, patiently, pid, signal};
+use defib_tests::{Callers, Daemon, descriptors, free_port, patience, patiently, pid, signal};
 use serde_json::json;
 
 /// Serves on descriptor 3 and tells, in a file, what it was given; each client is told the pid, each datagram is noted.
@@ -70,26 +69,7 @@ fn nobody_is_refused_while_the_service_is_killed_thirty_times() {
     let port = free_port();
     let daemon =
         serve(&format!("sockets = [\"tcp:127.0.0.1:{port}\"]\nready = {{ port = {port} }}\n{OFTEN}"));
-    let (stop, served, refusals) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-                        Ok(mut stream) => {
-                            // One that had been accepted dies with its server.
-                            let mut text = String::new();
-                            stream.read_to_string(&mut text).ok();
-                            served.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(error) => {
-                            eprintln!("{error}");
-                            refusals.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                }
-            });
-        }
+    let callers = Callers::at(port, 4, |callers| {
         let mut before = 0;
         for life in 1..=30 {
             let now = daemon.wait("it", "alive", |it| it["incarnation"] == life && it["ready"] == true);
@@ -99,17 +79,15 @@ fn nobody_is_refused_while_the_service_is_killed_thirty_times() {
             if life == 10 {
                 before = descriptors(daemon.keeper());
             }
-            let so_far = served.load(Ordering::Relaxed);
-            patiently("clients to be served", || (served.load(Ordering::Relaxed) > so_far + 4).then_some(()));
+            callers.wait_served();
             signal(pid(&now), libc::SIGKILL);
         }
         daemon.wait("it", "alive", |it| it["incarnation"] == 31 && it["ready"] == true);
         let after = descriptors(daemon.keeper());
         assert!(after < before + 10, "{before} descriptors of the keeper have become {after}");
-        stop.store(true, Ordering::Relaxed);
     });
-    assert_eq!(refusals.into_inner(), 0, "of {served:?}");
-    assert!(served.into_inner() > 30);
+    assert_eq!(callers.refused(), 0, "of {}", callers.served());
+    assert!(callers.served() > 30);
     patiently("the last one to serve", || call(port).ok());
     let given = read(&daemon.path("given"));
     assert!(given.lines().all(|line| line == "True 1 it [0, 1, 2, 3]"), "{given}");
