@@ -1,53 +1,53 @@
 //! The keeper's loop: one thread, one epoll.
+//!
+//! - `orders`: what the daemon wants;
+//! - `starts`, `young`: lives from the queue to the execution of their programs;
+//! - `deaths`: lives that have ended, and what follows;
+//! - `adoption`: lives that an earlier keeper had begun;
+//! - `ports`: ports that are held for the next life;
+//! - `care`: the daemon;
+//! - `renew`, `succeed`: another binary in place of this one, as seen from both;
+//! - `calm`: memory that is given back.
 
 mod adoption;
 mod calm;
 mod care;
+mod deaths;
+mod orders;
 mod ports;
 mod renew;
+mod starts;
 mod succeed;
 mod young;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adoption::{unwatch_rest, watch_rest};
-use defib_core::model::{Tick, Usage, WaitStatus};
+use defib_core::model::{Tick, WaitStatus};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{Timespec, epoll};
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit};
 
 use super::ends::{self, Ends};
-use super::events::{Token, unwatch, watch};
+use super::events::{Token, unwatch};
 use super::link::{Holdings, Link};
 use super::notify::Notify;
 use super::nurse::Nurse;
-use super::pipes::{self, Pipes};
-use super::protocol::{LEDGER, MAX_SLOTS, Order, Step, VERSION};
 use super::raw;
 use super::say;
-use super::slots::{Found, RawEnd, Slot, State};
-use super::sockets::Sockets;
-use super::spawn::{Answer, Nursery};
-use super::stranger::Fate;
+use super::slots::Slot;
+use super::spawn::Nursery;
 use super::window::Window;
 use crate::effect::clock;
 use renew::Renewal;
 
 /// The name under which the daemon hands over the map in which the eBPF programs look for the slot of the next child.
 pub const NEXT_SLOT: &str = "next_slot";
-
-/// The most ends that are followed while no daemon acknowledges them; what ends then waits for one. About 100 bytes each.
-const MAX_UNACKNOWLEDGED: usize = 16 * 1024;
-
-/// Of so many starts at once, the memory that they took is given back when they are over. That takes the keeper a
-/// millisecond, and what it needs for the next restart comes back at first use.
-const MANY: usize = 64;
 
 /// Runs as the keeper of a daemon with this command line, until that has left; `handover`: in place of one that has handed
 /// over what it held under this number.
@@ -269,373 +269,6 @@ impl Keeper {
             unwatch(&self.epoll, socket);
         }
         self.link.disconnect();
-    }
-
-    /// Carries out the orders that have come.
-    fn hear_daemon(&mut self) {
-        loop {
-            match self.link.receive() {
-                Ok(Some(orders)) => {
-                    for (order, fds) in orders {
-                        self.obey(order, fds);
-                    }
-                }
-                // Its SIGCHLD says what became of it.
-                Ok(None) => return self.drop_link(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The daemon has gone without having read everything: told once, and before what it has sent.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
-                Err(error) => {
-                    say(&format!("the daemon is not understood, and its connection closed: {error}"));
-                    return self.drop_link();
-                }
-            }
-        }
-    }
-
-    fn obey(&mut self, order: Order, fds: Vec<OwnedFd>) {
-        match order {
-            Order::Hello { version } => {
-                if version != VERSION {
-                    say(&format!(
-                        "the daemon speaks version {version} of the protocol, the keeper {VERSION}"
-                    ));
-                    return self.drop_link();
-                }
-                let Self { slots, held, ending, renewal, .. } = self;
-                let restarted = renewal.last.as_ref();
-                self.link.tell_all(&Holdings { slots, held, ending: *ending, restarted });
-                if self.quitting {
-                    self.link.tell_signal(libc::SIGQUIT);
-                }
-            }
-            Order::Ready => {
-                self.nurse.ready();
-                self.renewal.ready();
-                self.unread.clear();
-                self.notify.ready(clock::now());
-                self.expect_calm();
-                if self.ending || self.quitting {
-                    self.notify.stopping(clock::now(), self.ending);
-                }
-            }
-            Order::Restart => self.restart_asked(fds.into_iter().next()),
-            Order::Watch { limit_ms } => {
-                let limit = (limit_ms > 0).then(|| Duration::from_millis(limit_ms));
-                self.notify.watch(clock::now(), limit);
-            }
-            Order::Pong => self.notify.daemon_answered(),
-            Order::Reloading => self.notify.reloading(clock::now()),
-            Order::Ending => self.end(),
-            Order::Leave => {
-                if !self.ending {
-                    self.quit();
-                }
-                self.nurse.leave(clock::now());
-            }
-            Order::Hold { name } => {
-                let Some(fd) = fds.into_iter().next() else { return };
-                if name == NEXT_SLOT
-                    && let Err(error) = self.nursery.announce_to(&fd)
-                {
-                    say(&format!("the eBPF programs cannot be told of new processes: {error}"));
-                }
-                let ends = name == ends::HELD;
-                self.held.insert(name, fd);
-                if ends {
-                    self.ends.begin(&self.slots);
-                }
-            }
-            Order::Plan { slot, cgroup, capture, .. } => self.provide(slot, capture, cgroup, fds),
-            Order::Pipes { slot, streams } => {
-                if let Some(it) = self.slot(slot)
-                    && let Some(pipes) = Pipes::new(streams, fds)
-                {
-                    it.pipes = Some(pipes);
-                }
-            }
-            Order::Sockets { slot, label, .. } => {
-                if let Some(it) = self.slot(slot) {
-                    it.sockets = Sockets::new(label, fds);
-                }
-            }
-            Order::HoldPort { slot, incarnation, port, pid, numbers, hold_ms } => {
-                let hold = Duration::from_millis(hold_ms);
-                self.hold_port(ports::Found { slot, incarnation, port, pid, numbers, hold }, fds);
-            }
-            Order::ClosePorts { slot } => self.close_ports(slot, 0),
-            Order::Remember { slot, memo } => {
-                if let Some(it) = self.slot(slot) {
-                    it.memo = Some(memo);
-                }
-            }
-            Order::Forget { slot } => self.forget(slot),
-            Order::Adopt { slot, incarnation, pid, started, end_leftovers, .. } => {
-                let pid = pid.cast_signed();
-                self.adopt(slot, Found { incarnation, pid, started, end_leftovers }, fds);
-            }
-            Order::Spawn { slot, incarnation } => self.spawn(slot, incarnation),
-            Order::Stand { slot, incarnation, standing } => {
-                if let Some(it) = self.slot(slot) {
-                    it.stand(incarnation, standing);
-                }
-            }
-            Order::Withdraw { slot, withdrawal } => {
-                if let Some(it) = self.slot(slot) {
-                    it.withdraw();
-                    self.link.tell_withdrawn(slot, withdrawal);
-                }
-            }
-            Order::Acknowledge { slot, incarnation, followed } => {
-                let Some(it) = self.slot(slot) else { return };
-                if !followed {
-                    it.acknowledge(incarnation);
-                } else if it.acknowledge_followed(incarnation) {
-                    self.unacknowledged -= 1;
-                }
-                self.ends.acknowledge(slot, incarnation);
-            }
-            Order::Signal { slot, incarnation, signal } => self.signal(slot, incarnation, signal),
-            Order::KillTree { slot, incarnation } => self.kill_tree(slot, incarnation),
-        }
-    }
-
-    /// The slot, made if it is new; `None` if there is no such number.
-    fn slot(&mut self, slot: u32) -> Option<&mut Slot> {
-        (slot < MAX_SLOTS).then(|| &mut **self.slots.entry(slot).or_insert_with(|| Box::new(Slot::new())))
-    }
-
-    fn forget(&mut self, slot: u32) {
-        match self.slots.get(&slot).map(|it| &it.state) {
-            Some(State::Empty { .. }) => {
-                let mut it = self.slots.remove(&slot);
-                if let Some(it) = &mut it {
-                    ports::forget(&self.epoll, it);
-                    self.port_dates.remove(&slot);
-                }
-                self.unacknowledged -= it.map_or(0, |it| it.followed(0).count());
-                self.ends.forget(slot);
-                self.link.forget(slot);
-            }
-            Some(_) => say(&format!("slot {slot} is not forgotten: there is something in it")),
-            // Its service was never started.
-            None => {}
-        }
-    }
-
-    fn provide(&mut self, slot: u32, capture: bool, cgroup: bool, fds: Vec<OwnedFd>) {
-        let Some(it) = self.slot(slot) else { return };
-        let mut fds = fds.into_iter();
-        let (Some(plan), cgroup) = (fds.next(), if cgroup { fds.next() } else { None }) else { return };
-        match it.provide(plan, capture, cgroup) {
-            // Sockets of two users do not share a port.
-            Ok(same_user) => {
-                it.ports.guard = fds.collect();
-                let latest = it.latest();
-                if !same_user {
-                    self.close_ports(slot, latest);
-                }
-            }
-            Err(error) => say(&format!("the plan of slot {slot} cannot be used: {error}")),
-        }
-    }
-
-    fn spawn(&mut self, slot: u32, incarnation: u64) {
-        let Some(it) = self.slot(slot) else { return };
-        match it.state {
-            State::Empty { .. } => {
-                it.state = State::Queued { incarnation };
-                self.queue.push_back(slot);
-                self.launch_queued();
-            }
-            // One life at a time. The daemon sees from the report that it was wrong.
-            State::Queued { .. }
-            | State::Starting { .. }
-            | State::Living { .. }
-            | State::Failed { .. }
-            | State::Ended { .. } => self.link.tell_slot(slot),
-        }
-    }
-
-    /// Launches what waits, as far as there is room.
-    fn launch_queued(&mut self) {
-        while self.nursery.has_room()
-            && let Some(slot) = self.queue.pop_front()
-        {
-            let Some(it) = self.slots.get_mut(&slot) else { continue };
-            let State::Queued { incarnation } = it.state else { continue };
-            let now = clock::now().0;
-            it.launch(incarnation, slot, now, |plan, berth| self.nursery.spawn(plan, berth));
-            if let State::Starting { life, flight, .. } = &it.state {
-                self.mains.insert(life.pid, slot);
-                watch(&self.epoll, flight.pidfd.as_fd(), Token::Process(slot), epoll::EventFlags::IN);
-                self.is_young(slot);
-            } else {
-                self.link.tell_slot(slot);
-            }
-        }
-    }
-
-    fn signal(&mut self, slot: u32, incarnation: u64, signal: i32) {
-        let Some(it) = self.slots.get_mut(&slot) else { return };
-        if it.latest() != incarnation {
-            return;
-        }
-        // Before the signal: what it is about to do may be to close its own.
-        ports::release(&self.epoll, it.ports.let_go(incarnation));
-        if let Some((_, pidfd)) = it.process() {
-            // It may have ended meanwhile, and then there is nobody to tell.
-            raw::pidfd_send_signal(pidfd, signal).ok();
-        } else if let State::Queued { .. } = it.state {
-            // Not made yet, and asked to end: it never was.
-            it.state = State::Failed { incarnation, step: Step::Refused, errno: libc::ECANCELED };
-            self.link.tell_slot(slot);
-        }
-    }
-
-    fn kill_tree(&mut self, slot: u32, incarnation: u64) {
-        let Some(it) = self.slots.get_mut(&slot) else { return };
-        if it.latest() != incarnation {
-            return;
-        }
-        ports::release(&self.epoll, it.ports.let_go(incarnation));
-        if let Some((life, pidfd)) = it.process() {
-            // The main process by its pidfd in any case: there may be no cgroup.
-            rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
-            if !life.keeps_leftovers() {
-                life.kill_tree();
-            }
-        }
-    }
-
-    /// The status pipe of a start has an answer.
-    fn status_answered(&mut self, slot: u32) {
-        let Some(it) = self.slots.get_mut(&slot) else { return };
-        let State::Starting { flight, failed, .. } = &mut it.state else { return };
-        match flight.answer() {
-            Answer::Pending => {}
-            // It is about to end: the slot is told of as failed when it has been reaped.
-            Answer::Failed(step, errno) => {
-                unwatch(&self.epoll, flight.status.as_fd());
-                *failed = Some((step, errno));
-            }
-            Answer::Executed => {
-                unwatch(&self.epoll, flight.status.as_fd());
-                let State::Starting { life, flight, .. } = it.take_state() else { return };
-                let pidfd = self.nursery.landed(flight);
-                it.state = State::Living { life, pidfd };
-                self.unready.push_back(slot);
-                self.link.tell_slot(slot);
-                self.launch_queued();
-            }
-        }
-    }
-
-    /// Makes the next life of one slot ready.
-    fn make_ready(&mut self) {
-        if let Some(slot) = self.unready.pop_front()
-            && let Some(it) = self.slots.get_mut(&slot)
-        {
-            it.mark();
-            it.prepare_next();
-        }
-        self.made_ready += 1;
-        if self.unready.is_empty() && std::mem::take(&mut self.made_ready) >= MANY {
-            self.expect_calm();
-        }
-    }
-
-    /// A main process may have ended: reaps it if so.
-    fn process_ended(&mut self, slot: u32) {
-        let Some(it) = self.slots.get_mut(&slot) else { return };
-        let Some((life, pidfd)) = it.process() else { return };
-        let end = match life.stranger() {
-            Some(stranger) => match stranger.fate(life.pid, pidfd, clock::now()) {
-                Fate::Lives => return,
-                Fate::Unread(until) => return self.wait_for_status(slot, until),
-                Fate::Ended(status) => RawEnd { at: clock::now().0, status, usage: Usage::default() },
-            },
-            None => {
-                let Ok(Some(reaped)) = raw::reap(life.pid) else { return };
-                let at = clock::now().0;
-                self.mains.remove(&life.pid);
-                RawEnd { at, status: Some(reaped.status), usage: reaped.usage }
-            }
-        };
-        self.unreaped.remove(&slot);
-        unwatch(&self.epoll, pidfd.as_fd());
-        let (life, failed) = match it.take_state() {
-            State::Starting { life, flight, failed } => {
-                unwatch(&self.epoll, flight.status.as_fd());
-                let failed = failed.or_else(|| flight.failure());
-                self.nursery.landed(flight);
-                (life, failed)
-            }
-            State::Living { life, .. } => (life, None),
-            other @ (State::Empty { .. }
-            | State::Queued { .. }
-            | State::Failed { .. }
-            | State::Ended { .. }) => {
-                it.state = other;
-                return;
-            }
-        };
-        let (ended, at) = (life.incarnation, Tick(end.at));
-        it.state = match failed {
-            Some((step, errno)) => State::Failed { incarnation: life.incarnation, step, errno },
-            None => {
-                let follows =
-                    !self.ending && self.unacknowledged < MAX_UNACKNOWLEDGED && it.takes_up(&life, &end);
-                let cleared = life.sweep();
-                if !cleared {
-                    self.sweeping.insert(slot);
-                    if let Some(leaf) = life.leaf() {
-                        watch(&self.epoll, leaf.events(), Token::Leaf(slot), epoll::EventFlags::PRI);
-                    }
-                    watch_rest(&self.epoll, slot, &life);
-                }
-                self.ends.ended(slot, life.incarnation);
-                State::Ended { life, end, cleared, acknowledged: false, follows }
-            }
-        };
-        self.ports_wait(slot, ended, at);
-        self.follow(slot);
-        self.link.tell_slot(slot);
-        self.launch_queued();
-    }
-
-    /// Starts the next life where the standing order says so and nothing is left of the last one.
-    fn follow(&mut self, slot: u32) {
-        let Some(it) = self.slots.get_mut(&slot) else { return };
-        if let State::Ended { cleared: true, follows: true, .. } = it.state
-            && !self.ending
-        {
-            it.follow();
-            if let (Some(_), Some(ledger)) = (&it.pipes, self.held.get(LEDGER)) {
-                pipes::say_followed(ledger, slot, it.latest());
-            }
-            self.unacknowledged += 1;
-            self.queue.push_back(slot);
-        }
-    }
-
-    /// Looks again whether anything is left of a tree.
-    fn sweep(&mut self, slot: u32) {
-        let Some(it) = self.slots.get_mut(&slot) else { return };
-        let State::Ended { life, cleared: false, .. } = &it.state else { return };
-        unwatch_rest(&self.epoll, life);
-        let cleared = life.sweep();
-        watch_rest(&self.epoll, slot, life);
-        if cleared {
-            if let Some(leaf) = life.leaf() {
-                unwatch(&self.epoll, leaf.events());
-            }
-            self.sweeping.remove(&slot);
-            it.clear();
-            self.follow(slot);
-            self.link.tell_slot(slot);
-            self.launch_queued();
-        }
     }
 
     /// Signals to the keeper. Returns the exit code when it is time to leave.
