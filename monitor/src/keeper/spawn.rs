@@ -9,22 +9,32 @@
 //! tells how it went: the step that failed and the error number, or nothing, and a successful execve closes it.
 //!
 //! What a start needs of that is made ahead, while there is time: [`Seat`].
+//!
+//! - `child`: all that the child does;
+//! - `flight`: what the keeper has of it until it has executed its program;
+//! - `next_slot`: how the eBPF programs know whose child it is.
 #![expect(unsafe_code, reason = "clone3 and what runs between it and execve; a store to shared memory")]
+
+mod child;
+mod flight;
+mod next_slot;
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pipe::PipeFlags;
 
-use super::plan::{PidText, ReadyPlan};
+use super::plan::ReadyPlan;
 use super::protocol::Step;
 use super::raw::{self, CloneArgs};
-use super::window::{FIRST_PASSED, Numbers, Part, Window};
+use super::window::{Numbers, Part, Window};
+use child::{Launch, child};
+use flight::Memory;
+pub(super) use flight::{Answer, Flight};
+use next_slot::NextSlot;
 
 /// The stack of a child until it executes its program. An unoptimised build needs about 2 KiB of it.
 const STACK: usize = 16 * 1024;
@@ -82,89 +92,6 @@ enum Way {
     Part(Part),
     /// In a copy of the whole table: here is that end.
     Copy(OwnedFd),
-}
-
-/// A child between clone3 and the answer of its status pipe.
-#[derive(Debug)]
-pub(super) struct Flight {
-    /// The child's pid.
-    pub(super) pid: i32,
-    /// Readable when it has ended.
-    pub(super) pidfd: OwnedFd,
-    /// Hung up when it has executed its program.
-    pub(super) status: OwnedFd,
-    /// Its part of the window, until it has a table of its own.
-    part: Option<Part>,
-    /// `None` for a child of the program that this process ran before, whose memory the child keeps for itself.
-    memory: Option<Memory>,
-}
-
-/// What the child uses: it stays until that has executed or ended.
-#[derive(Debug)]
-struct Memory {
-    stack: Stack,
-    _plan: Rc<ReadyPlan>,
-    launch: Box<Launch>,
-}
-
-/// The answer of a status pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Nothing yet.
-    Pending,
-    /// The program has been executed, or a signal ended the child before.
-    Executed,
-    /// A step failed.
-    Failed(Step, i32),
-}
-
-/// What the child is told. Plain numbers and addresses: it may not allocate, free, or lock.
-#[derive(Debug)]
-struct Launch {
-    /// Whether the child begins with the keeper's table and has to take a copy of its low end.
-    shares: bool,
-    /// Set by the child when it has that copy.
-    has_own_table: AtomicBool,
-    numbers: Numbers,
-    /// How many sockets are passed.
-    sockets: usize,
-    /// Where the texts of its pid are, and how many.
-    pids: (usize, usize),
-    program: usize,
-    args: usize,
-    env: usize,
-    cwd: usize,
-    identity: bool,
-    uid: u32,
-    gid: u32,
-    groups: usize,
-    group_count: usize,
-    umask: u32,
-    nofile: libc::rlimit64,
-}
-
-impl Launch {
-    /// That of nobody yet.
-    fn empty(numbers: Numbers, nofile: libc::rlimit64) -> Self {
-        Self {
-            shares: false,
-            has_own_table: AtomicBool::new(false),
-            numbers,
-            sockets: 0,
-            pids: (0, 0),
-            program: 0,
-            args: 0,
-            env: 0,
-            cwd: 0,
-            identity: false,
-            uid: 0,
-            gid: 0,
-            groups: 0,
-            group_count: 0,
-            umask: 0,
-            nofile,
-        }
-    }
 }
 
 /// Where the next child is to go.
@@ -390,171 +317,6 @@ impl Nursery {
         }
     }
 }
-
-impl Flight {
-    /// Whether the child needs its part of the window no more. Until that has been taken back, the keeper's own writing
-    /// end of the status pipe is open too, and an execve cannot be seen.
-    pub(super) fn has_own_table(&self) -> bool {
-        let told = |memory: &Memory| memory.launch.has_own_table.load(Ordering::Acquire);
-        self.part.is_none() || self.memory.as_ref().is_none_or(told)
-    }
-
-    /// The step that failed, of a child that has ended.
-    pub(super) fn failure(&self) -> Option<(Step, i32)> {
-        match self.answer() {
-            Answer::Failed(step, errno) => Some((step, errno)),
-            // The keeper's own writing end may be open still: there is nothing in the pipe.
-            Answer::Executed | Answer::Pending => None,
-        }
-    }
-
-    /// Asks the status pipe, without waiting.
-    pub(super) fn answer(&self) -> Answer {
-        // The write is one of 8 bytes, so the read gets all of it or nothing. rustix has no non-blocking pipe
-        // read, so the poll comes first.
-        let mut poll = [rustix::event::PollFd::new(&self.status, rustix::event::PollFlags::IN)];
-        match rustix::event::poll(&mut poll, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(1..) => {}
-            Ok(_) | Err(_) => return Answer::Pending,
-        }
-        let mut bytes = [0; 8];
-        match rustix::io::read(&self.status, &mut bytes) {
-            Ok(8) => {
-                let [a, b, c, d, e, f, g, h] = bytes;
-                let step = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok();
-                let step = step.and_then(|index| Step::ALL.get(index)).copied().unwrap_or(Step::Exec);
-                Answer::Failed(step, i32::from_ne_bytes([e, f, g, h]))
-            }
-            Ok(_) | Err(_) => Answer::Executed,
-        }
-    }
-}
-
-/// The child. Between clone3 and execve only raw system calls: see [`raw`]. All signals are blocked, as in the
-/// keeper, until the last moment, so that a stop signal that comes early is not lost.
-extern "C" fn child(launch: usize) -> ! {
-    // SAFETY: the keeper's `Flight` keeps the `Launch` until this child has executed or ended.
-    let launch = unsafe { &*(launch as *const Launch) };
-    let (step, errno) = become_program(launch);
-    let bytes = [step as u32, errno as u32];
-    // SAFETY: `bytes` is readable; exit_group ends this process only, and never returns.
-    unsafe {
-        raw::syscall(libc::SYS_write, [launch.numbers.status as usize, bytes.as_ptr() as usize, 8, 0, 0, 0]);
-        loop {
-            raw::syscall(libc::SYS_exit_group, [127, 0, 0, 0, 0, 0]);
-        }
-    }
-}
-
-/// Makes the child what the plan says. Returns only if a step fails.
-fn become_program(launch: &Launch) -> (Step, i32) {
-    let run = |step: Step, number: i64, args: [usize; 6]| {
-        // SAFETY: every address is of the launch or of what it points to, valid until execve has copied it.
-        let result = unsafe { raw::syscall(number, args) };
-        if result < 0 { Err((step, -result as i32)) } else { Ok(()) }
-    };
-    let all = || -> Result<(), (Step, i32)> {
-        let numbers = &launch.numbers;
-        if launch.shares {
-            own_table(launch, &run)?;
-        }
-        run(Step::Session, libc::SYS_setsid, [0; 6])?;
-        // Without O_CLOEXEC: these stay open over execve, all others close.
-        let stay = |step, from: RawFd, to: RawFd| {
-            run(step, libc::SYS_dup3, [from as usize, to as usize, 0, 0, 0, 0])
-        };
-        stay(Step::Streams, numbers.null, 0)?;
-        stay(Step::Streams, numbers.output[0], 1)?;
-        stay(Step::Streams, numbers.output[1], 2)?;
-        for index in 0..launch.sockets as RawFd {
-            stay(Step::Sockets, numbers.sockets + index, FIRST_PASSED + index)?;
-        }
-        write_pid(launch);
-        let nofile = (&raw const launch.nofile) as usize;
-        run(Step::Limit, libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, nofile, 0, 0, 0])?;
-        run(Step::Session, libc::SYS_umask, [launch.umask as usize, 0, 0, 0, 0, 0])?;
-        if launch.identity {
-            let (uid, gid) = (launch.uid as usize, launch.gid as usize);
-            run(Step::Groups, libc::SYS_setgroups, [launch.group_count, launch.groups, 0, 0, 0, 0])?;
-            run(Step::Group, libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0])?;
-            run(Step::User, libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0])?;
-        }
-        // As the user: what root may enter, the service need not be able to.
-        run(Step::Directory, libc::SYS_chdir, [launch.cwd, 0, 0, 0, 0, 0])?;
-        let none: u64 = 0;
-        let mask = (&raw const none) as usize;
-        run(Step::Signals, libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, mask, 0, 8, 0, 0])?;
-        run(Step::Exec, libc::SYS_execve, [launch.program, launch.args, launch.env, 0, 0, 0])
-    };
-    all().err().unwrap_or((Step::Exec, 0))
-}
-
-/// From the keeper's descriptor table to one of its own. Until the first call has returned, nothing here may change a
-/// descriptor: it would be the keeper's.
-fn own_table(
-    launch: &Launch,
-    run: &impl Fn(Step, i64, [usize; 6]) -> Result<(), (Step, i32)>,
-) -> Result<(), (Step, i32)> {
-    let Numbers { part: (first, behind), end, .. } = launch.numbers;
-    let close = |from: RawFd, to: usize, flags: u32| {
-        run(Step::Table, libc::SYS_close_range, [from as usize, to, flags as usize, 0, 0, 0])
-    };
-    close(end, u32::MAX as usize, libc::CLOSE_RANGE_UNSHARE)?;
-    // Of other starts: should this program's file system hang, their status pipes must not stay open here.
-    close(FIRST_PASSED, first as usize - 1, 0)?;
-    if behind < end {
-        close(behind, end as usize - 1, 0)?;
-    }
-    launch.has_own_table.store(true, Ordering::Release);
-    Ok(())
-}
-
-/// Writes this process's pid into its environment.
-fn write_pid(launch: &Launch) {
-    // SAFETY: no memory is involved.
-    let mut pid = unsafe { raw::syscall(libc::SYS_getpid, [0; 6]) };
-    let mut digits = [0_u8; PidText::DIGITS];
-    let mut count = 0;
-    while count < digits.len() && (pid > 0 || count == 0) {
-        digits[count] = b'0' + (pid % 10) as u8;
-        pid /= 10;
-        count += 1;
-    }
-    let (first, texts) = launch.pids;
-    for index in 0..texts {
-        // SAFETY: the plan, which the keeper's `Flight` holds, owns these texts of atomics, one behind the other.
-        let text = unsafe { &*(first as *const PidText).add(index) };
-        text.set(digits[..count].iter().rev().copied());
-    }
-}
-
-/// The one-element array map in which the keeper announces the slot of its next child: slot + 1, or 0.
-#[derive(Debug)]
-struct NextSlot(NonNull<AtomicU64>);
-
-impl NextSlot {
-    fn map(fd: &OwnedFd) -> io::Result<Self> {
-        let flags = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let page = unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, flags, MapFlags::SHARED, fd, 0)? };
-        NonNull::new(page.cast()).map(Self).ok_or_else(|| io::Error::other("mmap at address 0"))
-    }
-
-    fn store(&self, slot: Option<u32>) {
-        // SAFETY: the mapping lives as long as `self`, is page-aligned, and is only used through atomics.
-        unsafe { self.0.as_ref() }.store(slot.map_or(0, |slot| u64::from(slot) + 1), Ordering::SeqCst);
-    }
-}
-
-impl Drop for NextSlot {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `map` made, used by nobody else.
-        unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), PAGE) }.ok();
-    }
-}
-
-/// Less than a page is mapped as a whole one.
-const PAGE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
