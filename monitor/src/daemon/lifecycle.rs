@@ -6,26 +6,26 @@
 //!    daemon and ends the keeper too; cgroups and eBPF are optional and their lack is told.
 //! 3. The core is told of the past, then begins.
 
+mod past;
+mod places;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use defib_core::model::{ServiceName, ServiceSpec, Tick};
+use defib_core::model::Tick;
 use defib_core::{Input, Supervisor};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Group, Uid};
+use nix::unistd::Uid;
 use tokio::sync::{mpsc, watch};
 
-use super::accepted;
-use super::adoption::{self, Residents};
+use super::adoption;
 use super::boot::{self, BootFile};
 use super::capture::{self, Capture, Captured, Names};
 use super::connections;
@@ -34,7 +34,7 @@ use super::ends::{self, Ends};
 use super::feed::FeedHandle;
 use super::handle::{self, Handle};
 use super::journal::Journal;
-use super::keeper_ends::{self, Lives};
+use super::keeper_ends;
 use super::kept::{self, Kept};
 use super::link::{KeeperLink, LinkError};
 use super::own_log::{self, Log, SinkError};
@@ -48,7 +48,7 @@ use super::sockets::HeldSockets;
 use super::surfaces::{Serve, Surfaces};
 use crate::config::{self, Overrides, OwnLog, Settings};
 use crate::connections::Connections;
-use crate::effect::cgroup::{self, CgroupTree};
+use crate::effect::cgroup;
 use crate::effect::clock;
 use crate::effect::holders::Household;
 use crate::effect::output::folder;
@@ -58,10 +58,11 @@ use crate::effect::pid_files::PidFiles;
 use crate::effect::planner::{Planner, Workshop};
 use crate::effect::port_watch::PortWatch;
 use crate::keeper;
-use crate::keeper::protocol::{LEDGER, Order, Report, SlotState, VERSION};
+use crate::keeper::protocol::{LEDGER, Order, Report, SlotState};
 use crate::metrics::{LogLayer, Metrics};
 use crate::source::{self, Life, SourceChoice};
-use crate::state::Remembered;
+use past::{Past, configuration, meet_keeper};
+use places::{cgroups, folders, listen, lock, settle_log};
 
 /// How long the planner may take for what is still to be removed.
 const LAST_JOBS: Duration = Duration::from_secs(2);
@@ -83,12 +84,6 @@ enum DaemonError {
     Link(#[from] LinkError),
     #[error("{what}: {cause}")]
     System { what: &'static str, cause: io::Error },
-}
-
-/// Names of what the keeper holds for the next daemon.
-mod held {
-    pub(super) const LOCK: &str = "lock";
-    pub(super) const API: &str = "api";
 }
 
 /// `defib daemon`: the keeper, and under it the daemon, which has the keeper at the other end of its standard input.
@@ -387,93 +382,6 @@ async fn supervise(
     Ok(())
 }
 
-/// What an earlier daemon has left with the keeper.
-#[derive(Debug, Default)]
-struct Past {
-    held: BTreeMap<String, OwnedFd>,
-    memos: BTreeMap<u32, Kept>,
-    states: Vec<Report>,
-    /// For each slot the ends of its pipes, then the spools.
-    pipes: Vec<(u32, Vec<OwnedFd>)>,
-    /// For each slot its sockets, and what they are.
-    sockets: Vec<(u32, Vec<u8>, Vec<OwnedFd>)>,
-    signals: Vec<i32>,
-    /// What the state database holds, for the first daemon of a keeper.
-    remembered: Remembered,
-    /// Who lives of an earlier keeper's, for the first daemon of the next one.
-    residents: Residents,
-    /// What was known of lives that the state database may not know, for the first daemon of the next keeper.
-    unheard: BTreeMap<ServiceName, Lives>,
-    /// What came of a restart of defib itself: why it failed.
-    restarted: Option<Option<String>>,
-}
-
-impl Past {
-    /// Whether there was no daemon before under this keeper.
-    fn is_first(&self) -> bool {
-        !self.held.contains_key(held::LOCK) && self.memos.is_empty()
-    }
-
-    /// The slots that services have had.
-    fn slots(&self, specs: &[Arc<ServiceSpec>]) -> BTreeMap<ServiceName, u32> {
-        let kept = self.memos.iter().map(|(slot, kept)| (kept.service.clone(), *slot));
-        kept.chain(remember::slots(&self.remembered, specs)).collect()
-    }
-}
-
-async fn meet_keeper() -> Result<(KeeperLink, Past), DaemonError> {
-    let socket = own(io::stdin().as_fd(), "take the keeper's socket")?;
-    let mut link = KeeperLink::new(socket).map_err(LinkError::from)?;
-    link.order(Order::Hello { version: VERSION }, vec![])?;
-    link.send_turn()?;
-    let mut past = Past::default();
-    loop {
-        for (report, fds) in link.receive().await? {
-            match report {
-                Report::Held { name } => past.held.extend(fds.into_iter().next().map(|fd| (name, fd))),
-                Report::Memo { slot, memo } => match kept::read(&memo) {
-                    Ok(kept) => drop(past.memos.insert(slot, kept)),
-                    Err(error) => tracing::error!(slot, %error, "whose slot this is cannot be read"),
-                },
-                Report::Pipes { slot, .. } => past.pipes.push((slot, fds)),
-                Report::Sockets { slot, label, .. } => past.sockets.push((slot, label, fds)),
-                report @ (Report::Slot { .. } | Report::Followed { .. }) => past.states.push(report),
-                // Whoever waited for that has gone with the daemon before.
-                Report::Withdrawn { .. } => {}
-                Report::Signal(signal) => past.signals.push(signal),
-                // Only a daemon that supervises is asked, or has asked.
-                Report::Ping | Report::Restart { .. } => {}
-                Report::Restarted { failure } => past.restarted = Some(failure),
-                Report::Synced => return Ok((link, past)),
-            }
-        }
-    }
-}
-
-fn configuration(
-    overrides: &Overrides,
-    link: &mut KeeperLink,
-    past: &mut Past,
-) -> Result<Settings, DaemonError> {
-    if let Some(held) = past.held.remove(accepted::HELD)
-        && let Some(settings) = accepted::unseal(held, overrides)?
-    {
-        return Ok(settings);
-    }
-    let (path, asked) = overrides.config();
-    let loaded = config::load(&path, overrides)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    if !loaded.found && !asked {
-        tracing::info!(file = %path.display(), "there is no configuration: defib runs without services; `defib init` writes one");
-    }
-    let held = accepted::seal(&loaded, &loaded.settings.daemon)
-        .map_err(|cause| DaemonError::System { what: "keep the configuration", cause })?;
-    link.order(Order::Hold { name: accepted::HELD.to_owned() }, vec![held])?;
-    Ok(loaded.settings)
-}
-
 /// The threads of the logs, with what an earlier daemon knew of the files.
 fn start_logs(
     log_dir: &Path,
@@ -494,84 +402,6 @@ fn start_logs(
         }
     };
     Logs::start(log_dir.to_owned(), Held { ledger, folder: names.folder.clone() }).map_err(failed)
-}
-
-fn folders(daemon: &config::DaemonSettings) -> Result<(), DaemonError> {
-    let folders = [&daemon.state_dir, &daemon.runtime_dir, &daemon.log_dir];
-    for folder in folders.into_iter().chain(&daemon.pid_dir) {
-        let there = folder.exists();
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
-        made.map_err(|cause| DaemonError::Path { what: "create", path: folder.clone(), cause })?;
-        if !there {
-            tracing::info!(folder = %folder.display(), "made, for it was not there");
-        }
-    }
-    Ok(())
-}
-
-/// The log goes where the configuration says. A later daemon, which services need, goes on without.
-fn settle_log(log: &Log, settings: &OwnLog, first: bool) -> Result<(), SinkError> {
-    match log.settle(settings) {
-        Err(error) if !first => tracing::error!("{error}; the log goes to standard error"),
-        settled => settled?,
-    }
-    Ok(())
-}
-
-/// One daemon for each state directory. The keeper holds the lock, so that it outlives this daemon.
-fn lock(state_dir: &Path, keeper: u32, link: &mut KeeperLink, past: &Past) -> Result<(), DaemonError> {
-    if past.held.contains_key(held::LOCK) {
-        return Ok(());
-    }
-    let path = state_dir.join("lock");
-    let failed = |what| move |cause| DaemonError::Path { what, path: state_dir.join("lock"), cause };
-    let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = options.map_err(failed("open"))?;
-    if file.try_lock().is_err() {
-        let mut holder = String::new();
-        file.read_to_string(&mut holder).map_err(failed("read"))?;
-        return Err(DaemonError::Locked { holder: holder.trim().to_owned(), path: state_dir.to_owned() });
-    }
-    file.set_len(0).and_then(|()| file.rewind()).map_err(failed("truncate"))?;
-    writeln!(file, "{keeper}").map_err(failed("write"))?;
-    link.order(Order::Hold { name: held::LOCK.to_owned() }, vec![file.into()])?;
-    Ok(())
-}
-
-/// The API's socket. The keeper holds it: clients that come while there is no daemon wait for the next one.
-fn listen(path: &Path, link: &mut KeeperLink, past: &mut Past) -> Result<UnixListener, DaemonError> {
-    if let Some(held) = past.held.remove(held::API) {
-        return Ok(held.into());
-    }
-    let failed = |what| move |cause| DaemonError::Path { what, path: path.to_owned(), cause };
-    // The lock is ours, so a socket that is there is a dead daemon's.
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(failed("remove the old socket")(error));
-    }
-    let listener = UnixListener::bind(path).map_err(failed("bind"))?;
-    let readers = Group::from_name("defib").ok().flatten().filter(|_| Uid::effective().is_root());
-    let mode = if readers.is_some() { 0o660 } else { 0o600 };
-    if let Some(Group { gid, .. }) = readers {
-        nix::unistd::chown(path, None, Some(Gid::from_raw(gid.as_raw())))
-            .map_err(|e| failed("chown")(e.into()))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("chmod"))?;
-    let held = own(listener.as_fd(), "duplicate the API's socket")?;
-    link.order(Order::Hold { name: held::API.to_owned() }, vec![held])?;
-    Ok(listener)
-}
-
-fn cgroups(state_dir: &Path, keeper: u32) -> Result<CgroupTree, String> {
-    let tree = CgroupTree::set_up(state_dir, keeper).map_err(|why| why.to_string());
-    match &tree {
-        Ok(tree) => {
-            tracing::info!(cgroup = %tree.base().display(), "services live in cgroups of their own");
-        }
-        Err(why) => tracing::warn!(why, "no cgroups: trees are followed by process group and environment"),
-    }
-    tree
 }
 
 /// `DEFIB_SCRIPT` names a script of events: how tests make the kernel say what it never says.
