@@ -1,20 +1,25 @@
-//! A world for one supervisor: what there is, what happens in it, and one turn of the core.
+//! A world for one supervisor: what there is, and what happens in it.
+
+mod letters;
+mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use defib_core::model::{
-    Blame, Draft, End, Incarnation, Record, RequestId, ServiceName, ServiceSpec, ServiceView, StartFailure,
-    StartFailureKind, Tick, Usage, WaitStatus, Withdrawal,
+    Blame, Draft, End, Incarnation, Record, RequestId, ServiceName, ServiceSpec, StartFailure,
+    StartFailureKind, Tick, Usage, WaitStatus,
 };
-use defib_core::{Effect, Effects, Input, KnownLife, Lost, Reply, Supervisor, Verb};
+use defib_core::{Effect, Input, KnownLife, Lost, Supervisor, Verb};
 
 use super::action::{Action, Setup};
 use super::chance;
 use super::invariants::{self, Violation};
 use super::keeper::{Found, Keeper, Process, Slot, may_hold};
 use super::past::Past;
+pub(crate) use letters::Letter;
+pub(crate) use turn::{Answer, Fuse, Turn};
 
 /// How many actions it may take until nothing is pending any more.
 const PATIENCE: usize = 5_000;
@@ -61,17 +66,6 @@ pub(crate) struct Daemon {
     pub(crate) leaving: bool,
 }
 
-/// What the keeper writes.
-#[derive(Clone, Debug)]
-pub(crate) enum Letter {
-    /// How a slot is.
-    Slot(Slot),
-    /// An end that it has followed by itself.
-    Followed(Process, End),
-    /// A standing order has been withdrawn.
-    Withdrawn(Withdrawal),
-}
-
 /// The orders of one turn.
 #[derive(Debug)]
 pub(crate) struct Packet {
@@ -80,33 +74,6 @@ pub(crate) struct Packet {
     plan: Option<(Draft, ServiceSpec)>,
     /// What was told in that turn.
     pub(crate) records: Vec<Record>,
-}
-
-/// The death of the daemon `turns` turns from now, after it has carried out so many effects of that turn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Fuse {
-    turns: u32,
-    effects: u32,
-}
-
-/// One input of the core and what came of it.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    pub(crate) at: Tick,
-    pub(crate) input: Input,
-    /// The services that a reload has changed or removed, as they were before.
-    pub(crate) changed: BTreeMap<ServiceName, ServiceSpec>,
-    /// What the core wanted.
-    pub(crate) effects: Vec<Effect>,
-    /// How many of the effects were carried out.
-    pub(crate) reach: usize,
-    /// Whether the orders among them arrived at the keeper: all do, or none.
-    pub(crate) sent: bool,
-    /// The requests that were answered; `None` for one that nobody waited for.
-    pub(crate) answers: Vec<Option<Answer>>,
-    /// The views of the core after the turn, and its deadline; none if the daemon died of it.
-    pub(crate) views: Vec<ServiceView>,
-    pub(crate) deadline: Option<Tick>,
 }
 
 /// An order as it arrived, with what the keeper held at that time.
@@ -119,44 +86,6 @@ pub(crate) struct Order {
     pub(crate) past: Option<(Process, End)>,
     /// Whether sockets were held.
     pub(crate) holds: bool,
-}
-
-/// What a client was told.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) service: ServiceName,
-    pub(crate) verb: Verb,
-    pub(crate) reply: Reply,
-}
-
-impl Daemon {
-    /// Takes a letter out of the mailbox. It may overtake others, but none of the same service where one of them tells of
-    /// an end that was followed: the socket keeps their order, and what comes later builds upon it.
-    fn take_letter(&mut self, overtakes: usize) -> Option<(ServiceName, Letter)> {
-        let service = self.mailbox.get(overtakes)?.0.clone();
-        let first = self.mailbox.iter().position(|(of, letter)| {
-            *of == service && matches!(letter, Letter::Followed(..) | Letter::Withdrawn(_))
-        });
-        self.mailbox.remove(first.map_or(overtakes, |first| {
-            let before = self.mailbox.iter().position(|(of, _)| *of == service).unwrap_or(first);
-            if overtakes >= first { before } else { overtakes }
-        }))
-    }
-}
-
-impl Turn {
-    /// The effects that were carried out before the daemon died, if it did.
-    pub(crate) fn told(&self) -> &[Effect] {
-        &self.effects[..self.reach]
-    }
-
-    /// The service that a request of an operator was about.
-    pub(crate) fn asked(&self) -> Option<(&ServiceName, Verb)> {
-        match &self.input {
-            Input::Request { service, verb, .. } => Some((service, *verb)),
-            _ => None,
-        }
-    }
 }
 
 impl World {
@@ -462,170 +391,6 @@ impl World {
             self.keeper.obey(self.now, &order.effect);
         }
         Ok(())
-    }
-
-    /// The daemon reads a letter of the keeper.
-    fn deliver(&mut self, service: &ServiceName, letter: Letter, whole: bool) -> Result<(), Violation> {
-        match letter {
-            Letter::Slot(slot) => self.report(service, slot, whole),
-            Letter::Followed(process, end) => self.ended(service, &process, end, whole, true),
-            Letter::Withdrawn(withdrawal) => {
-                self.turn(Input::Withdrawn { service: service.clone(), withdrawal })
-            }
-        }
-    }
-
-    fn ended(
-        &mut self,
-        service: &ServiceName,
-        process: &Process,
-        end: End,
-        whole: bool,
-        followed: bool,
-    ) -> Result<(), Violation> {
-        let service = || service.clone();
-        let (incarnation, pid, started, seen) = (process.incarnation, process.pid, process.started, end.at);
-        if whole {
-            self.turn(Input::Spawned { service: service(), incarnation, pid, at: started })?;
-        }
-        self.turn(Input::Ended { service: service(), incarnation, pid, started, end, seen, followed })
-    }
-
-    /// The daemon reads the state of a slot. `whole`: it tells the core of the beginning of an ended life too.
-    fn report(&mut self, service: &ServiceName, slot: Slot, whole: bool) -> Result<(), Violation> {
-        let name = service;
-        let service = || service.clone();
-        match slot {
-            Slot::Empty { last } if last == Incarnation::default() => Ok(()),
-            Slot::Empty { last } => self.turn(Input::Cleared { service: service(), incarnation: last }),
-            Slot::Starting(_) => Ok(()),
-            Slot::Living(process) => {
-                let Process { incarnation, pid, started, .. } = process;
-                self.turn(Input::Spawned { service: service(), incarnation, pid, at: started })?;
-                self.look_at_ports_of(name);
-                Ok(())
-            }
-            Slot::Failed { incarnation, failure } => {
-                self.turn(Input::SpawnFailed { service: service(), incarnation, failure })
-            }
-            Slot::Ended { process, end, cleared, acknowledged: _ } => {
-                let incarnation = process.incarnation;
-                self.ended(name, &process, end, whole, false)?;
-                if cleared {
-                    self.turn(Input::Cleared { service: service(), incarnation })?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// One input, its effects, and the invariants. A daemon that is dead takes no turn.
-    fn turn(&mut self, input: Input) -> Result<(), Violation> {
-        self.turn_with(None, input)
-    }
-
-    /// The same; the orders are sent together with a plan.
-    fn turn_with(&mut self, plan: Option<(Draft, ServiceSpec)>, input: Input) -> Result<(), Violation> {
-        let Some(daemon) = &mut self.daemon else { return Ok(()) };
-        let mut fx = Effects::new();
-        daemon.core.handle(self.now, input.clone(), &mut fx);
-        let effects: Vec<_> = fx.drain().collect();
-
-        let death = match self.fuse {
-            Some(Fuse { turns: 0, effects }) => Some(effects as usize),
-            Some(Fuse { turns, effects }) => {
-                self.fuse = Some(Fuse { turns: turns - 1, effects });
-                None
-            }
-            None => None,
-        };
-        // The orders of a turn are sent in one piece before anybody hears an answer.
-        let last_word = |effect: &Effect| matches!(effect, Effect::Reply { .. } | Effect::Leave);
-        let send_at = effects.iter().position(last_word).unwrap_or(effects.len());
-        let reach = death.unwrap_or(effects.len()).min(effects.len());
-        let sent = reach > send_at || reach == effects.len();
-        let mut turn = Turn {
-            at: self.now,
-            input,
-            changed: BTreeMap::new(),
-            effects,
-            reach,
-            sent,
-            answers: Vec::new(),
-            views: Vec::new(),
-            deadline: None,
-        };
-        self.reload(&mut turn);
-        self.carry_out(&mut turn, plan);
-        if death.is_some() {
-            self.fuse = None;
-            self.daemon = None;
-        }
-        if let Some(daemon) = &self.daemon {
-            turn.views = daemon.core.views().collect();
-            turn.deadline = daemon.core.next_deadline();
-        }
-        invariants::check(self, &turn)?;
-        self.past.observe(turn, &self.specs);
-        if self.left {
-            self.daemon = None;
-        }
-        Ok(())
-    }
-
-    /// A configuration is accepted together with the orders that it leads to.
-    fn reload(&mut self, turn: &mut Turn) {
-        if let Input::Reload(services) = &turn.input {
-            let new = by_name(services.iter().map(AsRef::as_ref));
-            let other = |old: &&ServiceSpec| new.get(&old.name) != Some(*old);
-            turn.changed = by_name(self.setup.services.iter().filter(other));
-            if turn.sent {
-                self.setup.services = new.values().cloned().collect();
-                self.specs.extend(new);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, turn: &mut Turn, plan: Option<(Draft, ServiceSpec)>) {
-        let Some(daemon) = &mut self.daemon else { return };
-        if turn.sent {
-            let records = turn.records().cloned().collect();
-            self.wire.push_back(Packet { effects: turn.effects.clone(), plan, records });
-        }
-        for effect in &turn.effects[..turn.reach] {
-            match effect {
-                Effect::Prepare { service, draft } => {
-                    // A reload that is lost with its daemon has not brought the service into this world.
-                    let spec = self.specs.get(service).cloned();
-                    daemon.plans.extend(spec.map(|spec| (*draft, spec)));
-                }
-                // Answers and reports name the slot that they are for, which is not used again.
-                Effect::Forget { service } => {
-                    if turn.sent {
-                        self.keeper.seat_mut(service).forgotten = true;
-                    }
-                    daemon.mailbox.retain(|(of, _)| of != service);
-                    daemon.plans.retain(|(_, spec)| spec.name != *service);
-                    daemon.looks.retain(|(of, ..)| of != service);
-                }
-                Effect::Reply { id, reply } => {
-                    let asked = daemon.open.remove(id);
-                    let reply = reply.clone();
-                    turn.answers.push(asked.map(|(service, verb)| Answer { service, verb, reply }));
-                }
-                Effect::Leave => self.left = true,
-                Effect::Spawn { .. }
-                | Effect::Stand { .. }
-                | Effect::Withdraw { .. }
-                | Effect::Signal { .. }
-                | Effect::KillTree { .. }
-                | Effect::Acknowledge { .. }
-                | Effect::Remember { .. }
-                | Effect::CloseSockets { .. }
-                | Effect::Record(_)
-                | Effect::Publish { .. } => {}
-            }
-        }
     }
 }
 
