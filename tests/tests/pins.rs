@@ -79,7 +79,7 @@ fn a_later_daemon_takes_the_probes_up_and_a_stop_removes_them() {
     daemon.wait_state("it", "running");
     let [place] = &pins(&daemon)[..] else { panic!("{:?}", pins(&daemon)) };
     let doctor = pins_row(&daemon);
-    assert!(doctor.contains("8 programs and 14 maps") && doctor.contains("0 ends wait"), "{doctor}");
+    assert!(doctor.contains("8 programs and 15 maps") && doctor.contains("0 ends wait"), "{doctor}");
 
     let first = daemon.daemon();
     signal(first, libc::SIGKILL);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,8 @@ struct Shared {
     todo: Mutex<Todo>,
     news: Condvar,
     reseeds: AtomicU64,
+    /// The map of what is remembered of each connection.
+    memory: OwnedFd,
     /// How many changes might have been counted wrongly when everything was last looked at.
     settled: AtomicU64,
 }
@@ -59,6 +62,7 @@ impl Counted {
     /// # Errors
     /// If the maps cannot be read, or no thread can be made.
     pub fn start((tables, rounds): (PortTables, PortRounds)) -> io::Result<Self> {
+        let memory = tables.memory()?;
         let settled = rounds.settled().map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             places: Mutex::new(Places::new(tables)?),
@@ -66,6 +70,7 @@ impl Counted {
             todo: Mutex::default(),
             news: Condvar::new(),
             reseeds: AtomicU64::new(0),
+            memory,
             settled: AtomicU64::new(settled),
         });
         let of_thread = Arc::clone(&shared);
@@ -133,6 +138,10 @@ impl Counter for Counted {
 
     fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>> {
         self.0.verify(places)
+    }
+
+    fn memory(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.memory.as_fd())
     }
 
     fn reseeds(&self) -> u64 {

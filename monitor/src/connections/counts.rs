@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 /// Where connections are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +104,9 @@ pub trait Counter: fmt::Debug + Send + Sync {
     fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>> {
         places.iter().map(|place| (*place, self.verify(*place))).collect()
     }
+
+    /// The map that remembers of each connection when it became ESTABLISHED; `None`: nobody does.
+    fn memory(&self) -> Option<BorrowedFd<'_>>;
 
     /// How often everything was counted anew because the kernel had skipped a run of the probe.
     fn reseeds(&self) -> u64;

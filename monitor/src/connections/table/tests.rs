@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 
 use super::*;
 use crate::connections::counts::{Lengths, Verdict};
@@ -27,6 +28,10 @@ impl Counter for Played {
     fn verify(&self, place: Place) -> io::Result<Verdict> {
         let counted = self.counts(place).ok_or_else(|| io::Error::other("not watched"))?.active;
         Ok(Verdict { counted, found: 2 })
+    }
+
+    fn memory(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     fn reseeds(&self) -> u64 {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -15,8 +16,8 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::filter;
-use super::snapshot::{MAX_SOCKETS, Namespace, Socket, State, States, Wanted};
+use super::snapshot::{MAX_SOCKETS, Memory, Namespace, Socket, State, States, Wanted};
+use super::{filter, memory};
 
 /// How often a look is repeated during which the sockets changed. The last one counts in any case.
 const LOOKS: usize = 4;
@@ -66,7 +67,7 @@ pub fn available() -> Result<(), DiagError> {
     // Port 0 is nobody's, so the answer is empty.
     let ports = BTreeSet::from([0]);
     let wanted = Wanted { states: States::LISTEN, ports: Some(&ports) };
-    dump::<()>(&open(Namespace::Own)?, wanted, &mut |(), _| {})
+    dump::<()>(&open(Namespace::Own)?, wanted, None, &mut |(), _| {})
 }
 
 /// A socket that tells of a network namespace, wherever it is used.
@@ -92,10 +93,11 @@ pub(super) fn open(namespace: Namespace) -> Result<netlink_sys::Socket, DiagErro
     Ok(socket)
 }
 
-/// Folds the wanted sockets of both families.
+/// Folds the wanted sockets of both families, with what a map remembers of each if there is one.
 pub(super) fn dump<T: Default>(
     socket: &netlink_sys::Socket,
     wanted: Wanted<'_>,
+    map: Option<BorrowedFd<'_>>,
     add: &mut impl FnMut(&mut T, Socket),
 ) -> Result<T, DiagError> {
     let mut buffer = Vec::with_capacity(BUFFER);
@@ -103,7 +105,8 @@ pub(super) fn dump<T: Default>(
     loop {
         let (mut found, mut count, mut intact) = (T::default(), 0, true);
         for family in [AF_INET, AF_INET6] {
-            let took = family_dump(socket, &mut buffer, family, wanted, &mut |socket| {
+            let request = request(family, wanted, map);
+            let took = family_dump(socket, &mut buffer, &request, wanted, &mut |socket| {
                 count += 1;
                 add(&mut found, socket);
                 count <= MAX_SOCKETS
@@ -121,16 +124,15 @@ pub(super) fn dump<T: Default>(
     }
 }
 
-/// Dumps one family. Returns whether nothing changed meanwhile.
+/// Dumps what a request asks for. Returns whether nothing changed meanwhile.
 fn family_dump(
     socket: &netlink_sys::Socket,
     buffer: &mut Vec<u8>,
-    family: u8,
+    request: &[u8],
     wanted: Wanted<'_>,
     add: &mut impl FnMut(Socket) -> bool,
 ) -> Result<bool, DiagError> {
-    let request = request(family, wanted);
-    socket.send(&request, 0).map_err(|cause| DiagError::Transfer { call: "send", cause })?;
+    socket.send(request, 0).map_err(|cause| DiagError::Transfer { call: "send", cause })?;
     let mut intact = true;
     loop {
         buffer.clear();
@@ -140,8 +142,8 @@ fn family_dump(
             let message = NetlinkMessage::<Exchange>::deserialize(rest).map_err(malformed)?;
             intact &= message.header.flags & NLM_F_DUMP_INTR == 0;
             match message.payload {
-                NetlinkPayload::InnerMessage(Exchange::Answer(header, drops)) => {
-                    if let Some(socket) = found(&header, drops).filter(|socket| wanted.has(socket.port))
+                NetlinkPayload::InnerMessage(Exchange::Answer(header, attributes)) => {
+                    if let Some(socket) = found(&header, attributes).filter(|socket| wanted.has(socket.port))
                         && !add(socket)
                     {
                         return Err(DiagError::TooMany);
@@ -171,24 +173,26 @@ fn refused(code: i32) -> DiagError {
     }
 }
 
-fn found(header: &InetResponseHeader, drops: Option<u32>) -> Option<Socket> {
+fn found(header: &InetResponseHeader, Attributes { drops, memory }: Attributes) -> Option<Socket> {
     let state = State::numbered(header.state)?;
     let listens = state == State::Listen;
     Some(Socket {
         state,
         port: header.socket_id.source_port,
         address: header.socket_id.source_address,
+        remote: header.socket_id.destination_address,
         inode: header.inode.into(),
         uid: header.uid,
         cookie: u64::from_ne_bytes(header.socket_id.cookie),
         waiting: if listens { header.recv_queue } else { 0 },
         capacity: listens.then_some(header.send_queue),
         drops: drops.filter(|_| listens),
+        memory,
     })
 }
 
 /// The request for one family, ready to be sent.
-fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
+fn request(family: u8, wanted: Wanted<'_>, map: Option<BorrowedFd<'_>>) -> Vec<u8> {
     let states = StateFlags::from_bits_retain(wanted.states.bits());
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     // Of each connection that would be 40 bytes more to read.
@@ -196,9 +200,10 @@ fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
     let extensions = if drops { ExtensionFlags::SKMEMINFO } else { ExtensionFlags::empty() };
     let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
     let filter = wanted.ports.and_then(filter::of);
+    let attributes = filter.into_iter().chain(map.map(memory::request)).collect();
     let mut message = NetlinkMessage::new(
         NetlinkHeader::default(),
-        NetlinkPayload::InnerMessage(Exchange::Ask(request, filter)),
+        NetlinkPayload::InnerMessage(Exchange::Ask(request, attributes)),
     );
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     message.finalize();
@@ -207,21 +212,39 @@ fn request(family: u8, wanted: Wanted<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The drops in the attributes of an answer: the last number of `INET_DIAG_SKMEMINFO`.
-fn drops(attributes: &[u8]) -> Option<u32> {
-    const SKMEMINFO: u16 = 7;
-    const DROPS: usize = 8;
-    let mut found = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() == SKMEMINFO);
-    let number = found.next()?.value().get(4 * DROPS..4 * DROPS + 4)?.try_into().ok()?;
-    Some(u32::from_ne_bytes(number))
+/// What is read of the attributes of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attributes {
+    drops: Option<u32>,
+    memory: Option<Memory>,
 }
 
-/// What goes over the socket: the crate's request with the attribute that it has no place for, and the head of an
-/// answer, with the one number that is read of its attributes: the crate would make a list of all of them.
+impl Attributes {
+    fn parse(attributes: &[u8]) -> Self {
+        const SKMEMINFO: u16 = 7;
+        /// The last number of `INET_DIAG_SKMEMINFO`.
+        const DROPS: usize = 8;
+        let mut found = Self::default();
+        for attribute in NlasIterator::new(attributes).flatten() {
+            match attribute.kind() {
+                SKMEMINFO => {
+                    let number = attribute.value().get(4 * DROPS..4 * DROPS + 4);
+                    found.drops = number.and_then(|number| number.try_into().ok()).map(u32::from_ne_bytes);
+                }
+                memory::KIND => found.memory = memory::parse(attribute.value()),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// What goes over the socket: the crate's request with the attributes that it has no place for, and the head of an
+/// answer, with the little that is read of its attributes: the crate would make a list of all of them.
 #[derive(Debug)]
 enum Exchange {
-    Ask(InetRequest, Option<DefaultNla>),
-    Answer(InetResponseHeader, Option<u32>),
+    Ask(InetRequest, Vec<DefaultNla>),
+    Answer(InetResponseHeader, Attributes),
 }
 
 impl NetlinkSerializable for Exchange {
@@ -231,21 +254,17 @@ impl NetlinkSerializable for Exchange {
 
     fn buffer_len(&self) -> usize {
         match self {
-            Self::Ask(request, filter) => {
-                request.buffer_len() + filter.as_ref().map_or(0, Emitable::buffer_len)
-            }
+            Self::Ask(request, attributes) => request.buffer_len() + attributes.as_slice().buffer_len(),
             Self::Answer(header, _) => header.buffer_len(),
         }
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
         match self {
-            Self::Ask(request, filter) => {
+            Self::Ask(request, attributes) => {
                 let (head, tail) = buffer.split_at_mut(request.buffer_len());
                 request.emit(head);
-                if let Some(filter) = filter {
-                    filter.emit(tail);
-                }
+                attributes.as_slice().emit(tail);
             }
             Self::Answer(header, _) => header.emit(buffer),
         }
@@ -258,6 +277,6 @@ impl NetlinkDeserializable for Exchange {
     fn deserialize(_header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         // `struct inet_diag_msg`.
         let attributes = payload.get(72..).unwrap_or_default();
-        InetResponseHeader::parse(payload).map(|header| Self::Answer(header, drops(attributes)))
+        InetResponseHeader::parse(payload).map(|header| Self::Answer(header, Attributes::parse(attributes)))
     }
 }

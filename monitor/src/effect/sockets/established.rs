@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::diag::{self, DiagError};
-use super::snapshot::{Namespace, States, Wanted};
+use super::snapshot::{Namespace, Socket, States, Wanted};
 
 /// A view into one network namespace, wherever it is used.
 pub struct Connections(netlink_sys::Socket);
@@ -30,6 +30,7 @@ impl Connections {
     /// If there are too many, or the kernel does not answer.
     pub fn of(&self, ports: &BTreeSet<u16>) -> Result<Vec<(u16, u64)>, DiagError> {
         let wanted = Wanted { states: States::ESTABLISHED, ports: Some(ports) };
-        diag::dump(&self.0, wanted, &mut |list: &mut Vec<_>, socket| list.push((socket.port, socket.cookie)))
+        let mut add = |list: &mut Vec<_>, socket: Socket| list.push((socket.port, socket.cookie));
+        diag::dump(&self.0, wanted, None, &mut add)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - `diag`: from sock_diag(7), which the kernel filters;
 //! - `filter`: of ports, for the kernel;
+//! - `memory`: what a map of the kernel remembers of each socket, from the same;
 //! - `established`: connections by their cookies, from the same;
 //! - `proc_net`: from `/proc/PID/net/tcp`, where sock_diag cannot be had, or not in the network namespace of a process;
 //! - `snapshot`: the choice between the two.
@@ -11,13 +12,14 @@
 mod diag;
 mod established;
 mod filter;
+mod memory;
 mod proc_net;
 mod snapshot;
 
 pub use diag::{DiagError, available};
 pub use established::Connections;
 pub(super) use proc_net::address_of;
-pub use snapshot::{Namespace, NoSockets, Sight, Socket, State, States, Wanted, snapshot};
+pub use snapshot::{Memory, Namespace, NoSockets, Sight, Socket, State, States, Wanted, snapshot};
 
 #[cfg(test)]
 mod tests;

@@ -42,20 +42,23 @@ pub(super) fn read<T: Default>(
 /// A line.
 fn parse(line: &str) -> Option<Socket> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, local, _, state, queues, _, _, uid, _, inode, ..] = fields[..] else { return None };
+    let [_, local, remote, state, queues, _, _, uid, _, inode, ..] = fields[..] else { return None };
     let state = State::numbered(u8::from_str_radix(state, 16).ok()?)?;
     let (address, port) = local.split_once(':')?;
+    let (remote, _) = remote.split_once(':')?;
     let (_, received) = queues.split_once(':')?;
     Some(Socket {
         state,
         port: u16::from_str_radix(port, 16).ok()?,
         address: address_of(address)?,
+        remote: address_of(remote)?,
         inode: inode.parse().ok()?,
         uid: uid.parse().ok()?,
         cookie: 0,
         waiting: if state == State::Listen { u32::from_str_radix(received, 16).ok()? } else { 0 },
         capacity: None,
         drops: None,
+        memory: None,
     })
 }
 
@@ -85,12 +88,14 @@ mod tests {
             state: State::Listen,
             port: 8080,
             address: Ipv4Addr::LOCALHOST.into(),
+            remote: Ipv4Addr::UNSPECIFIED.into(),
             inode: 4711,
             uid: 1000,
             cookie: 0,
             waiting: 3,
             capacity: None,
             drops: None,
+            memory: None,
         };
         assert_eq!(parse(line), Some(socket));
         let line = "   1: 00000000000000000000000001000000:01BB 00000000000000000000000001000000:9C40 01 \
@@ -99,12 +104,14 @@ mod tests {
             state: State::Established,
             port: 443,
             address: Ipv6Addr::LOCALHOST.into(),
+            remote: Ipv6Addr::LOCALHOST.into(),
             inode: 12,
             uid: 0,
             cookie: 0,
             waiting: 0,
             capacity: None,
             drops: None,
+            memory: None,
         };
         assert_eq!(parse(line), Some(socket));
         let late = parse(&line.replace(" 01 ", " 06 "));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Once;
 
@@ -22,6 +23,8 @@ pub struct Socket {
     pub port: u16,
     /// The address at this end.
     pub address: IpAddr,
+    /// The address at the other end; of one that listens it says nothing.
+    pub remote: IpAddr,
     /// The number of its inode, by which descriptors name it; 0: it belongs to no process (any more, or not yet).
     pub inode: u64,
     /// The user who made it.
@@ -35,7 +38,12 @@ pub struct Socket {
     /// Of one that listens, where no others were asked for: how many connections it has dropped. A client that asks
     /// again is counted again. `None`: that cannot be known.
     pub drops: Option<u32>,
+    /// What a map remembers of it, if that was asked for. `None`: it remembers nothing, or cannot be asked.
+    pub memory: Option<Memory>,
 }
+
+/// What a map of the kind sk_storage remembers of a socket.
+pub type Memory = [u8; 24];
 
 /// The states of TCP, by the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,9 +224,27 @@ impl Sight {
         wanted: Wanted<'_>,
         add: &mut impl FnMut(&mut T, Socket),
     ) -> Result<T, NoSockets> {
-        match self.socket.as_ref().map(|socket| diag::dump(socket, wanted, add)) {
+        self.remembered(wanted, None, add)
+    }
+
+    /// The same, with what a map of the kind sk_storage remembers of each socket, where the kernel tells (from 5.8 on, and
+    /// only those who may use BPF).
+    ///
+    /// # Errors
+    /// As [`snapshot`].
+    pub fn remembered<T: Default>(
+        &self,
+        wanted: Wanted<'_>,
+        map: Option<BorrowedFd<'_>>,
+        add: &mut impl FnMut(&mut T, Socket),
+    ) -> Result<T, NoSockets> {
+        match self.socket.as_ref().map(|socket| diag::dump(socket, wanted, map, add)) {
             Some(Ok(found)) => return Ok(found),
             Some(Err(DiagError::TooMany)) => return Err(NoSockets::TooMany),
+            Some(Err(DiagError::Refused(error))) if map.is_some() => {
+                tracing::debug!(%error, "sockets are looked at without what is remembered of them");
+                return self.remembered(wanted, None, add);
+            }
             Some(Err(error)) => tell(&self.process, &error),
             None => {}
         }

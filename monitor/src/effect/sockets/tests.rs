@@ -30,7 +30,7 @@ fn listeners_and_connections_are_found_by_either_way() {
     let ports: BTreeSet<u16> = others.iter().map(port).chain([port(&four), port(&six)]).collect();
     let wanted = Wanted { states: States::OPEN, ports: Some(&ports) };
     for mut sockets in [
-        diag::open(Namespace::Own).and_then(|socket| diag::dump(&socket, wanted, &mut push)).unwrap(),
+        diag::open(Namespace::Own).and_then(|socket| diag::dump(&socket, wanted, None, &mut push)).unwrap(),
         proc_net::read("self", wanted, &mut push).unwrap(),
     ] {
         sockets.sort_by_key(|socket| (socket.port, socket.state == State::Established));

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use defib_ebpf::{
-    Blow, End, EndKey, FeedStats, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Stats, Tracked,
-    ctrl,
+    Blow, Connection, End, EndKey, FeedStats, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Stats,
+    Tracked, ctrl,
 };
 
 use super::error::EbpfError;
@@ -50,11 +50,16 @@ const fn ring(name: &'static str, bytes: u32) -> Shape {
     Shape { name, kind: MapType::RingBuf, key: 0, value: 0, entries: bytes }
 }
 
+/// Its entries are the sockets'.
+const fn storage<V>(name: &'static str) -> Shape {
+    Shape { name, kind: MapType::SkStorage, key: size_of::<i32>(), value: size_of::<V>(), entries: 0 }
+}
+
 /// What daemons leave to each other, which no program reads.
 pub(super) const OWN: &str = "BASES";
 
 /// The maps that user space uses: those that are pinned. The programs keep the others alive.
-pub(super) const SHAPES: [Shape; 14] = [
+pub(super) const SHAPES: [Shape; 15] = [
     hash::<u32, Tracked>("TRACKED"),
     hash::<u32, Blow>("BLOWS"),
     hash::<EndKey, End>("EXITS"),
@@ -66,6 +71,7 @@ pub(super) const SHAPES: [Shape; 14] = [
     table::<PortKey, PortBase>("BASES", PLACES),
     table::<SeenKey, Seen>("SEEN_SOCKETS", SEEN_SOCKETS),
     array::<u64>("WATCHED", MapType::Array, 65536 / 64),
+    storage::<Connection>("CONNECTIONS"),
     array::<PortStats>("PORT_STATS", MapType::Array, 1),
     ring("URGENT", URGENT_BYTES),
     ring("BULK", 1024 * 1024),
@@ -87,6 +93,7 @@ impl Shape {
             MapType::Array => Some(Map::Array(data)),
             MapType::PerCpuArray => Some(Map::PerCpuArray(data)),
             MapType::RingBuf => Some(Map::RingBuf(data)),
+            MapType::SkStorage => Some(Map::SkStorage(data)),
             _ => None,
         }
     }

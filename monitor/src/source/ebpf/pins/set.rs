@@ -139,7 +139,12 @@ fn take_maps(set: &Path) -> Result<Shelf, Misfit> {
 
 fn map_id(map: &aya::maps::Map) -> Option<u32> {
     use aya::maps::Map;
-    let (Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) = map else {
+    let (Map::HashMap(data)
+    | Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::RingBuf(data)
+    | Map::SkStorage(data)) = map
+    else {
         return None;
     };
     data.info().ok().map(|info| info.id())

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use defib_ebpf::{PortBase, PortCounts, PortKey, PortStats};
 
 use super::super::error::EbpfError;
@@ -23,6 +24,7 @@ pub struct PortTables {
     bases: HashMap<MapData, Abi<PortKey>, Abi<PortBase>>,
     watched: Array<MapData, u64>,
     stats: Array<MapData, Abi<PortStats>>,
+    connections: MapData,
     /// How often each of the two probes was not run.
     misses: [Misses; 2],
     /// What tells that belongs to descriptors, which must stay open.
@@ -55,11 +57,15 @@ impl PortTables {
         first.extend(second);
         let shelf = &mut loaded.maps;
         let rounds = PortRounds::take(shelf)?;
+        let Map::SkStorage(connections) = take(shelf, "CONNECTIONS")? else {
+            return Err(EbpfError::Missing { what: "storage of sockets", name: "CONNECTIONS" });
+        };
         let tables = Self {
             counts: take(shelf, "PORTS")?.try_into().map_err(failed("PORTS"))?,
             bases: take(shelf, "BASES")?.try_into().map_err(failed("BASES"))?,
             watched: take(shelf, "WATCHED")?.try_into().map_err(failed("WATCHED"))?,
             stats: take(shelf, "PORT_STATS")?.try_into().map_err(failed("PORT_STATS"))?,
+            connections,
             misses,
             _programs: first,
         };
@@ -144,6 +150,14 @@ impl PortTables {
         let unremembered = self.stats()?.unremembered;
         let [first, second] = &mut self.misses;
         Ok(first.known().min(second.known()) + unremembered)
+    }
+
+    /// The map of what is remembered of each connection, a `Connection` of the ABI, for sock_diag.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn memory(&self) -> io::Result<OwnedFd> {
+        self.connections.fd().as_fd().try_clone_to_owned()
     }
 
     /// How many changes found no room to be written down in a round.

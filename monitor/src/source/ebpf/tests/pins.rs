@@ -8,6 +8,7 @@ use defib_ebpf::ctrl;
 
 use super::super::open::{Past, open};
 use super::super::pins::{pinned, remove_pins};
+use super::super::shape::SHAPES;
 use super::{Keeper, World};
 use crate::source::clocks;
 
@@ -33,7 +34,7 @@ impl Name {
             return None;
         }
         let [set] = &pinned(&self.0).expect("the folder is root's")[..] else { panic!("{why:?}") };
-        assert_eq!((set.programs, set.maps, set.ends.is_some()), (8, 14, true), "{set:?}");
+        assert_eq!((set.programs, set.maps, set.ends.is_some()), (8, SHAPES.len(), true), "{set:?}");
         Some(set.path.clone())
     }
 }
