@@ -28,8 +28,8 @@ use crate::daemon::handle;
 use crate::duration;
 pub use logs::{LogNews, LogQuery, LogStream};
 use types::{
-    AllUsage, Answer, Boot, Code, Event, Identity, Inspection, Kill, Pause, PortTable, Problem, Reloaded,
-    Service, Shutdown, Status,
+    AllUsage, Answer, Boot, Code, Event, Identity, Inspection, Kill, Pause, PortPeers, PortTable, Problem,
+    Reloaded, Service, Shutdown, Status,
 };
 
 /// Why something could not be had from the daemon.
@@ -183,6 +183,14 @@ impl Client {
     pub async fn ports(&self, of: &[String], verify: bool) -> Result<PortTable, Error> {
         let of = of.iter().map(|word| format!("&of={word}")).collect::<String>();
         self.ask(Method::GET, &format!("/v1/ports?verify={verify}{of}"), Bytes::new()).await
+    }
+
+    /// Who is at the other end of a port: at most `limit` addresses.
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn peers(&self, port: u16, limit: u16) -> Result<PortPeers, Error> {
+        self.ask(Method::GET, &format!("/v1/ports/{port}/peers?limit={limit}"), Bytes::new()).await
     }
 
     /// What a service consists of at this moment: at most `most` items of a kind.

@@ -10,6 +10,7 @@
 //! | `POST /v1/services/NAME/boot` | [`Answer`](types::Answer); the body is a [`Boot`](types::Boot): whether it starts with defib |
 //! | `GET /v1/usage` | [`AllUsage`](types::AllUsage): CPU time and memory of all processes of each service |
 //! | `GET /v1/ports?of=PORT&of=NAME&verify=true` | [`PortTable`](types::PortTable): who listens, and the connections of each watched port |
+//! | `GET /v1/ports/PORT/peers?limit=20` | [`PortPeers`](types::PortPeers): the remote addresses with most connections, and how old those are |
 //! | `GET /v1/inspect/NAME?most=50` | [`Inspection`](types::Inspection), at most so many items of a kind; for operators, as it tells what the kernel tells only them |
 //! | `GET /v1/events?after=SEQ&service=NAME` | an array of [`Event`](types::Event): the latest, oldest first |
 //! | the same with `Accept: text/event-stream` or `&follow=true` | server-sent events: those, then all that follow; resumes after `Last-Event-ID` |

@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::config::diff::Change;
 mod logs;
+mod peers;
 mod ports;
 
 pub use logs::*;
+pub use peers::*;
 pub use ports::*;
 
 /// All services.

@@ -20,6 +20,7 @@ pub mod logs;
 pub mod manual;
 mod names;
 mod output;
+mod peers;
 pub mod ports;
 pub mod probes;
 pub mod reload;

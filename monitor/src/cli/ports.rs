@@ -7,6 +7,7 @@ use super::Exit;
 use super::args::Options;
 use super::names;
 use super::output::{complain_of, escape, table};
+use super::peers;
 use super::session;
 use super::targets::{self, Choice, Known, Targets};
 use crate::api::types::{PortMethod, PortTable, PortVerification, WatchedPort};
@@ -21,6 +22,12 @@ pub struct Words {
     /// Count the connections once more, by their sockets, and say whether that is the same; exit code 1 if not
     #[arg(long)]
     verify: bool,
+    /// Who is at the other end: the remote addresses with most connections, and how old those are
+    #[arg(long, conflicts_with = "verify")]
+    peers: bool,
+    /// Show at most N addresses of each port
+    #[arg(long, value_name = "N", requires = "peers", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
 }
 
 const WHICH: &str = "\
@@ -34,12 +41,18 @@ established connections, accepted or not; QUEUE those that wait to be accepted, 
 because none more could; a client that tries again is counted again. Ports of which there is nothing to tell share a \
 line. What is not known is shown as `?`: without eBPF, what was opened and closed.
 
+With --peers, CONNECTIONS are those in whatever state but time_wait, which is over. OLDEST and NEWEST are for how long those are \
+established that this end has not closed: known with eBPF, of what has begun since the port is watched, so `>` stands before \
+an age where there are older ones, and `-` where none is known. IPv6 networks of which several addresses are there \
+follow: such a network may be one host. Of several ports those are shown that have connections.
+
   defib ports                       all of them
   defib ports 22 8000-8099 api      some of them
+  defib ports 8080 --peers          who is connected to it
   defib ports --verify              whether what was counted is what is there";
 
 /// Shows the table.
-pub fn run(options: &Options, Words { names, verify }: &Words) -> Exit {
+pub fn run(options: &Options, Words { names, verify, peers, limit }: &Words) -> Exit {
     session::run(options, async |client, printer| {
         let mut exit = Exit::Done;
         let (mut of, words): (Vec<String>, Vec<String>) =
@@ -56,7 +69,18 @@ pub fn run(options: &Options, Words { names, verify }: &Words) -> Exit {
         if of.is_empty() && !names.is_empty() {
             return Ok(exit);
         }
+        if *peers
+            && let [port] = &of[..]
+            && let Ok(port) = port.parse()
+        {
+            peers::of_one(&client, printer, port, *limit).await?;
+            return Ok(exit);
+        }
         let found = client.ports(&of, *verify).await?;
+        if *peers {
+            peers::of_all(&client, printer, &found, *limit).await?;
+            return Ok(exit);
+        }
         if found.verify.as_ref().is_some_and(|verify| !verify.equal) {
             exit = Exit::Failed;
         }

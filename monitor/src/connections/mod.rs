@@ -9,6 +9,7 @@
 //! - `snapshot`: what the sockets show of some ports;
 //! - `drops`: what listeners have dropped, as a sum that does not fall when one ends;
 //! - `owners`: who listens;
+//! - `peers`: who is at the other end;
 //! - [`table`], `row`: all of it together, and what that tells.
 //!
 //! A look takes from 50 µs to some 10 ms, by the number of sockets: no thread that must not wait takes one.
@@ -17,6 +18,7 @@ mod counted;
 pub mod counts;
 mod drops;
 mod owners;
+mod peers;
 mod places;
 mod row;
 mod seed;
@@ -29,6 +31,7 @@ mod watched;
 pub use counted::Counted;
 pub use counts::{BOUNDS, Counter, Counts, LENGTHS, Lengths, MAX_PLACES, Place, Verdict};
 pub use owners::Owner;
+pub use peers::{Ages, Crowd, Network, Peer, Peers, Span};
 pub use row::{Method, Row, Sockets, Sum, Table, Verification};
-pub use table::{Ask, Connections, Only};
+pub use table::{Ask, Connections, Only, PeerTable};
 pub use watched::Subject;

@@ -61,6 +61,8 @@ pub struct Sockets {
     pub waiting: u64,
     /// How many can; `None`: it cannot be known.
     pub capacity: Option<u64>,
+    /// How many established connections the peer has that has most of them; `None`: that was not asked.
+    pub busiest: Option<u64>,
     /// How many connections the listeners have dropped, since defib looks; `None`: it cannot be known.
     pub overflows: Option<u64>,
 }
@@ -113,6 +115,8 @@ pub(super) fn merge(one: Option<Sockets>, other: &Sockets) -> Sockets {
     one.states.iter_mut().zip(other.states).for_each(|(one, other)| *one += other);
     one.waiting += other.waiting;
     one.capacity = one.capacity.zip(other.capacity).map(|(one, other)| one + other);
+    // The same address in another network may be somebody else.
+    one.busiest = one.busiest.max(other.busiest);
     one.overflows = one.overflows.zip(other.overflows).map(|(one, other)| one + other);
     one
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::peers::Busiest;
 use crate::effect::sockets::{Namespace, NoSockets, Sight, Socket, State, States, Wanted};
 
 /// How many states there are.
@@ -23,6 +24,8 @@ pub(super) struct Seen {
     /// How many sockets are in each state, in the order of [`State::ALL`].
     pub(super) states: [u64; STATES],
     pub(super) listeners: Vec<Listener>,
+    /// How many established connections the peer has that has most of them; `None`: that was not asked.
+    pub(super) busiest: Option<u64>,
 }
 
 impl Seen {
@@ -31,8 +34,13 @@ impl Seen {
     }
 }
 
-/// Looks at all ports at a time. Those of which no socket has the number are missing.
-pub(super) fn look(namespace: Namespace, ports: &BTreeSet<u16>) -> Result<BTreeMap<u16, Seen>, NoSockets> {
+/// Looks at all ports at a time, and with `busiest` also at who has most of the connections. Ports of which no socket has
+/// the number are missing.
+pub(super) fn look(
+    namespace: Namespace,
+    ports: &BTreeSet<u16>,
+    busiest: bool,
+) -> Result<BTreeMap<u16, Seen>, NoSockets> {
     type Found = BTreeMap<u16, Seen>;
     let wanted = |states| Wanted { states, ports: Some(ports) };
     let sight = Sight::open(namespace);
@@ -43,12 +51,22 @@ pub(super) fn look(namespace: Namespace, ports: &BTreeSet<u16>) -> Result<BTreeM
         seen.count(State::Listen);
         seen.listeners.push(Listener { inode, cookie, waiting, capacity, drops });
     })?;
-    let others = sight.snapshot(wanted(States::OTHERS), &mut |found: &mut Found, socket| {
-        found.entry(socket.port).or_default().count(socket.state);
-    })?;
+    let (others, peers) =
+        sight.snapshot(wanted(States::OTHERS), &mut |(found, peers): &mut (Found, Busiest), socket| {
+            found.entry(socket.port).or_default().count(socket.state);
+            if busiest {
+                peers.see(&socket);
+            }
+        })?;
     for (port, other) in others {
         let states = &mut seen.entry(port).or_default().states;
         states.iter_mut().zip(other.states).for_each(|(state, count)| *state += count);
+    }
+    if busiest {
+        seen.values_mut().for_each(|seen| seen.busiest = Some(0));
+        for (port, count) in peers.of_ports() {
+            seen.entry(port).or_default().busiest = Some(count);
+        }
     }
     Ok(seen)
 }
@@ -73,10 +91,11 @@ mod tests {
         let six = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
         let (accepted, _) = server.accept().unwrap();
         let ports = BTreeSet::from([port, 1]);
-        let look = || look(Namespace::Own, &ports).unwrap();
+        let look = || look(Namespace::Own, &ports, true).unwrap();
         let seen = look().remove(&port).unwrap();
         let count = |seen: &Seen, state: State| seen.states[state as usize - 1];
         assert_eq!((count(&seen, State::Listen), count(&seen, State::Established)), (1, 2), "{seen:?}");
+        assert_eq!(seen.busiest, Some(1), "one of each family");
         let [listener] = seen.listeners[..] else { panic!("{seen:?}") };
         assert_eq!((listener.waiting, listener.drops), (1, Some(0)), "{listener:?}");
         assert!(listener.capacity.is_some_and(|most| most > 0) && listener.cookie > 0, "{listener:?}");

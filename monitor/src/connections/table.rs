@@ -8,10 +8,12 @@ use defib_core::model::ServiceName;
 use super::counts::{Counter, Counts, Place};
 use super::drops::Drops;
 use super::owners::Owners;
+use super::peers::{self, Peers};
 use super::row::{Method, Row, Sockets, Sum, Table, Verification, add, merge};
 use super::snapshot::{self, Seen};
 use super::watched::{Subject, Watched, Whereabouts};
 use crate::effect::holders::Household;
+use crate::effect::sockets::Sight;
 
 /// More network namespaces are not looked into at a time: each takes a thread that enters it, and a look.
 const MAX_NAMESPACES: usize = 256;
@@ -29,6 +31,8 @@ pub struct Ask {
     pub owners: bool,
     /// Whether to count everything once more.
     pub verify: bool,
+    /// Whether to find out who has most of the connections.
+    pub busiest: bool,
 }
 
 /// Places: those with one of these ports, and those of these services.
@@ -38,6 +42,19 @@ pub struct Only {
     pub ports: BTreeSet<u16>,
     /// The services.
     pub services: BTreeSet<ServiceName>,
+}
+
+/// Who is at the other end of a port.
+#[derive(Debug)]
+pub struct PeerTable {
+    /// How connections are counted: only counters know how old one is.
+    pub method: Method,
+    /// The network namespace of defib, as the number of its inode; 0: it cannot be known.
+    pub netns: u32,
+    /// A row for each place, defib's own namespace first. Empty: the port is not watched.
+    pub rows: Vec<Peers>,
+    /// What could not be looked at, and why.
+    pub troubles: Vec<String>,
 }
 
 /// Who knows of the connections of ports. What it keeps is about ports that are watched, so the configuration bounds it.
@@ -142,7 +159,7 @@ impl Connections {
             // Where no process of a service is any more, there is nobody to look through, and mostly nothing to see.
             let Some(way) = ways.get(&netns) else { continue };
             let looked = if seen.len() < MAX_NAMESPACES {
-                snapshot::look(*way, &ports).map_err(|error| error.to_string())
+                snapshot::look(*way, &ports, ask.busiest).map_err(|error| error.to_string())
             } else {
                 Err(format!("more than {MAX_NAMESPACES} are not looked into"))
             };
@@ -158,7 +175,7 @@ impl Connections {
             Owners::default()
         };
         let row = |(place, services): (Place, BTreeSet<ServiceName>)| {
-            let quiet = Seen::default();
+            let quiet = Seen { busiest: ask.busiest.then_some(0), ..Seen::default() };
             let seen = seen.get(&place.netns).map(|found| found.get(&place.port).unwrap_or(&quiet));
             let inodes = || seen.iter().flat_map(|seen| &seen.listeners).map(|listener| listener.inode);
             Row {
@@ -173,9 +190,39 @@ impl Connections {
         let mut rows: Vec<Row> = places.into_iter().map(row).collect();
         rows.sort_by_key(|row| (row.place.netns != own, row.place));
         let verification = ask.verify.then(|| self.verify(&rows));
-        let method = if self.counts() { Method::Ebpf } else { Method::SockDiag };
         let reseeds = self.counter.as_ref().map(|counter| counter.reseeds());
-        Table { method, netns: own, rows, troubles, reseeds, verification }
+        Table { method: self.method(), netns: own, rows, troubles, reseeds, verification }
+    }
+
+    /// The peers of a port, at each place at which it is watched; the `most` of each with most connections.
+    pub fn peers(&self, ask: &Ask, port: u16, most: usize) -> PeerTable {
+        let Watched { own, places, ways } = {
+            let known = &mut self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            self.refresh(known, &ask.host, &ask.subjects)
+        };
+        let map = self.counter.as_ref().and_then(|counter| counter.memory());
+        let (mut rows, mut troubles) = (Vec::new(), Vec::new());
+        for (count, place) in places.into_keys().filter(|place| place.port == port).enumerate() {
+            let looked = match ways.get(&place.netns) {
+                None => Err("nobody of the service is in it just now".to_owned()),
+                Some(_) if count >= MAX_NAMESPACES => {
+                    Err(format!("more than {MAX_NAMESPACES} are not looked into"))
+                }
+                Some(way) => {
+                    peers::look(&Sight::open(*way), port, map, most).map_err(|error| error.to_string())
+                }
+            };
+            if let Err(why) = &looked {
+                troubles.push(format!("network namespace {}: {why}", place.netns));
+            }
+            rows.push(Peers { place, found: looked.ok() });
+        }
+        rows.sort_by_key(|row| (row.place.netns != own, row.place));
+        PeerTable { method: self.method(), netns: own, rows, troubles }
+    }
+
+    fn method(&self) -> Method {
+        if self.counts() { Method::Ebpf } else { Method::SockDiag }
     }
 
     fn verify(&self, rows: &[Row]) -> Verification {
@@ -227,6 +274,7 @@ fn sockets(seen: &Seen, drops: &mut Drops) -> Sockets {
         waiting: seen.listeners.iter().map(|listener| u64::from(listener.waiting)).sum(),
         capacity: seen.listeners.iter().map(|listener| listener.capacity.map(u64::from)).sum(),
         overflows: drops.see(&seen.listeners),
+        busiest: seen.busiest,
     }
 }
 

@@ -73,6 +73,7 @@ pub(super) fn port((port, Sum { sockets, counts }): (u16, Sum)) -> Port {
         waiting: sockets.as_ref().map(|sockets| sockets.waiting),
         capacity: sockets.as_ref().and_then(|sockets| sockets.capacity),
         overflows: sockets.as_ref().and_then(|sockets| sockets.overflows),
+        busiest: sockets.as_ref().and_then(|sockets| sockets.busiest),
         opened: counts.map(|counts| counts.opened),
         closed: counts.map(|counts| counts.closed),
         lengths,

@@ -18,8 +18,11 @@ use super::journal::Journal;
 pub use super::reload::{ReloadRefused, Reloaded};
 use super::restart;
 pub use super::restart::{Identity, RestartRefused};
+pub use crate::connections::{
+    Ages, BOUNDS, Counts, Crowd, Method, Network, Only, Peer, PeerTable, Peers, Row, Table, Verdict,
+    Verification,
+};
 use crate::connections::{Ask as PortAsk, Connections};
-pub use crate::connections::{BOUNDS, Counts, Method, Only, Row, Table, Verdict, Verification};
 use crate::effect::holders::Household;
 pub use crate::effect::inspect;
 use crate::effect::output::Logs;
@@ -235,9 +238,15 @@ impl Handle {
         self.look_at_ports(move || connections.table(&ask)).await
     }
 
+    /// Who is at the other end of a port: at most `most` addresses of each network namespace. `None`: the look has failed.
+    pub async fn port_peers(&self, port: u16, most: usize) -> Option<PeerTable> {
+        let (ask, connections) = (self.port_ask(), Arc::clone(&self.connections));
+        self.look_at_ports(move || connections.peers(&ask, port, most)).await
+    }
+
     /// The numbers of each watched port, and whether all of it could be looked at in time.
     pub async fn port_sums(&self) -> (Vec<Port>, bool) {
-        let ask = self.port_ask();
+        let ask = PortAsk { busiest: true, ..self.port_ask() };
         if ask.host.is_empty() && ask.subjects.iter().all(|subject| subject.ports.is_empty()) {
             return (Vec::new(), true);
         }

@@ -158,6 +158,8 @@ families! {
         "Connections waiting to be accepted.";
     PORT_OVERFLOWS = "defib_port_accept_queue_overflows_total", Counter, One, Scrape, ["port", "protocol"],
         "Connections dropped because the accept queue was full.";
+    PORT_BUSIEST = "defib_port_busiest_peer_connections", Gauge, One, Scrape, ["port", "protocol"],
+        "Established connections of the remote address, or IPv6 network of 64 bits, that has most of them.";
     PORT_CONNECTION = "defib_port_connection_seconds", Histogram, Seconds, Scrape, ["port", "protocol"],
         "How long closed connections had been established.";
     PORT_CONNECTIONS = "defib_port_connections", Gauge, One, Scrape, ["port", "protocol", "state"],

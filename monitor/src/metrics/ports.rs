@@ -22,6 +22,8 @@ pub struct Port {
     pub capacity: Option<u64>,
     /// How many were dropped because none more could.
     pub overflows: Option<u64>,
+    /// How many established connections the peer has that has most of them.
+    pub busiest: Option<u64>,
     /// Connections that became established.
     pub opened: Option<u64>,
     /// Connections that were established and are no more.
@@ -44,11 +46,12 @@ pub struct Lengths {
 /// Writes all ports.
 pub(super) fn write(page: &mut Page, ports: &[Port]) {
     type Number = fn(&Port) -> Option<u64>;
-    let numbers: [(&'static Family, Number); 6] = [
+    let numbers: [(&'static Family, Number); 7] = [
         (&names::PORT_LISTENERS, |port| port.listeners),
         (&names::PORT_QUEUE_LENGTH, |port| port.waiting),
         (&names::PORT_QUEUE_CAPACITY, |port| port.capacity),
         (&names::PORT_OVERFLOWS, |port| port.overflows),
+        (&names::PORT_BUSIEST, |port| port.busiest),
         (&names::PORT_OPENED, |port| port.opened),
         (&names::PORT_CLOSED, |port| port.closed),
     ];

@@ -9,6 +9,7 @@ mod events;
 mod inspect;
 mod logs;
 mod observe;
+mod peers;
 mod ports;
 mod services;
 mod status;
@@ -64,6 +65,7 @@ pub(super) fn router(handle: Handle, stop: watch::Receiver<bool>, patience: Dura
         .route("/v1/daemon", get(daemon::identity))
         .route("/v1/usage", get(inspect::usage))
         .route("/v1/ports", get(ports::table))
+        .route("/v1/ports/{port}/peers", get(peers::of_port))
         .route("/v1/events", get(events::events))
         .route("/v1/services/{name}/logs", get(logs::logs))
         .route("/processes/{name}/output", get(logs::output))

@@ -67,9 +67,19 @@ fn wanted(query: &[(String, String)], views: &Views) -> Result<(Option<Only>, bo
 /// `80` or `8000-8099`.
 fn range(word: &str) -> Option<(u16, u16)> {
     let (first, last) = word.split_once('-').unwrap_or((word, word));
-    let port =
-        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    Some((port(first)?, port(last)?)).filter(|(first, last)| 0 < *first && first <= last)
+    Some((port(first)?, port(last)?)).filter(|(first, last)| first <= last)
+}
+
+/// `80`.
+pub(super) fn port(word: &str) -> Option<u16> {
+    let digits = word.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| word.parse().ok()).flatten().filter(|port| *port > 0)
+}
+
+pub(super) fn not_watched(ports: &str) -> Problem {
+    problem::no_route(format!(
+        "not watched: port {ports}; name it in `watch` of [ports], or in `ports` of a service"
+    ))
 }
 
 /// Something that was asked for and is not there. Of a range of ports some will do.
@@ -78,11 +88,7 @@ fn missing(only: &Only, table: &Table) -> Result<(), Problem> {
     if !only.ports.is_empty() && !only.ports.iter().any(there) {
         let ports: Vec<String> = only.ports.iter().take(5).map(ToString::to_string).collect();
         let more = if only.ports.len() > ports.len() { ", …" } else { "" };
-        let text = format!(
-            "not watched: port {}{more}; name it in `watch` of [ports], or in `ports` of a service",
-            ports.join(", ")
-        );
-        return Err(problem::no_route(text));
+        return Err(not_watched(&format!("{}{more}", ports.join(", "))));
     }
     let without =
         only.services.iter().find(|name| !table.rows.iter().any(|row| row.services.contains(*name)));
@@ -99,14 +105,18 @@ fn show(table: Table) -> PortTable {
     let Table { method, netns, rows, troubles, reseeds, verification } = table;
     PortTable {
         ports: rows.into_iter().map(row).collect(),
-        method: match method {
-            Method::Ebpf => PortMethod::Ebpf,
-            Method::SockDiag => PortMethod::SockDiag,
-        },
+        method: self::method(method),
         netns: Some(netns).filter(|netns| *netns > 0),
         reseeds,
         troubles,
         verify: verification.map(verified),
+    }
+}
+
+pub(super) fn method(method: Method) -> PortMethod {
+    match method {
+        Method::Ebpf => PortMethod::Ebpf,
+        Method::SockDiag => PortMethod::SockDiag,
     }
 }
 

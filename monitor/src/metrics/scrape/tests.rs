@@ -51,6 +51,7 @@ fn port() -> Port {
         waiting: Some(0),
         capacity: Some(128),
         overflows: Some(0),
+        busiest: Some(1),
         opened: Some(2),
         closed: Some(1),
         lengths: Some(Lengths { buckets: vec![("1", 1)], count: 1, sum: 0.5 }),
