@@ -65,6 +65,22 @@ pub struct Lengths {
     pub unknown: u64,
 }
 
+impl Lengths {
+    /// How many were no longer than each bound in [`BOUNDS`], in their order.
+    pub fn cumulated(&self) -> [u64; LENGTHS - 1] {
+        let mut count = 0;
+        std::array::from_fn(|index| {
+            count += self.counts[index];
+            count
+        })
+    }
+
+    /// How many there are of which it is known.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
 /// A second count of the connections at a place, beside what was counted so far. Both are of the same instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {

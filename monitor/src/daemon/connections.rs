@@ -57,14 +57,8 @@ pub(super) fn port((port, Sum { sockets, counts }): (u16, Sum)) -> Port {
         State::ALL.iter().map(|state| state.as_str()).zip(sockets.states).collect()
     };
     let lengths = counts.map(|counts| {
-        let mut count = 0;
-        let mut cumulated = counts.lengths.counts.into_iter().map(|one| {
-            count += one;
-            count
-        });
-        let buckets = BOUNDS.iter().map(|(_, label)| *label).zip(&mut cumulated).collect();
-        cumulated.for_each(drop);
-        Lengths { buckets, count, sum: counts.lengths.sum as f64 / 1e9 }
+        let buckets = BOUNDS.iter().map(|(_, label)| *label).zip(counts.lengths.cumulated()).collect();
+        Lengths { buckets, count: counts.lengths.count(), sum: counts.lengths.sum as f64 / 1e9 }
     });
     Port {
         port,

@@ -154,15 +154,9 @@ fn row(row: Row) -> WatchedPort {
 
 fn lengths(counts: &Counts) -> PortLengths {
     let lengths = &counts.lengths;
-    let mut count = 0;
-    let mut cumulated = lengths.counts.iter().map(|one| {
-        count += one;
-        count
-    });
     let bounds = BOUNDS.iter().map(|(bound, _)| *bound as f64 / 1e9);
-    let buckets = bounds.zip(&mut cumulated).map(|(le, count)| PortBucket { le, count }).collect();
-    cumulated.for_each(drop);
-    PortLengths { count, sum_seconds: lengths.sum as f64 / 1e9, unknown: lengths.unknown, buckets }
+    let buckets = bounds.zip(lengths.cumulated()).map(|(le, count)| PortBucket { le, count }).collect();
+    PortLengths { count: lengths.count(), sum_seconds: lengths.sum as f64 / 1e9, unknown: lengths.unknown, buckets }
 }
 
 fn verified(verification: Verification) -> PortVerification {
