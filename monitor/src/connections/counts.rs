@@ -108,18 +108,12 @@ pub trait Counter: fmt::Debug + Send + Sync {
     /// What is counted at a place. `None` while it is not watched, or not known yet.
     fn counts(&self, place: Place) -> Option<Counts>;
 
-    /// Counts the connections at a place once more, by its sockets. If that differs, the counts are put right.
+    /// Counts the connections at these places once more, by their sockets, in one look at all of them. Where that differs,
+    /// the counts are put right. An error stands where a place is not watched, its namespace is gone, or sock_diag does
+    /// not answer.
     ///
     /// Takes some 10 ms, and longer while another thread does the same: not for a thread that must not wait.
-    ///
-    /// # Errors
-    /// If the place is not watched, its namespace is gone, or sock_diag does not answer.
-    fn verify(&self, place: Place) -> io::Result<Verdict>;
-
-    /// The same of several places, by one look at all of them.
-    fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>> {
-        places.iter().map(|place| (*place, self.verify(*place))).collect()
-    }
+    fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>>;
 
     /// The map that remembers of each connection when it became ESTABLISHED; `None`: nobody does.
     fn memory(&self) -> Option<BorrowedFd<'_>>;
