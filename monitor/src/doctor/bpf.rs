@@ -164,7 +164,8 @@ mod tests {
         let row = program(&report(Ok(Some(46))));
         let found = "tp_btf/inet_sock_set_state, 46 instructions verified";
         assert_eq!((row.name.as_str(), row.found.as_str()), ("ebpf:on_state", found));
-        let row = program(&report(Err(EbpfError::Kernel { what: "tracepoint x".into() })));
+        let row = program(&report(Err(EbpfError::Kernel { what: "tracepoint x".into(), since: "5.12" })));
         assert!(row.found.contains("left out: this kernel has no `tracepoint x`"), "{}", row.found);
+        assert_eq!(row.remedy, "that needs Linux 5.12 or later");
     }
 }

@@ -46,10 +46,12 @@ pub enum EbpfError {
     #[error("the kernel's types cannot be used")]
     KernelBtf(#[source] Box<aya::BtfError>),
     /// The kernel is too old, or so new that something was renamed.
-    #[error("this kernel has no `{what}`; eBPF needs Linux 5.10 or later")]
+    #[error("this kernel has no `{what}`; that needs Linux {since} or later")]
     Kernel {
-        /// The BTF path of the field, or the tracepoint.
+        /// The BTF path of the field, the tracepoint, or the function.
         what: String,
+        /// The first version that has it.
+        since: &'static str,
     },
     /// The object or one of its maps could not be loaded.
     #[error("the eBPF object cannot be loaded")]

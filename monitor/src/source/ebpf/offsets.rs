@@ -21,7 +21,7 @@ impl Resolved {
     /// Why the probes of a group cannot be loaded, if they cannot.
     pub(super) fn check(&self, group: Group) -> Result<(), EbpfError> {
         match self.missing.iter().find(|(needed_by, _)| *needed_by == group) {
-            Some((_, what)) => Err(EbpfError::Kernel { what: (*what).into() }),
+            Some((_, what)) => Err(EbpfError::Kernel { what: (*what).into(), since: since(group) }),
             None => Ok(()),
         }
     }
@@ -33,6 +33,14 @@ impl Resolved {
     }
 }
 
+/// The first version of Linux that has all that a group needs.
+fn since(group: Group) -> &'static str {
+    match group {
+        Group::Base | Group::Signals | Group::Ports => "5.10",
+        Group::Connections => "5.12",
+    }
+}
+
 /// The offsets and facts of the kernel that `btf` describes.
 pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
     let mut offsets = [ABSENT; Offsets::PATHS.len()];
@@ -40,7 +48,9 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
     for (offset, (group, path)) in offsets.iter_mut().zip(Offsets::PATHS) {
         match (btf.offset(path), group) {
             (Some(found), _) => *offset = found,
-            (None, Group::Base) => return Err(EbpfError::Kernel { what: path.into() }),
+            (None, Group::Base) => {
+                return Err(EbpfError::Kernel { what: path.into(), since: since(group) });
+            }
             (None, Group::Signals | Group::Ports | Group::Connections) => missing.push((group, path)),
         }
     }
@@ -54,7 +64,10 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
     }
     let arguments = |tracepoint: &str| {
         let found = btf.tracepoint(tracepoint).filter(|arguments| !arguments.is_empty());
-        found.ok_or_else(|| EbpfError::Kernel { what: format!("tracepoint {tracepoint}") })
+        found.ok_or_else(|| EbpfError::Kernel {
+            what: format!("tracepoint {tracepoint}"),
+            since: since(Group::Base),
+        })
     };
     let facts = Facts {
         exit_has_group_dead: (arguments("sched_process_exit")?.len() > 1).into(),
