@@ -39,7 +39,8 @@ Ports are those of services (`ports`, TCP in `sockets`) and those of the host th
 LISTENS, `yes x4` are four sockets that share the port; `held`: defib holds one open, alone or beside the service. ACTIVE are \
 established connections, accepted or not; QUEUE those that wait to be accepted, and how many can. OVERFLOWS were dropped \
 because none more could; a client that tries again is counted again. Ports of which there is nothing to tell share a \
-line. What is not known is shown as `?`: without eBPF, what was opened and closed.
+line. What is not known is shown as `?`: without eBPF, what was opened and closed in other network namespaces than defib's \
+own; and what else cannot be known then stands below the table.
 
 With --peers, CONNECTIONS are those in whatever state but time_wait, which is over. OLDEST and NEWEST are for how long those are \
 established that this end has not closed: known with eBPF, of what has begun since the port is watched, so `>` stands before \
@@ -109,7 +110,7 @@ fn is_port(word: &str) -> bool {
 fn text(found: &PortTable) -> String {
     // A column of which nobody makes use is not worth its place.
     let elsewhere = found.ports.iter().any(|port| Some(port.netns) != found.netns);
-    let counted = found.method == PortMethod::Ebpf;
+    let counted = found.method == PortMethod::Ebpf || found.ports.iter().any(|port| port.opened.is_some());
     let resets = found.ports.iter().any(|port| port.resets.is_some());
     let keep = |name: &str| match name {
         "NETNS" => elsewhere,
@@ -137,12 +138,7 @@ fn text(found: &PortTable) -> String {
         cells.filter(|(name, _)| keep(name)).map(|(_, cell)| cell).collect()
     });
     let mut lines = table(&head, rows.collect());
-    if !counted {
-        lines.push(
-            "Read from the sockets at this moment (sock_diag). Without eBPF nobody counts what is opened and closed."
-                .to_owned(),
-        );
-    }
+    lines.extend(found.limits.iter().map(|limit| escape(limit)));
     if let Some(verify) = &found.verify {
         lines.extend(verdict(verify));
     }
@@ -261,8 +257,12 @@ mod tests {
     }
 
     fn shown(ports: Vec<WatchedPort>, method: PortMethod) -> Vec<String> {
-        let found =
-            PortTable { ports, method, netns: Some(1), reseeds: None, troubles: Vec::new(), verify: None };
+        let limits = match method {
+            PortMethod::Ebpf => Vec::new(),
+            PortMethod::SockDiag => vec!["Without eBPF".to_owned()],
+        };
+        let (netns, reseeds, lost, troubles, verify) = (Some(1), None, None, Vec::new(), None);
+        let found = PortTable { ports, method, netns, reseeds, lost, limits, troubles, verify };
         text(&found).lines().map(str::to_owned).collect()
     }
 
@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn without_counts_it_says_what_it_cannot_know() {
-        let held = WatchedPort { listeners: Some(1), held: Some(true), ..port(80) };
+        let held =
+            WatchedPort { listeners: Some(1), held: Some(true), opened: None, closed: None, ..port(80) };
         let unseen = WatchedPort {
             netns: 2,
             listeners: None,

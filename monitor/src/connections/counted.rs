@@ -15,6 +15,7 @@ use defib_core::model::Tick;
 use super::counts::{Counter, Counts, MAX_PLACES, Place, Verdict};
 use super::places::Places;
 use super::seed::{Found, lock, round};
+use super::snapshot::Seen;
 use crate::effect::clock;
 use crate::source::{PortRounds, PortTables};
 
@@ -123,7 +124,7 @@ impl Counter for Counted {
         places.len().saturating_sub(MAX_PLACES)
     }
 
-    fn counts(&self, place: Place) -> Option<Counts> {
+    fn counts(&self, place: Place, _seen: Option<&Seen>) -> Option<Counts> {
         let shared = &self.0;
         let mut places = lock(&shared.places);
         let doubts = places.tables.doubts().unwrap_or(0);
@@ -144,8 +145,8 @@ impl Counter for Counted {
         Some(self.0.memory.as_fd())
     }
 
-    fn reseeds(&self) -> u64 {
-        self.0.reseeds.load(Ordering::Relaxed)
+    fn reseeds(&self) -> Option<u64> {
+        Some(self.0.reseeds.load(Ordering::Relaxed))
     }
 }
 

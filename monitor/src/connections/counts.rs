@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::snapshot::Seen;
+
 /// Where connections are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -26,8 +28,8 @@ pub struct Counts {
     pub closed: u64,
     /// Connections that a reset has ended, of either side; `None` where that cannot be told from a time-out.
     pub resets: Option<u64>,
-    /// How long those that are closed had been ESTABLISHED.
-    pub lengths: Lengths,
+    /// How long those that are closed had been ESTABLISHED; `None` where nobody hears of their begin.
+    pub lengths: Option<Lengths>,
 }
 
 /// How many lengths are told apart.
@@ -97,7 +99,16 @@ impl Verdict {
     }
 }
 
-/// Who counts in the kernel. Every method may be called on any thread.
+/// What is to be known of counts by the ends of sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// How often more sockets have ended than could be told: since the first time, totals are at least what they say.
+    pub lost: u64,
+    /// Why nothing is counted.
+    pub trouble: Option<String>,
+}
+
+/// Who counts. Every method may be called on any thread.
 pub trait Counter: fmt::Debug + Send + Sync {
     /// What is watched from now on. What is watched already goes on; new places are looked at on the counter's own
     /// thread, and have no counts until that is done. Never waits.
@@ -105,8 +116,12 @@ pub trait Counter: fmt::Debug + Send + Sync {
     /// Returns how many of them found no room: there are at most [`MAX_PLACES`].
     fn watch(&self, places: &BTreeSet<Place>) -> usize;
 
-    /// What is counted at a place. `None` while it is not watched, or not known yet.
-    fn counts(&self, place: Place) -> Option<Counts>;
+    /// To be called before a look at the sockets that [`Self::counts`] is then given.
+    fn prepare(&self) {}
+
+    /// What is counted at a place. `None` while it is not watched, or not known yet. `seen` is what the look shows there,
+    /// for who counts by that, too; without it they tell what they told last.
+    fn counts(&self, place: Place, seen: Option<&Seen>) -> Option<Counts>;
 
     /// Counts the connections at these places once more, by their sockets, in one look at all of them. Where that differs,
     /// the counts are put right. An error stands where a place is not watched, its namespace is gone, or sock_diag does
@@ -116,10 +131,22 @@ pub trait Counter: fmt::Debug + Send + Sync {
     fn verify_all(&self, places: &BTreeSet<Place>) -> BTreeMap<Place, io::Result<Verdict>>;
 
     /// The map that remembers of each connection when it became ESTABLISHED; `None`: nobody does.
-    fn memory(&self) -> Option<BorrowedFd<'_>>;
+    fn memory(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
-    /// How often everything was counted anew because the kernel had skipped a run of the probe.
-    fn reseeds(&self) -> u64;
+    /// How often everything was counted anew because the kernel had skipped a run of the probe; `None`: there is no probe.
+    fn reseeds(&self) -> Option<u64>;
+
+    /// How often more sockets have ended than could be told; `None`: it does not count by that. Never waits.
+    fn ends_lost(&self) -> Option<u64> {
+        None
+    }
+
+    /// `None`: it counts in the kernel, as connections open and close.
+    fn ending(&self) -> Option<Ending> {
+        None
+    }
 }
 
 /// How many places can be watched.

@@ -4,6 +4,7 @@
 //! - [`counts`]: what is counted, and by whom: programs in the kernel, where eBPF is;
 //! - `counted`: counts by those programs, with `places`, what is known beside what they count, and `seed`, how that is
 //!   found out;
+//! - `ended`: counts by the ends of sockets, where no probe does;
 //! - `watched`: at which places: ports of the host in defib's own network namespace, those of a service in the namespace
 //!   in which its main process is;
 //! - `snapshot`: what the sockets show of some ports;
@@ -17,6 +18,7 @@
 mod counted;
 pub mod counts;
 mod drops;
+mod ended;
 mod owners;
 mod peers;
 mod places;
@@ -29,7 +31,8 @@ mod tests;
 mod watched;
 
 pub use counted::Counted;
-pub use counts::{BOUNDS, Counter, Counts, LENGTHS, Lengths, MAX_PLACES, Place, Verdict};
+pub use counts::{BOUNDS, Counter, Counts, Ending, LENGTHS, Lengths, MAX_PLACES, Place, Verdict};
+pub use ended::Ended;
 pub use owners::Owner;
 pub use peers::{Ages, Crowd, Network, Peer, Peers, Span};
 pub use row::{Method, Row, Sockets, Sum, Table, Verification};

@@ -153,11 +153,11 @@ fn together(base: &PortBase, counts: &PortCounts) -> Counts {
         opened: total(|bank| bank.opened),
         closed: total(|bank| bank.closed),
         resets: Some(counts.resets),
-        lengths: Lengths {
+        lengths: Some(Lengths {
             counts: counts.lengths,
             sum: counts.length,
             unknown: counts.unknown + base.missed.closed,
-        },
+        }),
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((active, opened, closed), (5, 15, 13));
         base.missed = bank(2, 1);
         let Counts { active, opened, closed, lengths, .. } = together(&base, &counts);
-        assert_eq!((active, opened, closed, lengths.unknown), (6, 17, 14, 1));
+        assert_eq!((active, opened, closed, lengths.map(|it| it.unknown)), (6, 17, 14, Some(1)));
         counts.banks[1].closed = 100;
         assert_eq!(together(&base, &counts).active, 0);
     }

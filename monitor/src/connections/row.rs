@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use defib_core::model::ServiceName;
 
-use super::counts::{Counts, Place, Verdict};
+use super::counts::{Counts, Ending, Lengths, Place, Verdict};
 use super::owners::Owner;
 use super::snapshot::STATES;
 use crate::effect::sockets::State;
@@ -14,7 +14,7 @@ use crate::effect::sockets::State;
 pub enum Method {
     /// In the kernel, as they open and close.
     Ebpf,
-    /// By the sockets that are there when somebody asks.
+    /// By the sockets that are there when somebody asks, and by the ends of sockets of which the kernel tells.
     SockDiag,
 }
 
@@ -31,6 +31,8 @@ pub struct Table {
     pub troubles: Vec<String>,
     /// How often everything was counted anew because the kernel had skipped a run of a probe; `None`: nobody counts.
     pub reseeds: Option<u64>,
+    /// What is to be known of counts by the ends of sockets; `None`: nobody counts like that.
+    pub ending: Option<Ending>,
     /// What a second count has come to, if it was asked for.
     pub verification: Option<Verification>,
 }
@@ -121,18 +123,22 @@ pub(super) fn merge(one: Option<Sockets>, other: &Sockets) -> Sockets {
     one
 }
 
-/// Adds counts. Resets are known only if they are known of both, or nothing has been counted yet.
+/// Adds counts. Resets and lengths are known only if they are known of both, or nothing has been counted yet.
 pub(super) fn add(sum: &mut Counts, other: &Counts) {
-    let first = *sum == Counts::default();
-    sum.resets = match (sum.resets, other.resets) {
-        (Some(one), Some(other)) => Some(one + other),
-        (None, resets) if first => resets,
-        _ => None,
-    };
+    if *sum == Counts::default() {
+        *sum = *other;
+        return;
+    }
+    sum.resets = sum.resets.zip(other.resets).map(|(one, other)| one + other);
     sum.active += other.active;
     sum.opened += other.opened;
     sum.closed += other.closed;
-    sum.lengths.sum = sum.lengths.sum.saturating_add(other.lengths.sum);
-    sum.lengths.unknown += other.lengths.unknown;
-    sum.lengths.counts.iter_mut().zip(other.lengths.counts).for_each(|(one, other)| *one += other);
+    sum.lengths = sum.lengths.zip(other.lengths).map(|(one, other)| together(one, &other));
+}
+
+fn together(mut sum: Lengths, other: &Lengths) -> Lengths {
+    sum.sum = sum.sum.saturating_add(other.sum);
+    sum.unknown += other.unknown;
+    sum.counts.iter_mut().zip(other.counts).for_each(|(one, other)| *one += other);
+    sum
 }

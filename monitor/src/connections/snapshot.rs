@@ -20,9 +20,11 @@ pub(super) struct Listener {
 
 /// What is seen of one port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub struct Seen {
     /// How many sockets are in each state, in the order of [`State::ALL`].
     pub(super) states: [u64; STATES],
+    /// Of those, in FIN_WAIT2, what the kernel keeps when the socket itself is gone.
+    pub(super) remains: u64,
     pub(super) listeners: Vec<Listener>,
     /// How many established connections the peer has that has most of them; `None`: that was not asked.
     pub(super) busiest: Option<u64>,
@@ -53,13 +55,16 @@ pub(super) fn look(
     })?;
     let (others, peers) =
         sight.snapshot(wanted(States::OTHERS), &mut |(found, peers): &mut (Found, Busiest), socket| {
-            found.entry(socket.port).or_default().count(socket.state);
+            let seen = found.entry(socket.port).or_default();
+            seen.count(socket.state);
+            seen.remains += u64::from(socket.remains && socket.state == State::FinWait2);
             if busiest {
                 peers.see(&socket);
             }
         })?;
     for (port, other) in others {
-        let states = &mut seen.entry(port).or_default().states;
+        let Seen { states, remains, .. } = seen.entry(port).or_default();
+        *remains += other.remains;
         states.iter_mut().zip(other.states).for_each(|(state, count)| *state += count);
     }
     if busiest {

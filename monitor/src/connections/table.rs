@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use defib_core::model::ServiceName;
 
-use super::counts::{Counter, Counts, Place};
+use super::counts::{Counter, Counts, Ending, Place};
 use super::drops::Drops;
 use super::owners::Owners;
 use super::peers::{self, Peers};
@@ -89,6 +89,16 @@ impl Connections {
         self.counter.is_some()
     }
 
+    /// What is to be known of counts by the ends of sockets; `None`: nobody counts like that.
+    pub fn ending(&self) -> Option<Ending> {
+        self.counter.as_ref().and_then(|counter| counter.ending())
+    }
+
+    /// How often more sockets ended than could be told; `None`: nobody listens to that. Never waits.
+    pub fn ends_lost(&self) -> Option<u64> {
+        self.counter.as_ref().and_then(|counter| counter.ends_lost())
+    }
+
     /// Somebody has begun to listen, perhaps in another namespace than the process began in. Never waits.
     pub fn moved(&self) {
         if self.counts() {
@@ -116,7 +126,7 @@ impl Connections {
         let gone = |place: &&Place| !places.contains(place) && ports.contains(&place.port);
         for place in known.places.iter().flatten().filter(gone) {
             let (counts, drops) = known.retired.entry(place.port).or_default();
-            if let Some(last) = self.counter.as_ref().and_then(|counter| counter.counts(*place)) {
+            if let Some(last) = self.counter.as_ref().and_then(|counter| counter.counts(*place, None)) {
                 // What was open there is not open here.
                 add(counts, &Counts { active: 0, ..last });
             }
@@ -153,6 +163,9 @@ impl Connections {
         for place in places.keys() {
             ports.entry(place.netns).or_default().insert(place.port);
         }
+        if let Some(counter) = &self.counter {
+            counter.prepare();
+        }
         let mut troubles = Vec::new();
         let mut seen = BTreeMap::new();
         for (netns, ports) in ports {
@@ -182,7 +195,7 @@ impl Connections {
                 place,
                 services,
                 sockets: seen.map(|seen| sockets(seen, known.drops.entry(place).or_default())),
-                counts: self.counter.as_ref().and_then(|counter| counter.counts(place)),
+                counts: self.counter.as_ref().and_then(|counter| counter.counts(place, seen)),
                 owner: owners.first(inodes()),
                 held: seen.and_then(|_| owners.held(inodes())),
             }
@@ -190,8 +203,9 @@ impl Connections {
         let mut rows: Vec<Row> = places.into_iter().map(row).collect();
         rows.sort_by_key(|row| (row.place.netns != own, row.place));
         let verification = ask.verify.then(|| self.verify(&rows));
-        let reseeds = self.counter.as_ref().map(|counter| counter.reseeds());
-        Table { method: self.method(), netns: own, rows, troubles, reseeds, verification }
+        let ending = self.ending();
+        let reseeds = self.counter.as_ref().and_then(|counter| counter.reseeds());
+        Table { method: self.method(), netns: own, rows, troubles, reseeds, ending, verification }
     }
 
     /// The peers of a port, at each place at which it is watched; the `most` of each with most connections.
@@ -222,7 +236,7 @@ impl Connections {
     }
 
     fn method(&self) -> Method {
-        if self.counts() { Method::Ebpf } else { Method::SockDiag }
+        if self.counts() && self.ending().is_none() { Method::Ebpf } else { Method::SockDiag }
     }
 
     fn verify(&self, rows: &[Row]) -> Verification {
@@ -251,6 +265,12 @@ impl Connections {
             }
             if let (Some(sockets), Some(states)) = (&row.sockets, row.states()) {
                 sum.sockets = Some(merge(sum.sockets.take(), &Sockets { states, ..sockets.clone() }));
+            }
+        }
+        // Of other namespaces nobody hears of ends: a part would be taken for the whole.
+        for row in table.rows.iter().filter(|row| table.ending.is_some() && row.counts.is_none()) {
+            if let Some(sum) = sums.get_mut(&row.place.port) {
+                sum.counts = None;
             }
         }
         for (port, (counts, drops)) in &known.retired {

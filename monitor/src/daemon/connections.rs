@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::{Handle, Views};
-use crate::connections::{BOUNDS, Counted, Counter, Subject, Sum};
+use crate::connections::{BOUNDS, Counted, Counter, Ended, Subject, Sum};
 use crate::effect::sockets::State;
 use crate::metrics::ports::{Lengths, Port};
 use crate::source::{PortRounds, PortTables};
@@ -56,9 +56,9 @@ pub(super) fn port((port, Sum { sockets, counts }): (u16, Sum)) -> Port {
     let states = |sockets: &crate::connections::Sockets| {
         State::ALL.iter().map(|state| state.as_str()).zip(sockets.states).collect()
     };
-    let lengths = counts.map(|counts| {
-        let buckets = BOUNDS.iter().map(|(_, label)| *label).zip(counts.lengths.cumulated()).collect();
-        Lengths { buckets, count: counts.lengths.count(), sum: counts.lengths.sum as f64 / 1e9 }
+    let lengths = counts.and_then(|counts| counts.lengths).map(|lengths| {
+        let buckets = BOUNDS.iter().map(|(_, label)| *label).zip(lengths.cumulated()).collect();
+        Lengths { buckets, count: lengths.count(), sum: lengths.sum as f64 / 1e9 }
     });
     Port {
         port,
@@ -74,15 +74,22 @@ pub(super) fn port((port, Sum { sockets, counts }): (u16, Sum)) -> Port {
     }
 }
 
-/// Who counts in the kernel. Without it the sockets are asked.
-pub(super) fn counter(ports: (PortTables, PortRounds)) -> Option<Arc<dyn Counter>> {
-    match Counted::start(ports) {
-        Ok(counted) => Some(Arc::new(counted)),
+/// Who counts: probes in the kernel, or else who hears of the ends of sockets. Without either the sockets are asked.
+pub(super) fn counter(ports: Option<(PortTables, PortRounds)>) -> Option<Arc<dyn Counter>> {
+    let counted = ports.and_then(|ports| match Counted::start(ports) {
+        Ok(counted) => Some(Arc::new(counted) as Arc<dyn Counter>),
+        Err(error) => {
+            tracing::error!(%error, "connections are not counted by probes");
+            None
+        }
+    });
+    counted.or_else(|| match Ended::start() {
+        Ok(ended) => Some(Arc::new(ended)),
         Err(error) => {
             tracing::error!(%error, "connections are not counted");
             None
         }
-    }
+    })
 }
 
 #[cfg(test)]
@@ -92,11 +99,10 @@ mod tests {
 
     #[test]
     fn lengths_are_cumulated_up_to_those_that_are_longer_than_every_bound() {
-        let mut counts = Counts { opened: 9, closed: 6, ..Counts::default() };
-        counts.lengths.counts[0] = 1;
-        counts.lengths.counts[1] = 2;
-        *counts.lengths.counts.last_mut().unwrap() = 3;
-        counts.lengths.sum = 1_500_000_000;
+        let mut lengths = crate::connections::Lengths { sum: 1_500_000_000, ..Default::default() };
+        (lengths.counts[0], lengths.counts[1]) = (1, 2);
+        *lengths.counts.last_mut().unwrap() = 3;
+        let counts = Counts { opened: 9, closed: 6, lengths: Some(lengths), ..Counts::default() };
         let port = port((80, Sum { sockets: None, counts: Some(counts) }));
         let lengths = port.lengths.unwrap();
         assert_eq!(lengths.buckets[..3], [("0.001", 1), ("0.005", 3), ("0.01", 3)]);

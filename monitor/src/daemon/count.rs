@@ -51,6 +51,7 @@ impl Daemon {
             source: self.source_name,
             received: stats.kinds.iter().map(|kind| (kind.kind, kind.received)).collect(),
             lost,
+            ends_lost: self.connections.ends_lost(),
             suppressed: stats.suppressed,
             host: host(&stats),
             queues: vec![

@@ -19,7 +19,7 @@ pub use super::reload::{ReloadRefused, Reloaded};
 use super::restart;
 pub use super::restart::{Identity, RestartRefused};
 pub use crate::connections::{
-    Ages, BOUNDS, Counts, Crowd, Method, Network, Only, Peer, PeerTable, Peers, Row, Table, Verdict,
+    Ages, BOUNDS, Crowd, Ending, Lengths, Method, Network, Only, Peer, PeerTable, Peers, Row, Table, Verdict,
     Verification,
 };
 use crate::connections::{Ask as PortAsk, Connections};

@@ -258,7 +258,7 @@ async fn supervise(
     metrics.output.set(Arc::new(Captured(logs.clone()))).ok();
     (handle.metrics, handle.doors, handle.state) = (Arc::clone(&metrics), doors, memory.health());
     metrics.state.set(Arc::new(remember::Keeping(memory.health()))).ok();
-    let counter = selection.ports.and_then(connections::counter);
+    let counter = connections::counter(selection.ports);
     let connections = Arc::new(Connections::new(counter, handle.household().clone()));
     let (watched, shown_watched) = watch::channel(Arc::new(settings.ports.watch.clone()));
     (handle.connections, handle.watched) = (Arc::clone(&connections), shown_watched);

@@ -21,6 +21,8 @@ pub struct Pipeline {
     pub received: Vec<(&'static str, u64)>,
     /// Events that were lost, by reason.
     pub lost: Vec<(&'static str, u64)>,
+    /// How often more sockets ended than could be told; `None`: nobody listens to that.
+    pub ends_lost: Option<u64>,
     /// Events that were left out on purpose.
     pub suppressed: u64,
     /// What happened on the whole host; `None` where the source does not hear of it.
@@ -90,6 +92,9 @@ pub(super) fn write(page: &mut Page, pipeline: &Pipeline) {
     }
     for (reason, count) in &pipeline.lost {
         page.family(&names::EVENTS_LOST).count(&[name, reason], *count);
+    }
+    if let Some(count) = pipeline.ends_lost {
+        page.family(&names::EVENTS_LOST).count(&["sock_diag", "socket_overrun"], count);
     }
     page.family(&names::EVENTS_SUPPRESSED).count(&[name], pipeline.suppressed);
     for Queue { name, length, capacity } in &pipeline.queues {

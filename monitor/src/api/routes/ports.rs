@@ -14,7 +14,7 @@ use crate::api::types::{
 };
 use crate::api::{names, problem};
 use crate::daemon::handle::{
-    BOUNDS, Counts, Method, Only, Row, Table, TcpState, Verdict, Verification, Views,
+    BOUNDS, Ending, Lengths, Method, Only, Row, Table, TcpState, Verdict, Verification, Views,
 };
 
 /// More words than this are no question of a person.
@@ -102,12 +102,14 @@ fn missing(only: &Only, table: &Table) -> Result<(), Problem> {
 }
 
 fn show(table: Table) -> PortTable {
-    let Table { method, netns, rows, troubles, reseeds, verification } = table;
+    let Table { method, netns, rows, troubles, reseeds, ending, verification } = table;
     PortTable {
         ports: rows.into_iter().map(row).collect(),
         method: self::method(method),
         netns: Some(netns).filter(|netns| *netns > 0),
         reseeds,
+        lost: ending.as_ref().map(|ending| ending.lost),
+        limits: limits(method, ending),
         troubles,
         verify: verification.map(verified),
     }
@@ -118,6 +120,31 @@ pub(super) fn method(method: Method) -> PortMethod {
         Method::Ebpf => PortMethod::Ebpf,
         Method::SockDiag => PortMethod::SockDiag,
     }
+}
+
+/// What cannot be known by a method.
+fn limits(method: Method, ending: Option<Ending>) -> Vec<String> {
+    const MOMENT: &str = "Without eBPF, what is there is read from the sockets at this moment (sock_diag)";
+    const TOLD: &str = "closed is counted as the kernel tells of their ends; opened follows from both";
+    const UNKNOWN: &str = "Not known are resets, lengths, and totals of other network namespaces. A connection that its \
+                           program holds on to after its end may hide a new one until then; totals begin anew with \
+                           each daemon.";
+    if method == Method::Ebpf {
+        return Vec::new();
+    }
+    let Some(Ending { lost, trouble }) = ending else {
+        return vec![format!("{MOMENT}. Nobody counts what is opened and closed.")];
+    };
+    if let Some(why) = trouble {
+        return vec![format!("{MOMENT}. Nobody counts what is opened and closed: {why}.")];
+    }
+    let mut limits = vec![format!("{MOMENT}; {TOLD}. {UNKNOWN}")];
+    if lost > 0 {
+        limits.push(format!(
+            "{lost} times more connections had ended than could be told: opened and closed are at least that."
+        ));
+    }
+    limits
 }
 
 fn row(row: Row) -> WatchedPort {
@@ -145,18 +172,22 @@ fn row(row: Row) -> WatchedPort {
         opened: counts.map(|counts| counts.opened),
         closed: counts.map(|counts| counts.closed),
         resets: counts.and_then(|counts| counts.resets),
-        lengths: counts.as_ref().map(lengths),
+        lengths: counts.and_then(|counts| counts.lengths).as_ref().map(lengths),
         accept_queue: sockets.as_ref().map(|sockets| sockets.waiting),
         accept_queue_max: sockets.as_ref().and_then(|sockets| sockets.capacity),
         overflows: sockets.as_ref().and_then(|sockets| sockets.overflows),
     }
 }
 
-fn lengths(counts: &Counts) -> PortLengths {
-    let lengths = &counts.lengths;
+fn lengths(lengths: &Lengths) -> PortLengths {
     let bounds = BOUNDS.iter().map(|(bound, _)| *bound as f64 / 1e9);
     let buckets = bounds.zip(lengths.cumulated()).map(|(le, count)| PortBucket { le, count }).collect();
-    PortLengths { count: lengths.count(), sum_seconds: lengths.sum as f64 / 1e9, unknown: lengths.unknown, buckets }
+    PortLengths {
+        count: lengths.count(),
+        sum_seconds: lengths.sum as f64 / 1e9,
+        unknown: lengths.unknown,
+        buckets,
+    }
 }
 
 fn verified(verification: Verification) -> PortVerification {

@@ -16,6 +16,11 @@ pub struct PortTable {
     pub netns: Option<u32>,
     /// How often everything was counted anew because the kernel had skipped a run of a probe; `null`: nobody counts.
     pub reseeds: Option<u64>,
+    /// How often more connections ended than the kernel could tell, so that `opened` and `closed` are at least what they
+    /// say; `null`: nobody counts by that.
+    pub lost: Option<u64>,
+    /// What cannot be known by this method.
+    pub limits: Vec<String>,
     /// What could not be looked at, and why.
     pub troubles: Vec<String>,
     /// What a second count has come to; missing unless it was asked for.
@@ -29,7 +34,7 @@ pub struct PortTable {
 pub enum PortMethod {
     /// In the kernel, as they open and close.
     Ebpf,
-    /// By the sockets that are there when somebody asks: what has opened and closed in between is not known.
+    /// By the sockets that are there when somebody asks, and the ends of which the kernel tells meanwhile.
     SockDiag,
 }
 
@@ -56,7 +61,7 @@ pub struct WatchedPort {
     pub active: Option<u64>,
     /// How many sockets are in each state of TCP.
     pub states: Option<BTreeMap<String, u64>>,
-    /// Connections that became established since the port is watched.
+    /// Connections that became established since the port is watched; `null`: nobody counts, or not here.
     pub opened: Option<u64>,
     /// Connections that were established and are no more.
     pub closed: Option<u64>,

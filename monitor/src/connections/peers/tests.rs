@@ -81,6 +81,7 @@ fn the_busiest_is_told_of_each_port() {
         let (waiting, capacity, drops, memory) = (0, None, None, None);
         busiest.see(&Socket {
             state,
+            remains: false,
             port,
             address,
             remote,

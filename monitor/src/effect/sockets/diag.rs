@@ -10,7 +10,9 @@ use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator, Parseable,
 };
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer,
+};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
@@ -178,6 +180,7 @@ fn found(header: &InetResponseHeader, Attributes { drops, memory }: Attributes) 
     let listens = state == State::Listen;
     Some(Socket {
         state,
+        remains: matches!(header.timer, Some(Timer::TimeWait)),
         port: header.socket_id.source_port,
         address: header.socket_id.source_address,
         remote: header.socket_id.destination_address,

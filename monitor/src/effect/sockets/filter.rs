@@ -18,7 +18,7 @@ pub(super) fn of(ports: &BTreeSet<u16>) -> Option<DefaultNla> {
 }
 
 /// Ports as ranges, first and last.
-fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
+pub(super) fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for port in ports {
         match ranges.last_mut() {

@@ -42,13 +42,14 @@ pub(super) fn read<T: Default>(
 /// A line.
 fn parse(line: &str) -> Option<Socket> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, local, remote, state, queues, _, _, uid, _, inode, ..] = fields[..] else { return None };
+    let [_, local, remote, state, queues, timer, _, uid, _, inode, ..] = fields[..] else { return None };
     let state = State::numbered(u8::from_str_radix(state, 16).ok()?)?;
     let (address, port) = local.split_once(':')?;
     let (remote, _) = remote.split_once(':')?;
     let (_, received) = queues.split_once(':')?;
     Some(Socket {
         state,
+        remains: timer.starts_with("03:"),
         port: u16::from_str_radix(port, 16).ok()?,
         address: address_of(address)?,
         remote: address_of(remote)?,
@@ -86,6 +87,7 @@ mod tests {
         let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000  1000        0 4711 1 0";
         let socket = Socket {
             state: State::Listen,
+            remains: false,
             port: 8080,
             address: Ipv4Addr::LOCALHOST.into(),
             remote: Ipv4Addr::UNSPECIFIED.into(),
@@ -102,6 +104,7 @@ mod tests {
                     00000000:00000000 00:00000000 00000000     0        0 12 1 0";
         let socket = Socket {
             state: State::Established,
+            remains: false,
             port: 443,
             address: Ipv6Addr::LOCALHOST.into(),
             remote: Ipv6Addr::LOCALHOST.into(),

@@ -19,6 +19,8 @@ pub(super) const MAX_SOCKETS: usize = 1 << 20;
 pub struct Socket {
     /// Its state.
     pub state: State,
+    /// Whether this is what the kernel keeps when the socket itself is gone: in TIME_WAIT, and mostly in FIN_WAIT2.
+    pub remains: bool,
     /// The port at this end.
     pub port: u16,
     /// The address at this end.

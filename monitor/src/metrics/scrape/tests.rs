@@ -87,6 +87,7 @@ fn pipeline() -> Pipeline {
     Pipeline {
         source: SourceName::Ebpf,
         received: vec![("exit", 3)],
+        ends_lost: None,
         lost: vec![("ring_full", 0), ("decode", 1)],
         suppressed: 0,
         host: Some(Host { forks: 1, execs: 2, exits: 3, oom_kills: Some(0) }),
