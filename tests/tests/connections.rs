@@ -1,17 +1,18 @@
 //! Connections as the kernel's counters tell them: each counted once, however it ends and whatever becomes of the daemon.
-//! Needs eBPF, as the other tests of it do.
+//! Needs eBPF, as the other tests of it do. And as the ends of sockets tell them, where there is no eBPF.
 #![expect(clippy::disallowed_methods, reason = "tests ask ss, and enter namespaces")]
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use defib_tests::{Daemon, Options, beside, patiently, signal};
-use nix::sys::socket::{setsockopt, sockopt};
+use defib_tests::{Daemon, Options, beside, http, metrics_address, patiently, signal};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use serde_json::{Value, json};
 
 /// How connections end. The first byte of each tells the server.
@@ -106,8 +107,13 @@ impl Load {
 }
 
 fn watch(port: u16) -> Daemon {
-    let options = Options::with_source("ebpf");
-    let daemon = Daemon::start_with(&format!("[ports]\nwatch = [{port}]\n"), &options);
+    watch_by("ebpf", port)
+}
+
+fn watch_by(source: &str, port: u16) -> Daemon {
+    let options = Options::with_source(source);
+    let config = format!("[listen]\nmetrics = \"127.0.0.1:0\"\n[ports]\nwatch = [{port}]\n");
+    let daemon = Daemon::start_with(&config, &options);
     wait(&daemon, port, "the port to be counted", |row| row["opened"].is_u64());
     daemon
 }
@@ -143,6 +149,17 @@ fn ss(port: u16) -> u64 {
 
 #[test]
 fn every_connection_is_counted_however_it_ends() {
+    every_end_is_counted_by("ebpf");
+}
+
+#[test]
+fn without_ebpf_every_end_is_told_and_counted() {
+    every_end_is_counted_by("pidfd");
+    every_end_is_counted_by("proc-connector");
+}
+
+fn every_end_is_counted_by(source: &str) {
+    let probes = source == "ebpf";
     let hosts: [(IpAddr, [IpAddr; 2]); 3] = [
         (Ipv4Addr::LOCALHOST.into(), [Ipv4Addr::LOCALHOST.into(); 2]),
         (Ipv6Addr::LOCALHOST.into(), [Ipv6Addr::LOCALHOST.into(); 2]),
@@ -152,22 +169,114 @@ fn every_connection_is_counted_however_it_ends() {
     for (address, clients) in hosts {
         let port = serve(address);
         let early: Vec<_> = (0..5).map(|_| connect(clients[0], port)).collect();
-        let daemon = watch(port);
+        let daemon = watch_by(source, port);
         let kept: Vec<_> = (0..4).map(|n| connect(clients[n % 2], port)).collect();
         for n in 0..1000 {
             end(connect(clients[n % 2], port), ENDS[n / 2 % ENDS.len()]);
         }
         let row = wait(&daemon, port, "all to be closed", |row| row["closed"] == 1000);
         assert_eq!((&row["opened"], &row["active"]), (&json!(1004), &json!(9)), "{address}: {row:#}");
-        assert_eq!((&row["lengths"]["count"], &row["lengths"]["unknown"]), (&json!(1000), &json!(0)));
-        assert_eq!(row["resets"], 400, "{row:#}");
+        if probes {
+            assert_eq!((&row["lengths"]["count"], &row["lengths"]["unknown"]), (&json!(1000), &json!(0)));
+            assert_eq!(row["resets"], 400, "{row:#}");
+            assert_eq!(verify(&daemon, port), equal());
+        } else {
+            assert_eq!((&row["lengths"], &row["resets"]), (&Value::Null, &Value::Null), "{row:#}");
+        }
         assert_eq!(ss(port), 9);
-        assert_eq!(verify(&daemon, port), equal());
         drop((early, kept));
         let row = wait(&daemon, port, "the rest to be closed", |row| row["active"] == 0);
-        assert_eq!((&row["closed"], &row["lengths"]["unknown"]), (&json!(1009), &json!(5)), "{row:#}");
+        let known = if probes { json!(5) } else { Value::Null };
+        assert_eq!((&row["closed"], &row["lengths"]["unknown"]), (&json!(1009), &known), "{row:#}");
         assert_eq!(ss(port), 0);
     }
+}
+
+#[test]
+fn without_ebpf_what_is_no_connection_is_not_counted() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let daemon = watch_by("pidfd", port);
+    let accept = || listener.accept().expect("a connection").0;
+    // One that is half closed by its client, one by the server, one that is reset while the server holds on to it, one
+    // that is reset before it is accepted.
+    let clients = [(); 3].map(|()| (connect(Ipv4Addr::LOCALHOST, port), accept()));
+    clients[0].0.shutdown(Shutdown::Write).expect("a connection");
+    clients[1].1.shutdown(Shutdown::Write).expect("a connection");
+    let [first, second, (client, held)] = clients;
+    resets(&client);
+    drop(client);
+    let early = connect(Ipv4Addr::LOCALHOST, port);
+    resets(&early);
+    drop(early);
+    let row = wait(&daemon, port, "all to have ended", |row| row["active"] == 0);
+    // Of the two that were reset nothing is seen, and nothing told yet: totals that were not asked for do not know them.
+    assert!(row["opened"].as_u64() >= Some(2) && row["opened"] == row["closed"], "{row:#}");
+    drop((held, accept(), first, second));
+    let row = wait(&daemon, port, "the last to be told", |row| row["closed"] == 4);
+    assert_eq!((&row["opened"], &row["active"]), (&json!(4), &json!(0)), "{row:#}");
+
+    // Nobody listens any more; a socket of the port asks in vain, and then is a client.
+    drop(listener);
+    let bound = || {
+        let made = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        let made = made.expect("a socket");
+        setsockopt(&made, sockopt::ReuseAddr, &true).expect("a socket");
+        socket::bind(made.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).expect("the port");
+        made
+    };
+    let connects =
+        |socket: &OwnedFd, to| socket::connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, to));
+    let vain = bound();
+    connects(&vain, 1).expect_err("nobody listens there");
+    drop(vain);
+    drop(bound());
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let client = bound();
+    connects(&client, server.local_addr().expect("an address").port()).expect("a server");
+    let row = wait(&daemon, port, "the client", |row| row["active"] == 1);
+    assert_eq!((&row["opened"], &row["closed"]), (&json!(5), &json!(4)), "{row:#}");
+    drop(client);
+    let row = wait(&daemon, port, "its end", |row| row["closed"] == 5);
+    assert_eq!(row["opened"], 5, "{row:#}");
+}
+
+#[test]
+fn without_ebpf_ends_that_find_no_room_are_lost_and_totals_go_on() {
+    let port = serve(Ipv4Addr::LOCALHOST);
+    let daemon = watch_by("pidfd", port);
+    let table = || -> Value { serde_json::from_str(&daemon.ask(&["ports", "--json"])).expect("JSON") };
+    assert_eq!((&table()["lost"], &table()["method"]), (&json!(0), &json!("sock_diag")));
+    let kept = connect(Ipv4Addr::LOCALHOST, port);
+    let talk = |count: u64| {
+        for _ in 0..count {
+            end(connect(Ipv4Addr::LOCALHOST, port), End::ServerResets);
+        }
+    };
+    talk(10);
+    let row = wait(&daemon, port, "ten to be told", |row| row["closed"] == 10);
+    assert_eq!((&row["opened"], &row["active"]), (&json!(11), &json!(1)));
+    // More than the kernel keeps for one who does not read.
+    signal(daemon.daemon(), libc::SIGSTOP);
+    talk(14_000);
+    signal(daemon.daemon(), libc::SIGCONT);
+    let lost =
+        patiently("the loss to be told", || Some(table()).filter(|table| table["lost"].as_u64() > Some(0)));
+    assert!(lost["limits"].to_string().contains("at least"), "{lost:#}");
+    assert!(daemon.ask(&["ports"]).contains("at least"));
+    let page = http::get(metrics_address(&daemon), "/metrics").body;
+    let told = page.lines().find_map(|line| {
+        line.strip_prefix("defib_events_lost_total{source=\"sock_diag\",reason=\"socket_overrun\"} ")
+    });
+    assert!(told.is_some_and(|count| count.parse::<f64>().is_ok_and(|count| count > 0.0)), "{told:?}");
+    let before = wait(&daemon, port, "quiet", |row| row["active"] == 1);
+    let of = |row: &Value, name: &str| row[name].as_u64().expect("a number");
+    let (opened, closed) = (of(&before, "opened"), of(&before, "closed"));
+    assert!((13_000..=14_011).contains(&opened) && closed + 1 == opened, "{before:#}");
+    talk(10);
+    let row = wait(&daemon, port, "ten more", |row| of(row, "closed") == closed + 10);
+    assert_eq!((of(&row, "opened"), of(&row, "active")), (opened + 10, 1), "{row:#}");
+    drop(kept);
 }
 
 #[test]
