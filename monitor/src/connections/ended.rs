@@ -20,7 +20,7 @@
 //! that is opened next to it does not show in `opened`. One that had ended so before the port was watched, and is let go of
 //! afterwards, is one too many. Fast Open counts from SYN_RECV on, and a socket that is connected a second time once.
 //!
-//! The kernel has no more room than for 13,000 ends. What finds none is lost, and how many is not known: the totals are at
+//! The kernel has room for 13,000 ends or some more. What finds none is lost, and how many is not known: the totals are at
 //! least what they say. They go on where a look shows that the loss has made them fall.
 //!
 //! A thread reads what is told, at most ten times a second, and whoever asks reads the rest. It sleeps while no socket

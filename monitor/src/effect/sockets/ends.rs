@@ -33,8 +33,8 @@ use super::snapshot::Namespace;
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` of linux/sock_diag.h.
 const GROUPS: [u32; 2] = [1, 3];
 
-/// Room for messages in the kernel, which gives twice of what it is asked for, and takes 1,280 bytes for each: that is for
-/// 13,000. Without CAP_NET_ADMIN it gives no more than net.core.rmem_max.
+/// Room for messages in the kernel, which gives twice of what it is asked for, and takes 720 to 1,280 bytes for each: that
+/// is for 13,000 or more. Without CAP_NET_ADMIN it gives no more than net.core.rmem_max.
 const ROOM: usize = 8 << 20;
 
 /// More messages are not read at a time.
