@@ -248,10 +248,10 @@ impl Shared {
             }
         });
         if turn.overruns > 0 {
-            self.lost.fetch_add(turn.overruns, Ordering::Relaxed);
-            tracing::warn!(
-                "more connections have ended than could be told: totals of ports are at least that"
-            );
+            // Once: a host that is too busy for this is so all the time.
+            if self.lost.fetch_add(turn.overruns, Ordering::Relaxed) == 0 {
+                tracing::warn!("more connections have ended than could be told: totals are at least that");
+            }
             ports.values_mut().for_each(|port| port.lost = true);
         }
         turn
