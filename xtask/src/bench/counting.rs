@@ -1,14 +1,22 @@
 //! What it costs to count connections, and whether the counts are right.
 //!
 //! wrk asks an nginx for a small page, each time over a new connection, which is the worst that a server can have of this:
-//! beside a defib without probes, and beside one that watches fifty ports, that of nginx among them. Both take turns, and
-//! which is first, too; a second pass without probes in each round is the control. Then the kernel's own figures are read
-//! of what the two probes take (`kernel.bpf_stats_enabled`, which costs something itself), counts are compared with the
-//! sockets at instants of which nobody knows what happens in them, and in the end with what `ss` shows. Before all of it
-//! nothing happens at all, and whoever wakes up is counted.
+//! beside a defib that watches nothing, beside one that watches fifty ports by its probes, that of nginx among them, and
+//! beside one that counts without eBPF, by the ends of sockets. All take turns, and which is first, too; a second pass beside
+//! one that watches nothing is the control. Then the kernel's own figures are read of what the two probes take
+//! (`kernel.bpf_stats_enabled`, which costs something itself).
+//!
+//! Whether the counts are right is looked at for as long as `--seconds` says, over both families: wrk goes on, and at a
+//! second port connections are held, others reset from either end, others half closed by either. Under that load counts are
+//! compared with the sockets at instants of which nobody knows what happens in them (`defib ports --verify`); and at random
+//! moments all clients stop, and what is counted is compared with what `ss` shows, and once more in the end. No difference is
+//! allowed. Before all of it nothing happens at all, and whoever wakes up is counted.
+
+mod stops;
+mod traffic;
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -22,6 +30,9 @@ use super::section::{Row, Section, Table};
 use super::stats::Spread;
 use super::subject::Subject;
 use super::{Bench, clock, tree};
+use crate::packages;
+use stops::Found;
+use traffic::Traffic;
 
 /// Ports that are watched.
 const PORTS: u16 = 50;
@@ -32,8 +43,14 @@ const PASS: [u64; 2] = [5, 2];
 /// Rounds, and in a quick look.
 const ROUNDS: [usize; 2] = [8, 2];
 
-/// Times that a count is compared with the sockets.
-const LOOKS: [usize; 2] = [200, 20];
+/// Times that all traffic stops, each after a second count under load, and in a quick look.
+const STOPS: [usize; 2] = [100, 20];
+
+/// Connections that are held meanwhile, and in a quick look.
+const HELD: [usize; 2] = [10_000, 1000];
+
+/// Who counts: nobody, the probes, whoever hears of the ends of sockets, and nobody again.
+const TURNS: [Option<&str>; 4] = [None, Some("ebpf"), Some("pidfd"), None];
 
 /// How long a start may have its after-effects.
 const SETTLE: Duration = Duration::from_millis(700);
@@ -41,51 +58,88 @@ const SETTLE: Duration = Duration::from_millis(700);
 /// The kernel's switch for figures of programs.
 const FIGURES: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
+/// What each round gave.
+#[derive(Debug, Default)]
+struct Rates {
+    off: Vec<f64>,
+    probes: Vec<f64>,
+    ends: Vec<f64>,
+    control: Vec<f64>,
+}
+
 pub(super) fn measure(bench: &Bench) -> Result<Section> {
     let quick = usize::from(bench.options.quick);
+    tools()?;
     let (folder, cage) = bench.arena.stall()?;
     let server = Nginx::start(&folder, cage)?;
-    let launch = |source| launch(bench, source, server.port);
+    let listeners = Traffic::listen()?;
+    let second = listeners[0].local_addr()?.port();
+    let launch = |source| launch(bench, source, &[server.port, second]);
 
     let idle = {
-        let subject = launch("ebpf")?;
+        let subject = launch(Some("ebpf"))?;
         clock::sleep(2 * SETTLE);
         idle(&subject, bench.options.window)
     };
-    let (mut ratios, mut controls, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rates = Rates::default();
     for round in 0..ROUNDS[quick] {
-        let pass = |source| -> Result<f64> {
-            let _subject = launch(source)?;
+        let mut took = [0.0; TURNS.len()];
+        for step in 0..TURNS.len() {
+            let turn = (step + round) % TURNS.len();
+            let _subject = launch(TURNS[turn])?;
             clock::sleep(SETTLE);
-            wrk(server.port, PASS[quick])
-        };
-        let (on, off) = if round % 2 == 0 {
-            let off = pass("pidfd")?;
-            (pass("ebpf")?, off)
-        } else {
-            let on = pass("ebpf")?;
-            (on, pass("pidfd")?)
-        };
-        let control = pass("pidfd")?;
-        ratios.push(on / off);
-        controls.push(control / off);
-        rates.push(off);
+            took[turn] = wrk(server.port, PASS[quick])?;
+        }
+        let [off, probes, ends, control] = took;
+        rates.off.push(off);
+        rates.probes.push(probes / off);
+        rates.ends.push(ends / off);
+        rates.control.push(control / off);
     }
-    let subject = launch("ebpf")?;
+    let subject = launch(Some("ebpf"))?;
     clock::sleep(SETTLE);
     let cost = cost(&subject, server.port, PASS[quick])?;
-    let looks = looks(&subject, bench, server.port, LOOKS[quick])?;
-    section(ratios, controls, rates, &cost, &looks, idle)
+    let mut traffic = Traffic::start(listeners, HELD[quick])?;
+    let verify = || -> Result<Value> {
+        let mut command = Command::new(&bench.programs.defib);
+        let ports = [server.port, second].map(|port| port.to_string());
+        command.args(["ports", "--json", "--verify", "--runtime-dir"]).arg(subject.folder().join("run"));
+        let output = command.args(ports).output()?;
+        serde_json::from_slice(&output.stdout).context("defib ports says no JSON")
+    };
+    let how_much = (HELD[quick], STOPS[quick]);
+    let found = stops::compare(&subject, server.port, &mut traffic, how_much, bench.options.window, verify)?;
+    section(rates, &cost, &found, idle)
 }
 
-/// Starts a defib that watches ports, without services.
-fn launch(bench: &Bench, source: &'static str, port: u16) -> Result<Subject> {
-    let ports: Vec<String> = std::iter::once(port).chain(1..PORTS).map(|port| port.to_string()).collect();
-    let options = defib::Options { source, ..defib::Options::PLAIN };
+/// Installs what is missing of the programs that this takes.
+fn tools() -> Result<()> {
+    let there = |program: &str| {
+        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .iter()
+            .any(|folder| Path::new(folder).join(program).is_file())
+    };
+    let wanted = [("nginx", "nginx-light"), ("wrk", "wrk"), ("ss", "iproute2")];
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(program, _)| !there(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("The bench `counting` needs {}.", missing.join(", "));
+    packages::install(&missing, packages::Advice::default())
+}
+
+/// Starts a defib without services that watches ports by this source, or none.
+fn launch(bench: &Bench, source: Option<&'static str>, busy: &[u16]) -> Result<Subject> {
+    let quiet = 1..=PORTS - busy.len() as u16;
+    let ports: Vec<String> = busy.iter().copied().chain(quiet).map(|port| port.to_string()).collect();
+    let options = defib::Options { source: source.unwrap_or("pidfd"), ..defib::Options::PLAIN };
     let mut subject = Subject::launch("defib", &bench.arena, &bench.programs, &[], |stage| {
         let setup = defib::setup(stage, options)?;
-        let config = format!("[ports]\nwatch = [{}]\n", ports.join(", "));
-        fs::write(stage.folder.join("defib.toml"), config)?;
+        if source.is_some() {
+            let config = format!("[ports]\nwatch = [{}]\n", ports.join(", "));
+            fs::write(stage.folder.join("defib.toml"), config)?;
+        }
         Ok(setup)
     })?;
     subject.await_line("supervises")?;
@@ -102,7 +156,7 @@ struct Nginx {
 
 impl Nginx {
     fn start(folder: &Path, cage: Cage) -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let port = Traffic::listen()?[0].local_addr()?.port();
         let (config, here) = (folder.join("nginx.conf"), folder.display());
         fs::write(
             &config,
@@ -110,13 +164,13 @@ impl Nginx {
                 "daemon off; pid {here}/nginx.pid; error_log {here}/error.log; worker_processes 1;\n\
                  events {{ worker_connections 4096; }}\n\
                  http {{ access_log off; keepalive_timeout 0;\n\
-                 server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 'ok'; }} }} }}\n"
+                 server {{ listen 127.0.0.1:{port} backlog=4096; listen [::1]:{port} backlog=4096; location / {{ return 200 'ok'; }} }} }}\n"
             ),
         )?;
         let mut nginx = Command::new("nginx");
         nginx.arg("-p").arg(folder).arg("-c").arg(config);
         let child = cage.wrap(&nginx).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.context("no nginx: apt-get install nginx-light wrk iproute2")?;
+        let child = child.context("no nginx: apt-get install nginx-light")?;
         let server = Self { child, _cage: cage, port };
         let up = || Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
         clock::wait(Duration::from_secs(5), up)?.context("nginx does not listen")?;
@@ -134,16 +188,16 @@ impl Drop for Nginx {
     }
 }
 
-fn wrk_command(port: u16, seconds: u64) -> Command {
+fn wrk_command(host: &str, port: u16, clients: usize, seconds: u64) -> Command {
     let mut wrk = Command::new("wrk");
-    let time = format!("{seconds}s");
-    wrk.args(["-t1", "-c32", "-H", "Connection: close", "-d", &time, &format!("http://127.0.0.1:{port}/")]);
+    let (clients, time) = (format!("-c{clients}"), format!("{seconds}s"));
+    wrk.args(["-t1", &clients, "-H", "Connection: close", "-d", &time, &format!("http://{host}:{port}/")]);
     wrk
 }
 
 /// Requests a second.
 fn wrk(port: u16, seconds: u64) -> Result<f64> {
-    let said = wrk_command(port, seconds).output().context("no wrk: apt-get install wrk")?;
+    let said = wrk_command("127.0.0.1", port, 32, seconds).output().context("no wrk: apt-get install wrk")?;
     let text = String::from_utf8_lossy(&said.stdout);
     let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok());
     rate.with_context(|| format!("wrk says no rate: {text}"))
@@ -204,53 +258,6 @@ fn probes(daemon: u32) -> Result<Vec<[u64; 3]>> {
     Ok(figures.collect())
 }
 
-/// What comparisons of the counts with the sockets gave.
-#[derive(Debug)]
-struct Looks {
-    equal: usize,
-    all: usize,
-    reseeds: u64,
-    counted: u64,
-    shown: u64,
-    opened: u64,
-}
-
-fn looks(subject: &Subject, bench: &Bench, port: u16, all: usize) -> Result<Looks> {
-    let ask = |verify: bool| -> Result<Value> {
-        let mut command = Command::new(&bench.programs.defib);
-        command
-            .args(["ports", "--json", &port.to_string(), "--runtime-dir"])
-            .arg(subject.folder().join("run"));
-        let output = command.args(verify.then_some("--verify")).output()?;
-        serde_json::from_slice(&output.stdout).context("defib ports says no JSON")
-    };
-    let mut load = wrk_command(port, 600).stdout(Stdio::null()).spawn()?;
-    let mut equal = 0;
-    let mut seed = clock::now();
-    for _ in 0..all {
-        equal += usize::from(ask(true)?["verify"]["equal"] == true);
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        clock::sleep(Duration::from_micros(seed >> 50));
-    }
-    // Killed in the middle of it: so the last connections are reset.
-    load.kill()?;
-    load.wait()?;
-    clock::sleep(SETTLE);
-    let row = ask(false)?;
-    let shown = Command::new("ss")
-        .args(["-Htn", "state", "established", &format!("( sport = :{port} )")])
-        .output()?;
-    let number = |name: &str| row["ports"][0][name].as_u64().with_context(|| format!("no {name}: {row}"));
-    Ok(Looks {
-        equal,
-        all,
-        reseeds: row["reseeds"].as_u64().unwrap_or(0),
-        counted: number("active")?,
-        shown: shown.stdout.iter().filter(|byte| **byte == b'\n').count() as u64,
-        opened: number("opened")?,
-    })
-}
-
 /// Context switches of defib while nothing happens.
 fn idle(subject: &Subject, window: Duration) -> u64 {
     let counts = || -> Vec<_> {
@@ -262,49 +269,61 @@ fn idle(subject: &Subject, window: Duration) -> u64 {
     before.iter().zip(&counts()).map(|(before, after)| tree::difference(before, after)).sum()
 }
 
-fn section(
-    ratios: Vec<f64>,
-    controls: Vec<f64>,
-    rates: Vec<f64>,
-    cost: &Cost,
-    looks: &Looks,
-    idle: u64,
-) -> Result<Section> {
-    let (Some(ratio), Some(control), Some(rate)) =
-        (Spread::of(ratios), Spread::of(controls), Spread::of(rates))
-    else {
+fn section(rates: Rates, cost: &Cost, found: &Found, idle: u64) -> Result<Section> {
+    let [off, probes, ends, control] = [rates.off, rates.probes, rates.ends, rates.control].map(Spread::of);
+    let (Some(off), Some(probes), Some(ends), Some(control)) = (off, probes, ends, control) else {
         bail!("nothing was measured");
     };
     let each = cost.nanoseconds as f64 / cost.connections.max(1) as f64;
     let spread = |it: Spread| format!("{:.3} ({:.3}–{:.3})", it.median, it.min, it.max);
     let row = |name: &str, cell: String| Row::new(name, vec![cell]);
+    let differences = match found.differences.len() {
+        0 => "0".to_owned(),
+        count => format!("{count}: {}", found.differences.join("; ")),
+    };
+    let [four, six] = found.most;
     Ok(Section {
         key: "counting",
         title: "what it costs to count connections, and whether the counts are right".to_owned(),
-        notes: vec![format!(
-            "{PORTS} watched ports; nginx, one worker; wrk, 32 at a time, a connection each request"
-        )],
+        notes: vec![
+            format!("{PORTS} watched ports; nginx, one worker; wrk, 32 at a time, a connection each request"),
+            format!(
+                "stops: wrk over both families, beside {} held connections, and others that are reset or half closed",
+                found.held
+            ),
+        ],
         tables: vec![Table {
             caption: String::new(),
             columns: vec![""],
             rows: vec![
-                row("requests a second, not counted", format!("{:.0}", rate.median)),
-                row("the same counted, as a ratio", spread(ratio)),
+                row("requests a second, not counted", format!("{:.0}", off.median)),
+                row("the same counted by probes, as a ratio", spread(probes)),
+                row("counted by the ends of sockets, without eBPF", spread(ends)),
                 row("control: not counted once more", spread(control)),
                 row("time in the probes, for each connection", format!("{each:.0} ns")),
                 row("runs skipped of the first probe, and the second", format!("{:?}", cost.skipped)),
-                row("second counts under load that were equal", format!("{} of {}", looks.equal, looks.all)),
-                row("in the end: counted, by ss", format!("{}, {}", looks.counted, looks.shown)),
-                row("connections that were counted meanwhile", looks.opened.to_string()),
+                row(
+                    "second counts under load that were equal",
+                    format!("{} of {}", found.equal, found.looks),
+                ),
+                row(
+                    "stops at which counts were compared with ss",
+                    (found.stops - found.restless.min(found.stops)).to_string(),
+                ),
+                row("the most connections at a stop, IPv4 and IPv6", format!("{four}, {six}")),
+                row("differences, at stops and in the end", differences),
+                row("connections that were counted meanwhile", found.counted.to_string()),
                 row("context switches while nothing happens", idle.to_string()),
             ],
         }],
         panels: Vec::new(),
         json: json!({
-            "ports": PORTS, "requests_a_second": rate.json(), "ratio": ratio.json(), "control": control.json(),
-            "nanoseconds_a_connection": each, "runs": cost.runs, "connections": cost.connections,
-            "skipped": cost.skipped, "equal": looks.equal, "looks": looks.all, "reseeds": looks.reseeds,
-            "counted": looks.counted, "shown": looks.shown, "opened": looks.opened, "idle_switches": idle,
+            "ports": PORTS, "requests_a_second": off.json(), "ratio": probes.json(), "ends_ratio": ends.json(),
+            "control": control.json(), "nanoseconds_a_connection": each, "runs": cost.runs,
+            "connections": cost.connections, "skipped": cost.skipped, "equal": found.equal, "looks": found.looks,
+            "stops": found.stops, "restless": found.restless, "differences": found.differences,
+            "held": found.held, "most_at_a_stop": { "ipv4": four, "ipv6": six }, "made": found.made,
+            "opened": found.opened, "counted": found.counted, "reseeds": found.reseeds, "idle_switches": idle,
         }),
     })
 }

@@ -1,9 +1,11 @@
-//! What a hundred quiet services cost: context switches of the processes that supervise them.
+//! What a hundred quiet services cost: context switches of the processes that supervise them. Two more defibs beside the
+//! ordinary one watch fifty ports on which nothing happens, with eBPF and without.
 //!
 //! Where nothing happens nothing should run. The switches of every thread, voluntary or not, are read from /proc before
 //! and after a window in which no service does anything, on a machine that may be busy otherwise: a thread that does
 //! not run is not switched. The bench sleeps meanwhile. All supervisors idle in the same window.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +20,12 @@ use super::tree::{self, Switches};
 use super::{Bench, clock};
 
 const SERVICES: usize = 100;
+
+/// Ports that two of the defibs watch: nobody listens on those, and nobody asks.
+const PORTS: &str = "[ports]\nwatch = [\"1-50\"]\n";
+
+/// Those two, and their sources.
+const WATCHING: [(&str, &str); 2] = [("defib, 50 ports", "auto"), ("defib, 50 ports, no eBPF", "pidfd")];
 
 /// How long the start-up may have its after-effects: caches dropped, histories written, timers of a young service.
 const SETTLE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(3)];
@@ -49,6 +57,16 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
             subject.map_err(|error| format!("{error:#}"))
         });
         subjects.push((peer.name, started));
+    }
+    for (name, source) in WATCHING {
+        let victims = vec![(bench.programs.victim.as_path(), Vec::new()); SERVICES];
+        let subject = Subject::launch(name, &bench.arena, &bench.programs, &victims, |stage| {
+            let setup = defib::setup(stage, defib::Options { source, ..defib::Options::PLAIN })?;
+            let config = stage.folder.join("defib.toml");
+            fs::write(&config, format!("{PORTS}{}", fs::read_to_string(&config)?))?;
+            Ok(setup)
+        });
+        subjects.push((name, subject.map_err(|error| format!("{error:#}"))));
     }
     // They start beside each other: what counts begins when all are there.
     let limit = START_LIMIT[usize::from(bench.options.quick)];
@@ -107,8 +125,12 @@ fn section(costs: &[(&'static str, Result<Cost, String>)], window: Duration, sou
     let seconds = window.as_secs_f64();
     let (mut rows, mut bars, mut json_rows) = (Vec::new(), Vec::new(), Vec::<Value>::new());
     for (name, cost) in costs {
-        let bar =
-            |value| Bar { label: (*name).to_owned(), value, tail: None, ours: *name == peers::DEFIB.name };
+        let bar = |value| Bar {
+            label: (*name).to_owned(),
+            value,
+            tail: None,
+            ours: name.starts_with(peers::DEFIB.name),
+        };
         match cost {
             Ok(cost) => {
                 let sum = |of: fn(&Process) -> u64| cost.processes.iter().map(of).sum::<u64>();

@@ -30,7 +30,7 @@ usage: cargo xtask bench [WHAT…] [options]
   --crashes N      crashes of each subject in a run (200)
   --runs N         runs, or rounds of strangers (5)
   --loops N        crashes of crash-loop (100000)
-  --seconds N      for how long idle counts (60)
+  --seconds N      for how long idle counts, and counting compares (60)
   --peers A,B      only these of systemd s6 runit daemontools supervisor monit; `none` for none
   --json FILE      where the figures go (target/bench/WHAT.json)
   --markdown FILE  the tables, for a page
