@@ -33,7 +33,7 @@ pub(super) struct Found {
     /// The most connections that `ss` has shown of each family at a stop.
     pub(super) most: [u64; 2],
     pub(super) held: usize,
-    /// Connections to the port of held ones: those that were made, and those that were counted.
+    /// Connections to the second port: those that were made, and those that were counted.
     pub(super) made: u64,
     pub(super) opened: u64,
     /// Connections that were counted at both ports.

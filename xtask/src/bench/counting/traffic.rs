@@ -1,5 +1,6 @@
-//! Connections of every kind but those that come and go at once: held ones, resets and half-closed ones, of both families,
-//! at one port. Both ends are threads of the bench, and each client waits for nobody, so the traffic can be made to pause.
+//! Connections of every kind but those that come and go at once, of both families: some that are held, at another's server,
+//! which so has their other ends among its files; resets and half-closed ones at a port of the bench's own. Each client
+//! waits for nobody but its server, so the traffic can be made to pause.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +18,6 @@ use crate::bench::clock;
 /// What becomes of a connection. Its first byte tells the server.
 #[derive(Clone, Copy)]
 enum Kind {
-    Held = 0,
     ClientResets = 1,
     ServerResets = 2,
     ClientHalf = 3,
@@ -69,10 +69,9 @@ impl Traffic {
         bail!("no port is free for both families");
     }
 
-    /// Opens the connections that are held, half of them of each family, and begins with the others.
-    pub(super) fn start(listeners: [TcpListener; 2], held: usize) -> Result<Self> {
-        // Both ends are here.
-        let files = 2 * held as u64 + 1024;
+    /// Opens the connections that are held at the port `to`, half of them of each family, and begins with the others.
+    pub(super) fn start(listeners: [TcpListener; 2], to: u16, held: usize) -> Result<Self> {
+        let files = held as u64 + 1024;
         let limit = getrlimit(Resource::Nofile);
         if limit.current.is_some_and(|current| current < files) {
             let maximum = limit.maximum.map(|most| most.max(files));
@@ -88,7 +87,8 @@ impl Traffic {
         }
         let clients = addresses.map(|address| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || client(address, &shared, held / 2))
+            let holder = SocketAddr::new(address.ip(), to);
+            thread::spawn(move || client(address, &shared, (holder, held / 2)))
         });
         let traffic = Self { port, shared, addresses, clients: clients.into() };
         traffic.until("the connections that are held", |shared| &shared.ready)?;
@@ -111,7 +111,7 @@ impl Traffic {
         self.shared.paused.store(false, Ordering::SeqCst);
     }
 
-    /// How many connections there were, with those that are held.
+    /// How many connections there were at the bench's own port.
     pub(super) fn made(&self) -> u64 {
         self.shared.made.load(Ordering::SeqCst)
     }
@@ -150,7 +150,7 @@ impl Halves {
 }
 
 fn serve(listener: &TcpListener, shared: &Shared) {
-    let (mut held, mut halves) = (Vec::new(), Halves::default());
+    let mut halves = Halves::default();
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::SeqCst) {
             return;
@@ -161,7 +161,6 @@ fn serve(listener: &TcpListener, shared: &Shared) {
             continue;
         }
         match kind[0] {
-            kind if kind == Kind::Held as u8 => held.push(stream),
             kind if kind == Kind::ServerResets as u8 => {
                 set_socket_linger(&stream, Some(Duration::ZERO)).unwrap_or_default()
             }
@@ -180,20 +179,19 @@ fn serve(listener: &TcpListener, shared: &Shared) {
     }
 }
 
-fn client(address: SocketAddr, shared: &Shared, count: usize) -> Result<()> {
-    let connect = |kind: Kind| -> Result<TcpStream> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)
-            .with_context(|| format!("cannot connect to {address}"))?;
+fn client(address: SocketAddr, shared: &Shared, (holder, count): (SocketAddr, usize)) -> Result<()> {
+    let connect = |to: SocketAddr| {
+        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("cannot connect to {to}"))
+    };
+    let held = (0..count).map(|_| connect(holder)).collect::<Result<Vec<_>>>()?;
+    shared.ready.fetch_add(1, Ordering::SeqCst);
+    let begin = |kind: Kind| -> Result<TcpStream> {
+        let mut stream = connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         shared.made.fetch_add(1, Ordering::SeqCst);
         stream.write_all(&[kind as u8])?;
         Ok(stream)
     };
-    let mut held = Vec::with_capacity(count);
-    while held.len() < count {
-        held.push(connect(Kind::Held)?);
-    }
-    shared.ready.fetch_add(1, Ordering::SeqCst);
     let mut halves = Halves::default();
     for kind in KINDS.into_iter().cycle() {
         if shared.paused.load(Ordering::SeqCst) {
@@ -206,9 +204,8 @@ fn client(address: SocketAddr, shared: &Shared, count: usize) -> Result<()> {
         if shared.stop.load(Ordering::SeqCst) {
             break;
         }
-        let mut stream = connect(kind)?;
+        let mut stream = begin(kind)?;
         match kind {
-            Kind::Held => {}
             Kind::ClientResets => set_socket_linger(&stream, Some(Duration::ZERO))?,
             Kind::ClientHalf => {
                 stream.shutdown(Shutdown::Write)?;
@@ -226,6 +223,7 @@ fn client(address: SocketAddr, shared: &Shared, count: usize) -> Result<()> {
         }
         clock::sleep(EVERY);
     }
+    drop(held);
     Ok(())
 }
 
@@ -235,7 +233,9 @@ mod tests {
 
     #[test]
     fn traffic_pauses_and_ends() {
-        let mut traffic = Traffic::start(Traffic::listen().unwrap(), 20).unwrap();
+        let holders = Traffic::listen().unwrap();
+        let port = holders[0].local_addr().unwrap().port();
+        let mut traffic = Traffic::start(Traffic::listen().unwrap(), port, 20).unwrap();
         clock::wait(PATIENCE, || Ok((traffic.made() > 60).then_some(()))).unwrap().unwrap();
         traffic.pause().unwrap();
         let made = traffic.made();
