@@ -12,7 +12,7 @@ const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=54321", "--regid=54321", "--cl
 const GROUPS: [&str; 7] = ["host", "sources", "trees", "state", "ports", "latency", "limits"];
 
 /// Rows that are there wherever defib runs.
-const ROWS: [&str; 29] = [
+const ROWS: [&str; 30] = [
     "kernel",
     "user",
     "namespaces",
@@ -33,6 +33,7 @@ const ROWS: [&str; 29] = [
     "bpffs",
     "pins",
     "sock-diag",
+    "connection-ends",
     "network",
     "pressure",
     "realtime",
@@ -132,6 +133,7 @@ fn root_on_the_host_has_everything_that_the_kernel_has() {
     report.assert("btf", "ok", "/sys/kernel/btf/vmlinux");
     report.assert("proc-connector", "ok", "30 %");
     report.assert("sock-diag", "ok", "");
+    report.assert("connection-ends", "ok", "");
     report.assert("daemon", "ok", "none answers");
     let programs: Vec<_> = report
         .rows()
@@ -186,6 +188,7 @@ fn a_net_namespace_has_no_connector_but_ebpf() {
     report.assert_supervises();
     report.assert("proc-connector", "missing", "network namespace");
     report.assert("sock-diag", "ok", "");
+    report.assert("connection-ends", "ok", "");
     assert_eq!(report.whole["source"], Report::new(&[]).whole["source"]);
 }
 

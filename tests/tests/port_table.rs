@@ -278,10 +278,11 @@ fn a_service_in_another_namespace_is_watched_there() {
 #[test]
 fn without_rights_it_says_what_it_cannot_know() {
     let port = free_port();
+    let (listener, own) = self::server();
     let server = program().with_file_name("server");
     // Its namespace belongs to its own user namespace, which only root may enter; `/proc` shows it nevertheless.
     let config = format!(
-        "{LISTEN}[service.it]\ncommand = \"unshare -Urn {} --any {port}\"\nports = [{port}]\n",
+        "{LISTEN}[ports]\nwatch = [{own}]\n[service.it]\ncommand = \"unshare -Urn {} --any {port}\"\nports = [{port}]\n",
         server.display()
     );
     let before = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"].map(str::to_owned);
@@ -294,7 +295,14 @@ fn without_rights_it_says_what_it_cannot_know() {
         assert_eq!(row[unknown], Value::Null, "{unknown}: {row:#}");
     }
     assert!(daemon.ask(&["ports", "it"]).contains(" 0/? "));
+    // Ends of connections are told to everybody, in their own namespace.
+    wait(&daemon, own, "the port to be counted", |row| row["opened"] == 0);
+    drop((client(own), listener.accept().expect("a connection")));
+    let row = wait(&daemon, own, "its end", |row| row["closed"] == 1);
+    assert_eq!((&row["opened"], &row["resets"], &row["lengths"]), (&json!(1), &Value::Null, &Value::Null));
     let found = samples(&daemon);
+    assert_eq!(found.get(&series("connections_closed_total", own)), Some(&1.0), "{found:?}");
+    assert_eq!(found.get(&series("connections_closed_total", port)), None, "{found:?}");
     assert_eq!(found.get(&series("accept_queue_length", port)), Some(&0.0));
     assert_eq!(found.get(&series("accept_queue_overflows_total", port)), None, "{found:?}");
 }

@@ -1,15 +1,17 @@
 //! Whether the kernel tells of sockets.
 
+use std::collections::BTreeSet;
+
 use super::facts::Facts;
 use super::rights::Place;
 use super::row::{Group, Row};
 use crate::effect::held::share;
-use crate::effect::sockets::{self, DiagError};
+use crate::effect::sockets::{self, DiagError, Ends};
 
 const GROUP: Group = Group::Ports;
 
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
-    vec![sock_diag(), network(facts), hold_ports()]
+    vec![sock_diag(), ends(), network(facts), hold_ports()]
 }
 
 fn sock_diag() -> Row {
@@ -24,6 +26,19 @@ fn sock_diag() -> Row {
         Err(error) => GROUP.limited(
             name,
             format!("{error}; ports are read from /proc, which is slower"),
+            "a kernel with CONFIG_INET_DIAG, and a filter that lets netlink be",
+        ),
+    }
+}
+
+/// By a trial: somebody listens for a moment, to the ends of sockets of a port that nobody has.
+fn ends() -> Row {
+    let name = "connection-ends";
+    match Ends::open(&BTreeSet::from([0])) {
+        Ok(_) => GROUP.ok(name, "the kernel tells of connections that end: ports have totals without eBPF"),
+        Err(error) => GROUP.limited(
+            name,
+            format!("{error}; without eBPF nobody counts what is opened and closed"),
             "a kernel with CONFIG_INET_DIAG, and a filter that lets netlink be",
         ),
     }

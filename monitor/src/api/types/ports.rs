@@ -20,6 +20,7 @@ pub struct PortTable {
     /// say; `null`: nobody counts by that.
     pub lost: Option<u64>,
     /// What cannot be known by this method.
+    #[serde(default)]
     pub limits: Vec<String>,
     /// What could not be looked at, and why.
     pub troubles: Vec<String>,
