@@ -24,6 +24,8 @@ mod procfs;
 mod rights;
 mod scripted;
 mod stats;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, may_cost_the_host, open};

@@ -117,7 +117,7 @@ pub(super) fn encode(request: Request, mark: u32) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::connector::tests::Random;
+    use crate::source::testing::Random;
 
     /// A datagram as the kernel lays it out: nlmsghdr, cn_msg, proc_event.
     fn datagram(idx: u32, what: u32, data: [u32; 6]) -> Vec<u8> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::source::ebpf::tests::Random;
+use crate::source::testing::Random;
 
 /// Writes BTF: strings and types are appended, `finish` puts the header before them.
 #[derive(Default)]

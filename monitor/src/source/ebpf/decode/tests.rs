@@ -1,5 +1,5 @@
 use super::*;
-use crate::source::ebpf::tests::Random;
+use crate::source::testing::Random;
 
 /// A record, written field by field as the kernel side lays it out.
 fn record(kind: u16, flags: u32, slot: u32, rest: &[u8]) -> Vec<u8> {

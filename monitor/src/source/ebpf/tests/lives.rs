@@ -1,7 +1,5 @@
 //! From fork to end.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use defib_core::model::{Blame, KernelEvent, KernelFact, WaitStatus, Witness};
@@ -10,6 +8,7 @@ use tokio::time::timeout;
 
 use super::World;
 use crate::source::any::Batch;
+use crate::source::testing::SmallGroup;
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_main_process_is_heard_from_its_fork_to_its_end() {
@@ -69,34 +68,10 @@ async fn descendants_are_counted_and_strangers_are_not() {
     assert!(world.source.stats().descendant_exits >= 3);
 }
 
-/// A memory cgroup of v1 or v2 that holds 16 MiB; `None` where none can be made.
-struct SmallGroup(PathBuf);
-
-impl SmallGroup {
-    fn new() -> Option<Self> {
-        let name = format!("defib-test-{}", std::process::id());
-        for (hierarchy, limit) in [("memory", "memory.limit_in_bytes"), (".", "memory.max")] {
-            let group = Self(Path::new("/sys/fs/cgroup").join(hierarchy).join(&name));
-            if fs::create_dir(&group.0).is_ok() && fs::write(group.0.join(limit), "16M").is_ok() {
-                return Some(group);
-            }
-        }
-        None
-    }
-}
-
-impl Drop for SmallGroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("{} stays behind: {error}", self.0.display());
-        }
-    }
-}
-
 #[tokio::test(flavor = "current_thread")]
 async fn a_victim_of_the_out_of_memory_killer_is_marked_before_and_at_its_end() {
     let Some(mut world) = World::new() else { return };
-    let Some(group) = SmallGroup::new() else {
+    let Some(group) = SmallGroup::new("ebpf") else {
         eprintln!("skipped: needs a memory cgroup");
         return;
     };
