@@ -15,6 +15,7 @@ mod install;
 mod lease;
 mod ports;
 pub mod sim;
+mod words;
 
 pub use daemon::{
     Daemon, Options, Said, beside, children, defib, descriptors, lives, metrics_address, patience, patiently,
@@ -24,4 +25,5 @@ pub use ear::Ear;
 pub use hunger::Hunger;
 pub use install::{install, install_text};
 pub use lease::Lease;
-pub use ports::{Callers, free_port};
+pub use ports::{Callers, SERVER, free_port};
+pub use words::{assert_harmless, assert_said};

@@ -6,6 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::daemon::patiently;
 
+/// What python3 runs to serve on descriptor 3, and tell each client its pid.
+pub const SERVER: &str = r#"
+import os, socket
+first = socket.socket(fileno=3)
+while True:
+    client, _ = first.accept()
+    client.sendall(b"%d\n" % os.getpid())
+    client.close()
+"#;
+
 /// A port of the loopback on which nobody listens.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use defib_tests::{Callers, Daemon, Options, children, free_port, lives, patiently, pid, signal, victim};
+use defib_tests::{
+    Callers, Daemon, Options, SERVER, children, free_port, lives, patiently, pid, signal, victim,
+};
 use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
@@ -393,16 +395,6 @@ fn how_an_adopted_service_ends_is_told_exactly() {
     let after = daemon.wait_state("well", "stopped");
     assert_eq!(after["last_exit"]["code"], 0, "{after:#}");
 }
-
-/// What serves on descriptor 3, and tells each client its pid.
-const SERVER: &str = r#"
-import os, socket
-first = socket.socket(fileno=3)
-while True:
-    client, _ = first.accept()
-    client.sendall(b"%d\n" % os.getpid())
-    client.close()
-"#;
 
 #[test]
 fn nobody_is_refused_while_the_keeper_is_killed_and_then_the_service() {

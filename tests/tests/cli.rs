@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use defib_tests::{
-    Daemon, Options, Said, defib, install, install_text, patiently, pid, program, said, signal,
+    Daemon, Options, Said, assert_harmless, assert_said, defib, install, install_text, patiently, pid,
+    program, said, signal,
 };
 use serde_json::Value;
 
@@ -48,23 +49,6 @@ fn assert_utc(value: &Value) {
         fraction.trim_end_matches('Z').chars().all(|c| c.is_ascii_digit()) && !fraction.starts_with('Z'),
         "{text} has no number as its fraction"
     );
-}
-
-/// No byte that a terminal acts on but the ends of lines.
-#[track_caller]
-fn assert_harmless(text: &str) {
-    let bad = text.chars().find(|c| c.is_control() && *c != '\n');
-    assert_eq!(bad, None, "{text:?}");
-}
-
-#[track_caller]
-fn assert_said(said: &Said, code: i32, wanted: &[&str]) {
-    let text = format!("{}{}", said.out, said.err);
-    assert_eq!(said.code, code, "{text}");
-    for wanted in wanted {
-        assert!(text.contains(wanted), "{wanted:?} is not in {text}");
-    }
-    assert!(!text.contains("panicked"), "{text}");
 }
 
 #[test]

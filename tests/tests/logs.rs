@@ -163,6 +163,13 @@ impl Drop for Mount {
 /// busy machine lets a process wait for its turn for a second.
 const MOST_MS: u64 = 10_000;
 
+/// What `victim patient` tells of itself: its longest write in milliseconds, and how many bytes it has written.
+fn report(daemon: &Daemon) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(daemon.path("report")).ok()?;
+    let (longest, total) = text.split_once(' ')?;
+    Some((longest.parse().ok()?, total.parse().ok()?))
+}
+
 /// The bytes that a log says are missing.
 fn missing(text: &str) -> u64 {
     let notices = text
@@ -185,23 +192,18 @@ fn a_full_disk_does_not_stop_a_service_and_the_loss_is_told() {
         log.display()
     );
     let daemon = Daemon::start(&config);
-    let report = || {
-        let text = fs::read_to_string(daemon.path("report")).ok()?;
-        let (longest, total) = text.split_once(' ')?;
-        Some((longest.parse::<u64>().ok()?, total.parse::<u64>().ok()?))
-    };
-    patiently("more than fits", || report().filter(|(_, total)| *total > 3 << 20));
+    patiently("more than fits", || report(&daemon).filter(|(_, total)| *total > 3 << 20));
     said(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&small.0));
     let text = patiently("the log to go on", || {
         let text = fs::read_to_string(&log).unwrap_or_default();
         (missing(&text) > 1 << 20 && text.ends_with("x\n")).then_some(text)
     });
     assert!(text.contains("No space left on device"), "the reason is told");
-    let (longest, _) = report().expect("a report");
+    let (longest, _) = report(&daemon).expect("a report");
     assert!(longest < MOST_MS, "a write took {longest} ms");
     // The end of the service settles the account: what is in the file, and what the file says is missing.
     daemon.ask(&["stop", "p"]);
-    let (_, total) = report().expect("a report");
+    let (_, total) = report(&daemon).expect("a report");
     patiently("every byte", || {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let notices: usize =
@@ -231,17 +233,12 @@ fn a_stalled_disk_does_not_stop_a_service() {
         log.display()
     );
     let daemon = Daemon::start(&config);
-    let report = || {
-        let text = fs::read_to_string(daemon.path("report")).ok()?;
-        let (longest, total) = text.split_once(' ')?;
-        Some((longest.parse::<u64>().ok()?, total.parse::<u64>().ok()?))
-    };
     patiently("some output", || fs::metadata(&log).ok().filter(|found| found.len() > 100_000));
     assert_eq!(said(Command::new("fsfreeze").arg("--freeze").arg(&disk.0)).code, 0);
-    let frozen = report().expect("a report").1;
+    let frozen = report(&daemon).expect("a report").1;
     // Far more than pipe and spool hold.
-    patiently("output without a disk", || report().filter(|(_, total)| *total > frozen + (6 << 20)));
-    let (longest, _) = report().expect("a report");
+    patiently("output without a disk", || report(&daemon).filter(|(_, total)| *total > frozen + (6 << 20)));
+    let (longest, _) = report(&daemon).expect("a report");
     // The last lines are in memory, and nothing else waits for the disk.
     assert_eq!(daemon.ask(&["logs", "p", "-n", "5"]).lines().count(), 5);
     assert_eq!(daemon.status("q")["state"], "running");

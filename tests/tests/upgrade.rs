@@ -11,8 +11,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use defib_tests::{
-    Daemon, Lease, Options, Said, beside, children, descriptors, free_port, install, install_text, lives,
-    patiently, pid, program, signal,
+    Daemon, Lease, Options, SERVER, Said, beside, children, descriptors, free_port, install, install_text,
+    lives, patiently, pid, program, signal,
 };
 use serde_json::Value;
 
@@ -253,16 +253,6 @@ fn a_start_that_hangs_goes_over() {
     daemon.wait_state("gone", "failed");
     assert!(!lives(*other));
 }
-
-/// Serves on descriptor 3: each client is told the pid.
-const SERVER: &str = r#"
-import os, socket
-first = socket.socket(fileno=3)
-while True:
-    client, _ = first.accept()
-    client.sendall(b"%d\n" % os.getpid())
-    client.close()
-"#;
 
 #[test]
 fn sockets_stay_open() {

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use defib_tests::{Daemon, Options, Said, defib, free_port, lives, patiently, pid, program, signal};
+use defib_tests::{
+    Daemon, Options, assert_harmless, assert_said, defib, free_port, lives, patiently, pid, program, signal,
+};
 use serde_json::{Value, json};
 
 /// Two groups, and a service that is in none.
@@ -28,22 +30,6 @@ fn names(status: &Value) -> Vec<&str> {
 /// The columns of a table's line.
 fn words(line: &str) -> Vec<&str> {
     line.split_ascii_whitespace().collect()
-}
-
-#[track_caller]
-fn assert_said(said: &Said, code: i32, wanted: &[&str]) {
-    let text = format!("{}{}", said.out, said.err);
-    assert_eq!(said.code, code, "{text}");
-    for wanted in wanted {
-        assert!(text.contains(wanted), "{wanted:?} is not in {text}");
-    }
-}
-
-/// No byte that a terminal acts on but the ends of lines.
-#[track_caller]
-fn assert_harmless(text: &str) {
-    let bad = text.chars().find(|c| c.is_control() && *c != '\n');
-    assert_eq!(bad, None, "{text:?}");
 }
 
 #[test]
