@@ -278,7 +278,7 @@ fn a_service_in_another_namespace_is_watched_there() {
 #[test]
 fn without_rights_it_says_what_it_cannot_know() {
     let port = free_port();
-    let (listener, own) = self::server();
+    let (listener, own) = server();
     let server = program().with_file_name("server");
     // Its namespace belongs to its own user namespace, which only root may enter; `/proc` shows it nevertheless.
     let config = format!(
