@@ -44,7 +44,6 @@ mod server;
 mod show;
 mod tcp;
 pub mod types;
-mod usage;
 
 #[cfg(test)]
 mod tests;

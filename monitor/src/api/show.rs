@@ -9,7 +9,7 @@ use defib_core::model::{
 use jiff::Timestamp;
 
 use super::types::{Event, Exec, Exit, Failure, LastExit, Port, Sender, Service, What};
-use super::usage::Use;
+use crate::daemon::handle::ProcessUsage;
 use crate::daemon::journal;
 use crate::effect::clock;
 
@@ -25,7 +25,12 @@ fn seconds(span: Duration) -> f64 {
 }
 
 /// A service as it is at `now`, with what its process uses, if there is one, and its ports.
-pub(super) fn service(view: &ServiceView, usage: Option<Use>, ports: Vec<Port>, now: Tick) -> Service {
+pub(super) fn service(
+    view: &ServiceView,
+    usage: Option<ProcessUsage>,
+    ports: Vec<Port>,
+    now: Tick,
+) -> Service {
     Service {
         name: view.name.clone(),
         state: view.state,
@@ -43,8 +48,8 @@ pub(super) fn service(view: &ServiceView, usage: Option<Use>, ports: Vec<Port>, 
         restarts: view.restarts,
         last_exit: view.last_exit.as_ref().map(last_exit),
         next_start_at: view.next_start.map(time),
-        cpu_seconds: usage.map(|usage| seconds(usage.cpu)),
-        memory_bytes: usage.map(|usage| usage.memory),
+        cpu_seconds: usage.map(|usage| seconds(usage.cpu.total())),
+        memory_bytes: usage.map(|usage| usage.resident_bytes),
         ports,
         sockets: view.sockets.clone(),
         description: view.description.clone(),

@@ -13,7 +13,7 @@ use super::descriptors;
 use crate::keeper::plan::SERVICE_VARIABLE;
 
 /// More processes of one service are not looked through.
-const MAX_PROCESSES: usize = 4096;
+pub(super) const MAX_PROCESSES: usize = 4096;
 
 /// More descriptors are not looked at in one search: at 1 to 2 µs each, a bound of some tenths of a second.
 const MAX_DESCRIPTORS: usize = 200_000;
@@ -75,19 +75,23 @@ impl Household {
             return cgroups.processes_of(service, MAX_PROCESSES);
         }
         let tag = format!("{SERVICE_VARIABLE}={service}");
-        let mut found: Vec<u32> = children(self.keeper)
-            .into_iter()
-            .filter(|pid| Some(*pid) == main || environment_has(*pid, tag.as_bytes()))
-            .collect();
-        let mut next = 0;
-        while let Some(pid) = found.get(next)
-            && found.len() < MAX_PROCESSES
-        {
-            found.extend(children(*pid));
-            next += 1;
+        let own = |pid: &u32| Some(*pid) == main || environment_has(*pid, tag.as_bytes());
+        with_descendants(children(self.keeper).into_iter().filter(own).collect())
+    }
+
+    /// For who asks of all services, which are given with their main processes, where there are no cgroups: the keeper's
+    /// children are gone through once, and not once for each service.
+    pub fn families(&self, services: &[(ServiceName, Option<u32>)]) -> Families {
+        let mains = services.iter().filter_map(|(service, main)| Some(((*main)?, service)));
+        let mains: BTreeMap<u32, &ServiceName> = mains.collect();
+        let mut heads: BTreeMap<ServiceName, Vec<u32>> = BTreeMap::new();
+        for pid in children(self.keeper) {
+            let service = mains.get(&pid).map(|service| (*service).clone());
+            if let Some(service) = service.or_else(|| claimed_service(pid)) {
+                heads.entry(service).or_default().push(pid);
+            }
         }
-        found.truncate(MAX_PROCESSES);
-        found
+        Families { heads }
     }
 
     /// Which of `sockets`, given by their inodes, the processes of a service hold. `likely` are known to be its own, and
@@ -111,6 +115,31 @@ impl Household {
         }
         held
     }
+}
+
+/// The keeper's children at one moment, by their services.
+#[derive(Debug)]
+pub struct Families {
+    heads: BTreeMap<ServiceName, Vec<u32>>,
+}
+
+impl Families {
+    /// Those of one.
+    pub fn processes(&self, service: &ServiceName) -> Vec<u32> {
+        with_descendants(self.heads.get(service).cloned().unwrap_or_default())
+    }
+}
+
+fn with_descendants(mut found: Vec<u32>) -> Vec<u32> {
+    let mut next = 0;
+    while let Some(pid) = found.get(next)
+        && found.len() < MAX_PROCESSES
+    {
+        found.extend(children(*pid));
+        next += 1;
+    }
+    found.truncate(MAX_PROCESSES);
+    found
 }
 
 /// Who holds which of some sockets, given by their inodes: the process with the lowest pid, which of a server that has
@@ -260,5 +289,6 @@ mod tests {
         let service = "nobody".parse().unwrap();
         assert_eq!(household.processes(&service, None), [0; 0]);
         assert_eq!(household.held(&service, None, &[], &BTreeSet::from([1])), Held::default());
+        assert_eq!(household.families(&[]).processes(&service), [0; 0]);
     }
 }

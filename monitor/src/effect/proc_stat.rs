@@ -101,7 +101,7 @@ impl Stat {
     }
 
     /// The second field is the name in brackets, and may hold blanks and brackets itself.
-    fn parse(stat: &[u8], units: Units) -> Option<Self> {
+    pub(super) fn parse(stat: &[u8], units: Units) -> Option<Self> {
         let from = stat.iter().position(|byte| *byte == b'(')? + 1;
         let to = stat.iter().rposition(|byte| *byte == b')')?;
         let name = String::from_utf8_lossy(stat.get(from..to)?).into_owned();

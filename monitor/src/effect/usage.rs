@@ -1,13 +1,15 @@
 //! What a service uses: all its processes together, read when somebody asks.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::time::Duration;
 
 use defib_core::model::{ServiceName, Tick};
 
 use super::clock;
-use super::holders::Household;
+use super::group_look::Groups;
+use super::holders::{Families, Household, MAX_PROCESSES};
+pub use super::proc_folder::Io;
+use super::proc_folder::{FileLimit, ProcFolder, Scratch};
 pub use super::proc_stat::Cpu;
 use super::proc_stat::{Stat, Units};
 
@@ -49,23 +51,6 @@ impl CpuSum {
     }
 }
 
-/// Bytes from and to storage, as proc_pid_io(5) counts them: of processes that there are, with the children that they
-/// have waited for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Io {
-    /// Read.
-    pub read: u64,
-    /// Written, or to be written.
-    pub written: u64,
-}
-
-impl std::ops::AddAssign for Io {
-    fn add_assign(&mut self, other: Self) {
-        self.read = self.read.saturating_add(other.read);
-        self.written = self.written.saturating_add(other.written);
-    }
-}
-
 /// What the main process of a service uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MainUsage {
@@ -77,6 +62,61 @@ pub struct MainUsage {
     pub max_fds: Option<u64>,
 }
 
+/// What one process uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessUsage {
+    /// CPU time of its own.
+    pub cpu: Cpu,
+    /// How many threads it has.
+    pub threads: u64,
+    /// When it started, to hundredths of a second.
+    pub started: Tick,
+    /// Virtual memory in bytes.
+    pub virtual_bytes: u64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+}
+
+impl From<Stat> for ProcessUsage {
+    fn from(stat: Stat) -> Self {
+        let Stat { cpu, threads, started, virtual_bytes, rss: resident_bytes, .. } = stat;
+        Self { cpu, threads, started, virtual_bytes, resident_bytes }
+    }
+}
+
+/// What this process uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnUsage {
+    /// As of any other.
+    pub process: ProcessUsage,
+    /// How many files it has open.
+    pub open_fds: u64,
+    /// How many it may open, its soft limit; `None`: as many as it likes.
+    pub max_fds: Option<u64>,
+}
+
+/// What the process that began at `started` uses; `None` if it is gone, be its pid in use again or not.
+pub fn of_process(pid: u32, started: Tick) -> Option<ProcessUsage> {
+    Stat::of(pid, Units::of_this_kernel()).filter(|stat| stat.began_at(started)).map(ProcessUsage::from)
+}
+
+/// What this process uses.
+///
+/// # Errors
+/// If `/proc` does not show it.
+pub fn of_this_process() -> io::Result<OwnUsage> {
+    let (own, mut scratch) = (ProcFolder::own()?, Scratch::new());
+    let missing = |file| move || io::Error::other(format!("/proc/self/{file} is not as proc(5) says"));
+    let stat = own.stat(Units::of_this_kernel(), &mut scratch).ok_or_else(missing("stat"))?;
+    let max_fds = match own.file_limit(&mut scratch).ok_or_else(missing("limits"))? {
+        FileLimit::At(most) => Some(most),
+        FileLimit::None => None,
+    };
+    drop(own);
+    let open_fds = ProcFolder::own_open_files().ok_or_else(missing("fd"))?;
+    Ok(OwnUsage { process: stat.into(), open_fds, max_fds })
+}
+
 /// Looks at services, which are given with their main processes. A look at one takes about 0.1 ms, so it ends after
 /// `longest`; whoever was not looked at by then is missing.
 pub fn usage(
@@ -84,76 +124,87 @@ pub fn usage(
     services: Vec<(ServiceName, Option<u32>)>,
     longest: Duration,
 ) -> Vec<TreeUsage> {
-    let (units, begun) = (Units::of_this_kernel(), clock::now());
+    let begun = clock::now();
+    let look_up = match &household.cgroups {
+        Some(tree) => Groups::open(tree.services()).map_or(LookUp::Nowhere, LookUp::Groups),
+        None => LookUp::Families(household.families(&services)),
+    };
+    let mut looker = Looker { look_up, units: Units::of_this_kernel(), scratch: Scratch::new() };
     let in_time = services.into_iter().take_while(|_| clock::now().since(begun) < longest);
-    in_time.map(|(service, main)| look(household, service, main, units)).collect()
+    in_time.map(|(service, main)| looker.look(service, main)).collect()
 }
 
-fn look(household: &Household, service: ServiceName, main: Option<u32>, units: Units) -> TreeUsage {
-    let (mut own, mut io) = (Cpu::default(), Some(Io::default()));
-    let mut usage = TreeUsage {
-        at: clock::now(),
-        cpu: CpuSum::Living(own),
-        memory: 0,
-        processes: 0,
-        threads: 0,
-        io: None,
-        main: None,
-        service,
-    };
-    for pid in household.processes(&usage.service, main) {
-        let folder = PathBuf::from(format!("/proc/{pid}"));
-        let Some(stat) = Stat::read(&folder.join("stat"), units) else { continue };
-        // A child that ends hands what it has used to the parent that waits for it: the sum stays.
-        own += stat.cpu;
-        own += stat.children_cpu;
-        usage.memory = usage.memory.saturating_add(stat.rss);
-        usage.processes += 1;
-        usage.threads += stat.threads;
-        io = io.zip(io_of(&folder)).map(|(mut sum, more)| {
-            sum += more;
-            sum
-        });
-        if Some(pid) == main {
-            let (open_fds, max_fds) = (open_fds(&folder), max_fds(&folder));
-            usage.main = Some(MainUsage { virtual_bytes: stat.virtual_bytes, open_fds, max_fds });
+/// Where the processes of a service are found.
+enum LookUp {
+    Groups(Groups),
+    Families(Families),
+    /// There were groups.
+    Nowhere,
+}
+
+/// Who looks, with what serves for every look.
+struct Looker {
+    look_up: LookUp,
+    units: Units,
+    scratch: Scratch,
+}
+
+impl Looker {
+    /// The processes of a service, and what the kernel has counted for all of them.
+    fn find(&mut self, service: &ServiceName) -> (Vec<u32>, Option<Cpu>) {
+        match &self.look_up {
+            LookUp::Groups(groups) => match groups.of(service.as_str()) {
+                Ok(group) => {
+                    (group.processes(MAX_PROCESSES, &mut self.scratch), group.cpu(&mut self.scratch))
+                }
+                // It has not been started yet.
+                Err(_) => (Vec::new(), None),
+            },
+            LookUp::Families(families) => (families.processes(service), None),
+            LookUp::Nowhere => (Vec::new(), None),
         }
     }
-    let group = household.cgroups.as_ref().and_then(|tree| cpu_of(&tree.folder(&usage.service)));
-    usage.cpu = group.map_or(CpuSum::Living(own), CpuSum::Group);
-    usage.io = io;
-    usage
-}
 
-/// `cpu.stat` is there in every group but the root, whatever controllers are enabled. It forgets nobody who has ended.
-fn cpu_of(group: &Path) -> Option<Cpu> {
-    let text = fs::read_to_string(group.join("cpu.stat")).ok()?;
-    let micros = |key: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(Duration::from_micros(value.parse().ok()?))
-    };
-    Some(Cpu { user: micros("user_usec ")?, system: micros("system_usec ")? })
-}
-
-fn io_of(process: &Path) -> Option<Io> {
-    let text = fs::read_to_string(process.join("io")).ok()?;
-    let bytes = |key: &str| text.lines().find_map(|line| line.strip_prefix(key))?.parse().ok();
-    Some(Io { read: bytes("read_bytes: ")?, written: bytes("write_bytes: ")? })
-}
-
-fn open_fds(process: &Path) -> Option<u64> {
-    let folder = process.join("fd");
-    // Since Linux 6.2 the size of the folder is the number of its entries; before, it is 0.
-    match fs::metadata(&folder).ok()?.len() {
-        0 => fs::read_dir(&folder).ok()?.count().try_into().ok(),
-        open => Some(open),
+    fn look(&mut self, service: ServiceName, main: Option<u32>) -> TreeUsage {
+        let (pids, group) = self.find(&service);
+        let Self { units, scratch, .. } = self;
+        let (mut own, mut io) = (Cpu::default(), Some(Io::default()));
+        let mut usage = TreeUsage {
+            at: clock::now(),
+            cpu: CpuSum::Living(own),
+            memory: 0,
+            processes: 0,
+            threads: 0,
+            io: None,
+            main: None,
+            service,
+        };
+        for pid in pids {
+            let Ok(process) = ProcFolder::of(pid) else { continue };
+            let Some(stat) = process.stat(*units, scratch) else { continue };
+            // A child that ends hands what it has used to the parent that waits for it: the sum stays.
+            own += stat.cpu;
+            own += stat.children_cpu;
+            usage.memory = usage.memory.saturating_add(stat.rss);
+            usage.processes += 1;
+            usage.threads += stat.threads;
+            io = io.zip(process.io(scratch)).map(|(mut sum, more)| {
+                sum += more;
+                sum
+            });
+            if Some(pid) == main {
+                let max_fds = match process.file_limit(scratch) {
+                    Some(FileLimit::At(most)) => Some(most),
+                    Some(FileLimit::None) | None => None,
+                };
+                let open_fds = process.open_files();
+                usage.main = Some(MainUsage { virtual_bytes: stat.virtual_bytes, open_fds, max_fds });
+            }
+        }
+        usage.cpu = group.map_or(CpuSum::Living(own), CpuSum::Group);
+        usage.io = io;
+        usage
     }
-}
-
-fn max_fds(process: &Path) -> Option<u64> {
-    let limits = fs::read_to_string(process.join("limits")).ok()?;
-    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    soft.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -177,6 +228,17 @@ mod tests {
         let main = found.main.unwrap();
         assert!(main.virtual_bytes > found.memory / 2 && main.open_fds > Some(2), "{main:?}");
         assert!(main.max_fds.is_none_or(|most| Some(most) >= main.open_fds), "{main:?}");
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let (pid, own) = (std::process::id(), of_this_process().unwrap());
+        let started = own.process.started;
+        let found = of_process(pid, started).unwrap();
+        assert!(found.resident_bytes > 1 << 20 && found.virtual_bytes >= found.resident_bytes, "{found:?}");
+        assert!(started <= clock::now() && own.open_fds > 2, "{own:?}");
+        assert_eq!(of_process(pid, started + Duration::from_secs(5)), None, "the pid is in use again");
+        assert_eq!(of_process(u32::MAX, started), None, "no such process");
     }
 
     #[test]

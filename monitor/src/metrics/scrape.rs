@@ -1,19 +1,17 @@
 //! One scrape: the collectors that were asked for, each with how long it took.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
 
-use super::own_process::Own;
 use super::pipeline::{self, Pipeline};
 use super::ports::{self, Port};
 use super::text::{Format, Page};
-use super::{Metrics, names, services, usage, wall_seconds};
-use crate::effect::usage::TreeUsage;
+use super::{Metrics, names, own_process, services, usage, wall_seconds};
+use crate::effect::usage::{TreeUsage, of_this_process};
 
 /// A part of the page that can be asked for by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +109,9 @@ impl Metrics {
                     recorded = self.recorder.text(scrape.format);
                     (true, Duration::ZERO)
                 }
-                Collector::Process => match Own::read(Path::new("/proc/self")) {
+                Collector::Process => match of_this_process() {
                     Ok(own) => {
-                        own.write(&mut page);
+                        own_process::write(&mut page, &own);
                         (true, Duration::ZERO)
                     }
                     Err(error) => {

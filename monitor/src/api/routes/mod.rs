@@ -14,7 +14,6 @@ mod ports;
 mod services;
 mod status;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +26,6 @@ use tokio::sync::{Semaphore, watch};
 use super::peer::operators_only;
 use super::problem;
 use super::tcp::{self, Guard};
-use super::usage::Proc;
 use crate::daemon::handle::Handle;
 use crate::metrics::Metrics;
 
@@ -35,7 +33,6 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 struct Shared {
     handle: Handle,
-    proc: Proc,
     stop: watch::Receiver<bool>,
     /// How many logs may be read at a time: each takes a thread.
     readers: Arc<Semaphore>,
@@ -104,7 +101,7 @@ pub(super) fn observing(
 
 fn shared(handle: Handle, stop: watch::Receiver<bool>, patience: Duration) -> Arc<Shared> {
     let readers = Arc::new(Semaphore::new(LOG_READERS));
-    Arc::new(Shared { handle, proc: Proc::at(Path::new("/proc")), stop, readers, patience })
+    Arc::new(Shared { handle, stop, readers, patience })
 }
 
 /// The one answer for a client that came when all places were taken.

@@ -10,7 +10,7 @@ use defib_core::model::{ServiceView, Tick};
 use super::Shared;
 use crate::api::types::{Port, Problem, Service, StateDatabase, Status};
 use crate::api::{problem, show};
-use crate::daemon::handle::PortStatus;
+use crate::daemon::handle::{PortStatus, of_process};
 use crate::effect::clock;
 
 /// `GET /v1/status`
@@ -21,7 +21,7 @@ pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Json<Status> {
     let now = clock::now();
     let services = views.iter().map(|view| {
         let ports = ports.remove(&view.name).unwrap_or_default();
-        service(&shared, view, &ports, now)
+        service(view, &ports, now)
     });
     let state = &shared.handle.state;
     let state_database = StateDatabase { trouble: state.trouble(), lost: state.lost() };
@@ -38,11 +38,11 @@ pub(super) async fn one(
     let view = name.parse().ok().and_then(|name| views.get(&name));
     let view = view.ok_or_else(|| problem::no_service(&name, &views))?;
     let ports = shared.handle.ports(&[view]).await.remove(&view.name).unwrap_or_default();
-    Ok(Json(service(&shared, view, &ports, clock::now())))
+    Ok(Json(service(view, &ports, clock::now())))
 }
 
-fn service(shared: &Shared, view: &ServiceView, ports: &[PortStatus], now: Tick) -> Service {
-    let usage = view.pid.zip(view.started).and_then(|(pid, started)| shared.proc.usage(pid, started));
+fn service(view: &ServiceView, ports: &[PortStatus], now: Tick) -> Service {
+    let usage = view.pid.zip(view.started).and_then(|(pid, started)| of_process(pid, started));
     let port = |status: &PortStatus| {
         let PortStatus { port, listening, connections } = *status;
         Port { port, listening, connections }

@@ -5,6 +5,7 @@ use defib_core::model::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::daemon::handle::Cpu;
 
 const SEGV_CORE: WaitStatus = WaitStatus(11 | 0x80);
 const KILLED: WaitStatus = WaitStatus(9);
@@ -107,7 +108,8 @@ fn a_service_that_runs_has_every_value() {
         next_start: Some(started),
         ..view()
     };
-    let usage = Use { cpu: Duration::from_millis(1250), memory: 8192 };
+    let cpu = Cpu { user: Duration::from_millis(1000), system: Duration::from_millis(250) };
+    let usage = ProcessUsage { cpu, threads: 1, started, virtual_bytes: 1 << 20, resident_bytes: 8192 };
     let shown = service(&view, Some(usage), Vec::new(), started + Duration::from_millis(723_456));
     assert_eq!(
         timeless(json_of(&shown)),
