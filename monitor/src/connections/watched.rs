@@ -62,7 +62,8 @@ impl Whereabouts {
         for port in host {
             watched.places.entry(Place { netns: own, port: *port }).or_default();
         }
-        self.last.retain(|service, _| subjects.iter().any(|subject| subject.service == *service));
+        let known: BTreeSet<&ServiceName> = subjects.iter().map(|subject| &subject.service).collect();
+        self.last.retain(|service, _| known.contains(service));
         for Subject { service, main, ports } in subjects.iter().filter(|subject| !subject.ports.is_empty()) {
             let seen = main.and_then(|pid| Some((Namespace::Of(pid).inode()?, pid)));
             if let Some((netns, pid)) = seen {

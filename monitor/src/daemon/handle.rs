@@ -280,13 +280,22 @@ impl Handle {
     }
 
     /// What these services use at this moment, with all their processes. On another thread, as the ports. After `longest`
-    /// no more of them are looked at.
+    /// no more of them are looked at; of a look that hangs or does not come to its turn, nothing is known after twice that.
     pub async fn usage(&self, views: &[&ServiceView], longest: Duration) -> Vec<TreeUsage> {
         let services = views.iter().map(|view| (view.name.clone(), view.pid)).collect();
         let household = self.household.clone();
-        let _turn = self.reading.acquire().await;
-        // The look does not panic; were it so, nothing would be known.
-        tokio::task::spawn_blocking(move || usage(&household, services, longest)).await.unwrap_or_default()
+        let look = async {
+            let turn = Arc::clone(&self.reading).acquire_owned().await.ok()?;
+            let look = move || {
+                let found = usage(&household, services, longest);
+                // The next one waits even if nobody waits for this any more.
+                drop(turn);
+                found
+            };
+            // The look does not panic; were it so, nothing would be known.
+            tokio::task::spawn_blocking(look).await.ok()
+        };
+        tokio::time::timeout(2 * longest, look).await.ok().flatten().unwrap_or_default()
     }
 
     /// What a service consists of at this moment, at most `most` of a kind; `None` if the look has failed. On another

@@ -62,8 +62,9 @@ pub(super) fn write(page: &mut Page, ports: &[Port]) {
                 page.family(family).count(&[&name, PROTOCOL], number);
             }
         }
-        for (state, count) in port.states.iter().flatten() {
-            page.family(&names::PORT_CONNECTIONS).count(&[&name, PROTOCOL, state], *count);
+        if let Some(states) = &port.states {
+            let mut samples = page.family(&names::PORT_CONNECTIONS);
+            states.iter().for_each(|(state, count)| samples.count(&[&name, PROTOCOL, state], *count));
         }
         if let Some(Lengths { buckets, count, sum }) = &port.lengths {
             let reading = Reading { buckets: buckets.clone(), count: *count, sum: *sum };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use defib_core::model::{ServiceName, ServiceView, SourceName, Tick};
 
+use super::counted::Counted;
 use super::pipeline::{self, Pipeline};
 use super::ports::{self, Port};
 use super::text::{Format, Page};
@@ -79,13 +80,18 @@ impl Metrics {
     pub fn page(&self, scrape: &Scrape<'_>) -> String {
         let mut page = Page::within(self.most.load(Ordering::Relaxed));
         let mut recorded = String::new();
+        let begun = (scrape.now)();
+        let counted = self.counted(scrape);
+        let copied = (scrape.now)().since(begun);
         for collector in scrape.collectors {
             let begun = (scrape.now)();
             let (success, before) = match collector {
-                Collector::Services => (self.services(&mut page, scrape, begun), Duration::ZERO),
+                Collector::Services => {
+                    self.services(&mut page, scrape, &counted);
+                    (true, copied)
+                }
                 Collector::Usage => {
                     let (found, took) = &scrape.usage;
-                    let counted = self.tally.copy(begun);
                     let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
                     usage::write(&mut page, found, &counted, &mut sums);
                     sums.retain(|name| scrape.views.contains_key(name));
@@ -125,10 +131,8 @@ impl Metrics {
             page.family(&names::COLLECTOR_SUCCESS).truth(&[collector.as_str()], success);
         }
         self.tell_left_out(&mut page, scrape.collectors.contains(&Collector::Daemon));
-        let (text, end) = (page.into_text(scrape.format), scrape.format.end());
-        recorded.reserve(text.len() + end.len());
-        recorded.push_str(&text);
-        recorded.push_str(end);
+        page.append_to(&mut recorded, scrape.format);
+        recorded.push_str(scrape.format.end());
         recorded
     }
 
@@ -148,18 +152,29 @@ impl Metrics {
         }
     }
 
-    fn services(&self, page: &mut Page, scrape: &Scrape<'_>, now: Tick) -> bool {
-        let mut counted = self.tally.copy(now);
-        for name in scrape.views.keys().filter(|name| !counted.contains_key(*name)).collect::<Vec<_>>() {
-            counted.insert(name.clone(), Default::default());
+    /// What was counted of services, nothing of one of which nothing was. One copy for all collectors: each takes a lock a
+    /// service, and two of them would not be of the same moment.
+    fn counted(&self, scrape: &Scrape<'_>) -> BTreeMap<ServiceName, Counted> {
+        let wanted = [Collector::Services, Collector::Usage];
+        if !scrape.collectors.iter().any(|collector| wanted.contains(collector)) {
+            return BTreeMap::new();
         }
+        let mut counted = self.tally.copy((scrape.now)());
+        for name in scrape.views.keys() {
+            if !counted.contains_key(name) {
+                counted.insert(name.clone(), Counted::default());
+            }
+        }
+        counted
+    }
+
+    fn services(&self, page: &mut Page, scrape: &Scrape<'_>, counted: &BTreeMap<ServiceName, Counted>) {
         let views: Vec<&ServiceView> = scrape.views.values().map(AsRef::as_ref).collect();
-        services::write_views(page, &views, &counted);
-        services::write_counted(page, &counted);
+        services::write_views(page, &views, counted);
+        services::write_counted(page, counted);
         if let Some(output) = self.output.get() {
             services::write_output(page, &views, output);
         }
-        true
     }
 
     fn daemon(&self, page: &mut Page) {

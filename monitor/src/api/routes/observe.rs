@@ -54,32 +54,27 @@ async fn metrics(
     let Query(query) = query?;
     let collectors = selection(&query)?;
     let format = accept::format(&headers);
-    let (views, begun) = (shared.handle.views(), clock::now());
-    let usage = match collectors.contains(&Collector::Usage) {
-        true => {
-            shared.handle.usage(&views.values().map(AsRef::as_ref).collect::<Vec<_>>(), LONGEST_LOOK).await
-        }
-        false => Vec::new(),
-    };
-    let usage = (usage, clock::now().since(begun));
-    let begun = clock::now();
-    // Nobody waits for an answer that goes nowhere.
-    let pipeline =
-        if collectors.contains(&Collector::Events) { shared.handle.pipeline().await } else { None };
-    let took = clock::now().since(begun);
-    let begun = clock::now();
-    let (ports, seen) = if collectors.contains(&Collector::Ports) {
-        shared.handle.port_sums().await
-    } else {
-        (Vec::new(), true)
-    };
+    let (views, handle) = (shared.handle.views(), &shared.handle);
+    let wanted = |collector| collectors.contains(&collector);
+    // Each looks somewhere else, so they look at the same time.
+    let (usage, pipeline, (ports, ports_took)) = tokio::join!(
+        timed(async {
+            if !wanted(Collector::Usage) {
+                return Vec::new();
+            }
+            handle.usage(&views.values().map(AsRef::as_ref).collect::<Vec<_>>(), LONGEST_LOOK).await
+        }),
+        // Nobody waits for an answer that goes nowhere.
+        timed(async { if wanted(Collector::Events) { handle.pipeline().await } else { None } }),
+        timed(async { if wanted(Collector::Ports) { handle.port_sums().await } else { (Vec::new(), true) } }),
+    );
     let page = shared.handle.metrics.page(&Scrape {
         collectors: &collectors,
         views: &views,
         usage,
         source: shared.handle.source,
-        pipeline: (pipeline, took),
-        ports: (ports, seen, clock::now().since(begun)),
+        pipeline,
+        ports: (ports.0, ports.1, ports_took),
         now: clock::now,
         format,
     });
@@ -99,6 +94,13 @@ async fn metrics(
         }
     }
     Ok((told, page))
+}
+
+/// What is found, and how long that took.
+async fn timed<T>(look: impl Future<Output = T>) -> (T, Duration) {
+    let begun = clock::now();
+    let found = look.await;
+    (found, clock::now().since(begun))
 }
 
 /// The collectors that a query names, all of them if it names none.

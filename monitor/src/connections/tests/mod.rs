@@ -253,6 +253,8 @@ fn the_next_daemon_goes_on_with_what_was_counted() {
             assert_eq!((counts.active, counts.opened, counts.closed), (1, 20 * daemon, 20 * daemon));
         }
         world.watch(&[place]);
+        // What was seen once only the next daemon finds out for itself.
+        patiently(|| world.counted.is_settled(place).then_some(()));
         let World { mut source, counted, .. } = world;
         source.leave(true);
         drop((source, counted));
