@@ -22,8 +22,8 @@ pub use ports::{
 };
 pub use process::{COARSE_NS, End, EndKey, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked};
 pub use slot::{DESCENDANT_EVENTS, Listening, MAIN_PORTS, MAX_SLOTS, SLOT_LISTENERS, Slot, WINDOW_NS};
-pub use stats::{FeedStats, Stats};
+pub use stats::{FeedStats, Stats, ending};
 
 /// Raised with every change of a layout in this crate. Each ring record carries it, so that a reader
 /// never takes the bytes of another version for its own.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;

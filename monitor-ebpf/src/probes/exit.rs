@@ -5,7 +5,7 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use defib_ebpf::{Culprit, EVENT_OOM, End, EndKey, Event, ExitEvent, kind};
+use defib_ebpf::{Culprit, EVENT_OOM, End, EndKey, Event, ExitEvent, ending, kind};
 
 use crate::blows::culprit_of;
 use crate::emit::{Wake, emit, event, now};
@@ -33,7 +33,13 @@ fn on_exit(ctx: BtfTracePointContext) -> i32 {
     if fact!(exit_has_group_dead) == 0 && !first_sight(&EndKey::new(tgid, start)) {
         return 0;
     }
-    count(|stats| stats.host[kind::EXIT as usize] += 1);
+    let ending = ending::of(task.wait_status());
+    count(|stats| match ending {
+        // Each with an index that the verifier knows.
+        ending::EXIT => stats.ends[ending::EXIT] += 1,
+        ending::SIGNAL => stats.ends[ending::SIGNAL] += 1,
+        _ => stats.ends[ending::CORE] += 1,
+    });
 
     let Some(entry) = tracked(tgid, start) else {
         if feed::is_on() {

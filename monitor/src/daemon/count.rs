@@ -7,7 +7,7 @@ use defib_core::model::{KernelFact, Record, SourceName, State, What};
 use super::run::Daemon;
 use crate::effect::clock;
 use crate::metrics::{Host, Pipeline, Program, Queue, Ring};
-use crate::source::{Batch, ProgramStats, RingStats, SourceStats};
+use crate::source::{Batch, EndStats, ProgramStats, RingStats, SourceStats};
 
 impl Daemon {
     /// A record is told.
@@ -54,6 +54,8 @@ impl Daemon {
             ends_lost: self.connections.ends_lost(),
             suppressed: stats.suppressed,
             host: host(&stats),
+            // Who asks adds that: to read it takes longer than this thread has.
+            oom_kills: None,
             queues: vec![
                 Queue { name: "journal", length: waiting, capacity },
                 Queue { name: "requests", length: self.asks.len(), capacity: self.asks.max_capacity() },
@@ -91,7 +93,8 @@ fn lost(source: SourceName, stats: &SourceStats) -> Vec<(&'static str, u64)> {
 /// What happened on the whole host, if the source hears of it.
 fn host(stats: &SourceStats) -> Option<Host> {
     let of = |name| stats.kinds.iter().find(|kind| kind.kind == name).map(|kind| kind.host);
-    Some(Host { forks: of("fork")?, execs: of("exec")?, exits: of("exit")?, oom_kills: of("oom") })
+    let EndStats { exit: exits, signal: signals, core: cores } = stats.ends?;
+    Some(Host { forks: of("fork")?, execs: of("exec")?, exits, signals, cores })
 }
 
 #[cfg(test)]
@@ -122,7 +125,8 @@ mod tests {
     fn a_source_that_hears_of_its_own_only_tells_nothing_of_the_host() {
         assert_eq!(host(&SourceStats::default()), None);
         let kinds = vec![kind("fork", 0, 1), kind("exec", 0, 2), kind("exit", 0, 3)];
-        let stats = SourceStats { kinds, ..SourceStats::default() };
-        assert_eq!(host(&stats), Some(Host { forks: 1, execs: 2, exits: 3, oom_kills: None }));
+        let ends = Some(EndStats { exit: 1, signal: 2, core: 0 });
+        let stats = SourceStats { kinds, ends, ..SourceStats::default() };
+        assert_eq!(host(&stats), Some(Host { forks: 1, execs: 2, exits: 1, signals: 2, cores: 0 }));
     }
 }

@@ -31,7 +31,8 @@ use crate::effect::port_status::{Owner, port_status};
 pub use crate::effect::sockets::State as TcpState;
 use crate::effect::usage::usage;
 pub use crate::effect::usage::{Cpu, ProcessUsage, TreeUsage, of_process};
-use crate::metrics::{Metrics, Pipeline, ports::Port};
+use crate::metrics::{self, Metrics, Pipeline, ports::Port};
+use crate::source::{OomCounter, OomKills};
 pub use crate::state::Health;
 use crate::web::WebFile;
 
@@ -146,6 +147,8 @@ pub struct Handle {
     /// Who runs.
     pub identity: Arc<Identity>,
     household: Household,
+    /// Who counts the kills of the out-of-memory killer.
+    oom_kills: Arc<tokio::sync::Mutex<OomCounter>>,
     /// What operators have set for the start of defib.
     boot: Arc<BootFile>,
     /// One look at processes at a time: what one client asks for must not keep the processors from the services.
@@ -196,6 +199,7 @@ impl Handle {
             watched,
             identity,
             household,
+            oom_kills: Arc::new(tokio::sync::Mutex::new(OomCounter::begin())),
             boot,
             logs,
             reading,
@@ -376,6 +380,20 @@ impl Handle {
         })?;
         // The sender is dropped unused only when the daemon leaves.
         answer.await.unwrap_or(Err(RestartRefused::Leaving))
+    }
+
+    /// The same as [`Self::pipeline`], with whom the out-of-memory killer has ended. That is read on another thread.
+    pub async fn pipeline_with_kills(&self) -> Option<Pipeline> {
+        let look = async {
+            let mut counter = Arc::clone(&self.oom_kills).lock_owned().await;
+            // The look does not panic; were it so, nothing would be known.
+            tokio::task::spawn_blocking(move || counter.look()).await.ok().flatten()
+        };
+        let (pipeline, kills) = tokio::join!(self.pipeline(), tokio::time::timeout(STATS, look));
+        let kills = kills.ok().flatten();
+        let kills =
+            kills.map(|OomKills { global, cgroup, unknown }| metrics::OomKills { global, cgroup, unknown });
+        pipeline.map(|pipeline| Pipeline { oom_kills: kills, ..pipeline })
     }
 
     /// How the source and the queues are; `None` if the supervisor thread does not say so within a second.

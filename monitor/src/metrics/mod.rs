@@ -34,7 +34,7 @@ use defib_core::model::{SourceName, Tick};
 use crate::effect::clock;
 use histogram::{Histogram, LATENCY};
 pub use log_layer::LogLayer;
-pub use pipeline::{Host, Pipeline, Program, Queue, Ring};
+pub use pipeline::{Host, OomKills, Pipeline, Program, Queue, Ring};
 use recorder::Recorder;
 pub use scrape::{Collector, Scrape};
 pub use services::{OutputCounters, Stream};

@@ -138,14 +138,16 @@ families! {
         "Events read from a kernel source.";
     EVENTS_SUPPRESSED = "defib_events_suppressed_total", Counter, One, Scrape, ["source"],
         "Events of descendants left out on purpose because one service told too many.";
+    HOST_COREDUMPS = "defib_host_coredumps_total", Counter, One, Scrape, [],
+        "Process ends with a core dump on this host since start.";
     HOST_EXECS = "defib_host_execs_total", Counter, One, Scrape, [],
         "Successful execs on this host since start, from kernel events.";
-    HOST_EXITS = "defib_host_exits_total", Counter, One, Scrape, [],
-        "Process ends on this host since start, from kernel events.";
+    HOST_EXITS = "defib_host_exits_total", Counter, One, Scrape, ["cause"],
+        "Process ends on this host since start, from kernel events: by exit, by a signal, or by one with a core dump.";
     HOST_FORKS = "defib_host_forks_total", Counter, One, Scrape, [],
         "Processes created on this host since start, from kernel events.";
-    HOST_OOM_KILLS = "defib_host_oom_kills_total", Counter, One, Scrape, [],
-        "Out-of-memory kills on this host since start.";
+    HOST_OOM_KILLS = "defib_host_oom_kills_total", Counter, One, Scrape, ["scope"],
+        "Out-of-memory kills on this host since start: for want of its memory (global) or of a cgroup, by the kernel log; unknown where that cannot be read.";
     HTTP_DURATION = "defib_http_request_duration_seconds", Histogram, Seconds, Scrape, ["handler"],
         "Time to answer an HTTP request.";
     HTTP_REQUESTS = "defib_http_requests_total", Counter, One, Recorder, ["handler", "method", "code"],

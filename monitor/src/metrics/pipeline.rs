@@ -27,6 +27,8 @@ pub struct Pipeline {
     pub suppressed: u64,
     /// What happened on the whole host; `None` where the source does not hear of it.
     pub host: Option<Host>,
+    /// Whom the out-of-memory killer has ended on the whole host; `None` where nobody tells.
+    pub oom_kills: Option<OomKills>,
     /// The queues between the threads.
     pub queues: Vec<Queue>,
     /// The rings between the kernel and the source.
@@ -42,10 +44,23 @@ pub struct Host {
     pub forks: u64,
     /// Programs that were executed.
     pub execs: u64,
-    /// Processes that ended.
+    /// Processes that ended by themselves.
     pub exits: u64,
-    /// Processes that the out-of-memory killer chose; `None` where the source does not tell.
-    pub oom_kills: Option<u64>,
+    /// Processes that a signal ended.
+    pub signals: u64,
+    /// Processes that a signal ended with a core dumped.
+    pub cores: u64,
+}
+
+/// Processes that the out-of-memory killer has ended, by want of whose memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OomKills {
+    /// Of the host's.
+    pub global: u64,
+    /// Of a cgroup's.
+    pub cgroup: u64,
+    /// Nobody can tell.
+    pub unknown: u64,
 }
 
 /// A bounded queue.
@@ -112,9 +127,14 @@ pub(super) fn write(page: &mut Page, pipeline: &Pipeline) {
     if let Some(host) = pipeline.host {
         page.family(&names::HOST_FORKS).count(&[], host.forks);
         page.family(&names::HOST_EXECS).count(&[], host.execs);
-        page.family(&names::HOST_EXITS).count(&[], host.exits);
-        if let Some(kills) = host.oom_kills {
-            page.family(&names::HOST_OOM_KILLS).count(&[], kills);
+        for (cause, count) in [("exit", host.exits), ("signal", host.signals), ("core", host.cores)] {
+            page.family(&names::HOST_EXITS).count(&[cause], count);
+        }
+        page.family(&names::HOST_COREDUMPS).count(&[], host.cores);
+    }
+    if let Some(OomKills { global, cgroup, unknown }) = pipeline.oom_kills {
+        for (scope, count) in [("global", global), ("cgroup", cgroup), ("unknown", unknown)] {
+            page.family(&names::HOST_OOM_KILLS).count(&[scope], count);
         }
     }
 }

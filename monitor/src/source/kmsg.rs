@@ -48,10 +48,46 @@ const DRIFT: u64 = 1000;
 
 /// A line of the log that names a victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kill {
+pub(super) struct Kill {
     pid: u32,
     /// In nanoseconds since the boot, by the scheduler's clock.
     stamp: u64,
+    /// Whether it was a cgroup that had no memory left; else the host had none.
+    pub(super) of_cgroup: bool,
+}
+
+/// What comes next in the log.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A victim.
+    Kill(Kill),
+    /// Something else.
+    Other,
+    /// Nothing yet.
+    End,
+    /// Some of it was overwritten; what is left follows.
+    Overwritten,
+}
+
+/// Opens the log, where its oldest record is. It never waits.
+pub(super) fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(LOG)
+}
+
+/// Reads one record.
+pub(super) fn next(log: &mut File) -> io::Result<Next> {
+    let mut buffer = [0; RECORD];
+    match log.read(&mut buffer) {
+        Ok(0) => Ok(Next::End),
+        Ok(length) => Ok(buffer.get(..length).and_then(parse).map_or(Next::Other, Next::Kill)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN) => Ok(Next::End),
+            Some(libc::EINTR) => Ok(Next::Other),
+            // The next read goes on with the oldest that is left.
+            Some(libc::EPIPE) => Ok(Next::Overwritten),
+            _ => Err(error),
+        },
+    }
 }
 
 /// The kernel's log; by default one that cannot be read.
@@ -84,13 +120,13 @@ impl Kmsg {
             ),
             Foreign::Unreadable(path, cause) => format!("{path}: {cause}"),
         })?;
-        let open = |cause: io::Error| match cause.kind() {
+        let refused = |cause: io::Error| match cause.kind() {
             io::ErrorKind::PermissionDenied => {
                 format!("{LOG} needs CAP_SYSLOG; run defib as root or grant it")
             }
             _ => format!("{LOG}: {cause}"),
         };
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(LOG).map_err(open)
+        open().map_err(refused)
     }
 
     /// Whether the out-of-memory killer ended the process of that life, which was reaped with `status`.
@@ -115,30 +151,23 @@ impl Kmsg {
     /// Reads what is new; false if some of it cannot be had, or not all in one look.
     fn read(&mut self, records: usize) -> bool {
         let Some(log) = &mut self.log else { return false };
-        let mut buffer = [0; RECORD];
         let mut complete = true;
         for _ in 0..records {
-            match log.read(&mut buffer) {
-                Ok(0) => return complete,
-                Ok(length) => {
-                    if let Some(kill) = buffer.get(..length).and_then(parse) {
-                        if self.victims.len() == VICTIMS {
-                            self.victims.pop_front();
-                        }
-                        self.victims.push_back(kill);
+            match next(log) {
+                Ok(Next::Kill(kill)) => {
+                    if self.victims.len() == VICTIMS {
+                        self.victims.pop_front();
                     }
+                    self.victims.push_back(kill);
                 }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return complete,
-                    Some(libc::EINTR) => {}
-                    // Overwritten; the next read goes on with the oldest that is left.
-                    Some(libc::EPIPE) => complete = false,
-                    _ => {
-                        tracing::warn!(%error, "the kernel's log cannot be read any more");
-                        self.log = None;
-                        return false;
-                    }
-                },
+                Ok(Next::Other) => {}
+                Ok(Next::End) => return complete,
+                Ok(Next::Overwritten) => complete = false,
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel's log cannot be read any more");
+                    self.log = None;
+                    return false;
+                }
             }
         }
         false
@@ -164,17 +193,16 @@ fn parse(record: &[u8]) -> Option<Kill> {
     }
     let text = std::str::from_utf8(&text[1..]).ok()?;
     let (reason, rest) = text.split_once(": Killed process ")?;
-    if !matches!(
-        reason,
-        "Out of memory" | "Memory cgroup out of memory" | "Out of memory (oom_kill_allocating_task)"
-    ) {
-        return None;
-    }
+    let of_cgroup = match reason {
+        "Out of memory" | "Out of memory (oom_kill_allocating_task)" => false,
+        "Memory cgroup out of memory" => true,
+        _ => return None,
+    };
     let (pid, rest) = rest.split_once(" (")?;
     let (_, figures) = rest.rsplit_once(") total-vm:")?;
     let (size, _) = figures.split_once("kB")?;
     size.parse::<u64>().ok()?;
-    Some(Kill { pid: pid.parse().ok()?, stamp: stamp.checked_mul(1000)? })
+    Some(Kill { pid: pid.parse().ok()?, stamp: stamp.checked_mul(1000)?, of_cgroup })
 }
 
 #[cfg(test)]
@@ -189,13 +217,13 @@ mod tests {
 
     #[test]
     fn only_the_kernels_own_line_names_a_victim() {
-        let kill = |pid| Some(Kill { pid, stamp: 9_865_091_003_000 });
+        let kill = |pid| Some(Kill { pid, stamp: 9_865_091_003_000, of_cgroup: false });
         for (head, text, expected) in [
             ("3,8439,9865091003,-", format!("Out of memory: Killed process 77 (tail) {LINE}"), kill(77)),
             (
                 "3,8439,9865091003,-",
                 format!("Memory cgroup out of memory: Killed process 1 (a) {LINE}"),
-                kill(1),
+                kill(1).map(|kill| Kill { of_cgroup: true, ..kill }),
             ),
             (
                 "3,8439,9865091003,-,caller=T7",
@@ -259,7 +287,7 @@ mod tests {
         let life = |pid, started| Life { slot: 0, pid, started: Tick(started) };
         let mut kmsg = Kmsg::default();
         let now = boottime().0;
-        kmsg.victims.push_back(Kill { pid: 7, stamp: monotonic() });
+        kmsg.victims.push_back(Kill { pid: 7, stamp: monotonic(), of_cgroup: true });
         for (pid, started, status, expected) in [
             (7, now, 15, Some(false)),
             (7, now, 0x900, Some(false)),

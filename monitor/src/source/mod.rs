@@ -19,6 +19,7 @@ mod ebpf;
 mod feed;
 mod kmsg;
 mod namespace;
+mod oom_kills;
 mod pidfd;
 mod procfs;
 mod rights;
@@ -35,5 +36,6 @@ pub use ebpf::{
     probe_report, probes, remove_pins,
 };
 pub use feed::Feed;
+pub use oom_kills::{OomCounter, OomKills};
 pub use pidfd::tells_ends;
-pub use stats::{KindStats, ProgramStats, RingStats, SourceStats};
+pub use stats::{EndStats, KindStats, ProgramStats, RingStats, SourceStats};

@@ -16,6 +16,24 @@ pub struct KindStats {
     pub host: u64,
 }
 
+/// How processes have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndStats {
+    /// By themselves.
+    pub exit: u64,
+    /// By a signal.
+    pub signal: u64,
+    /// By a signal, with a core dumped.
+    pub core: u64,
+}
+
+impl EndStats {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.exit + self.signal + self.core
+    }
+}
+
 /// A ring that the kernel side writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingStats {
@@ -43,6 +61,8 @@ pub struct ProgramStats {
 pub struct SourceStats {
     /// The counters by kind.
     pub kinds: Vec<KindStats>,
+    /// How processes of the whole host have ended; `None` where the source does not hear of them.
+    pub ends: Option<EndStats>,
     /// Ends of descendants of services, which make no event.
     pub descendant_exits: u64,
     /// Events of descendants, and ports, that were not told because their service had told too many in that second.

@@ -65,7 +65,7 @@ async fn metrics(
             handle.usage(&views.values().map(AsRef::as_ref).collect::<Vec<_>>(), LONGEST_LOOK).await
         }),
         // Nobody waits for an answer that goes nowhere.
-        timed(async { if wanted(Collector::Events) { handle.pipeline().await } else { None } }),
+        timed(async { if wanted(Collector::Events) { handle.pipeline_with_kills().await } else { None } }),
         timed(async { if wanted(Collector::Ports) { handle.port_sums().await } else { (Vec::new(), true) } }),
     );
     let page = shared.handle.metrics.page(&Scrape {

@@ -6,7 +6,7 @@ use defib_core::model::{
 };
 
 use super::super::ports::Lengths;
-use super::super::{Host, OutputCounters, Program, Queue, Ring, StateCounters, Stream};
+use super::super::{Host, OomKills, OutputCounters, Program, Queue, Ring, StateCounters, Stream};
 use super::*;
 use crate::effect::clock;
 use crate::effect::usage::{Cpu, CpuSum, Io, MainUsage};
@@ -90,7 +90,8 @@ fn pipeline() -> Pipeline {
         ends_lost: None,
         lost: vec![("ring_full", 0), ("decode", 1)],
         suppressed: 0,
-        host: Some(Host { forks: 1, execs: 2, exits: 3, oom_kills: Some(0) }),
+        host: Some(Host { forks: 1, execs: 2, exits: 3, signals: 4, cores: 5 }),
+        oom_kills: Some(OomKills { global: 6, cgroup: 7, unknown: 0 }),
         queues: vec![Queue { name: "journal", length: 1, capacity: 8192 }],
         rings: vec![Ring { name: "urgent", used: 80, capacity: 262_144 }],
         programs: vec![Program { name: "on_exit", runs: 2, took: Duration::from_nanos(1500) }],
@@ -272,7 +273,13 @@ fn views_and_counts_are_told() {
         ("defib_event_source_up{source=\"pidfd\"}", 0.0),
         ("defib_events_lost_total{source=\"ebpf\",reason=\"decode\"}", 1.0),
         ("defib_event_queue_capacity{queue=\"journal\"}", 8192.0),
-        ("defib_host_exits_total", 3.0),
+        ("defib_host_exits_total{cause=\"exit\"}", 3.0),
+        ("defib_host_exits_total{cause=\"signal\"}", 4.0),
+        ("defib_host_exits_total{cause=\"core\"}", 5.0),
+        ("defib_host_coredumps_total", 5.0),
+        ("defib_host_oom_kills_total{scope=\"global\"}", 6.0),
+        ("defib_host_oom_kills_total{scope=\"cgroup\"}", 7.0),
+        ("defib_host_oom_kills_total{scope=\"unknown\"}", 0.0),
         ("defib_config_last_reload_successful", 1.0),
         ("defib_series_dropped_total{family=\"defib_process_exits_total\"}", 0.0),
         ("defib_collector_success{collector=\"events\"}", 1.0),

@@ -11,6 +11,7 @@ use super::super::procfs;
 use super::super::stats::{KindStats, SourceStats};
 use super::error::ConnectorError;
 use super::feed::ConnectorFeed;
+use super::host::Ends;
 use super::message::{Fact, Message};
 use super::socket::{MESSAGE, ROOM, Socket};
 use super::table::{Counted, Table};
@@ -58,7 +59,7 @@ pub struct ConnectorSource {
 struct Heard {
     forks: u64,
     execs: u64,
-    exits: u64,
+    ends: Ends,
 }
 
 impl ConnectorSource {
@@ -129,7 +130,8 @@ impl ConnectorSource {
     }
 
     pub(in crate::source) fn stats(&self) -> SourceStats {
-        let Heard { forks, execs, exits } = self.heard;
+        let Heard { forks, execs, ends } = self.heard;
+        let exits = ends.told.total();
         let kind = |kind, count| KindStats { kind, emitted: count, received: count, lost: 0, host: count };
         // What a lost message was about nobody knows.
         let lost = self.socket.losses.total();
@@ -138,6 +140,7 @@ impl ConnectorSource {
         let signal = KindStats { host: 0, ..kind("signal", cores) };
         SourceStats {
             kinds: vec![kind("fork", forks), kind("exec", execs), kind("exit", exits), signal, unknown],
+            ends: Some(ends.told),
             descendant_exits,
             suppressed,
             untracked,
@@ -190,7 +193,7 @@ impl ConnectorSource {
                     }
                 }
                 Fact::Exit { tid, tgid, code } => {
-                    self.heard.exits += u64::from(tid == tgid);
+                    self.heard.ends.heard(tid == tgid, code);
                     self.table.exited((tid, tgid), code, (message.stamp, at), batch);
                 }
                 Fact::Answer { .. } | Fact::Name { .. } | Fact::Other => {}

@@ -1,7 +1,8 @@
 //! The proc connector: the kernel's broadcast of every fork, exec and exit over a netlink socket.
 //!
-//! [`socket`] subscribes and reads, [`message`] decodes, [`losses`] counts what was missed. The source ([`live`]) keeps
-//! the keeper's children and what descends from them in a [`table`]; the feed ([`feed`]) folds everybody ([`crowd`]).
+//! [`socket`] subscribes and reads, [`message`] decodes, [`losses`] counts what was missed, [`host`] how the host's
+//! processes end. The source ([`live`]) keeps the keeper's children and what descends from them in a [`table`]; the feed
+//! ([`feed`]) folds everybody ([`crowd`]).
 //! What both have in common is in [`threads`]: the kernel tells of threads, and a process ends with its last.
 //!
 //! # What it tells, and what it leaves open
@@ -46,6 +47,7 @@
 mod crowd;
 mod error;
 mod feed;
+mod host;
 mod live;
 mod losses;
 mod message;

@@ -5,13 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use defib_core::model::Tick;
-use defib_ebpf::{COARSE_NS, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, ctrl, kind};
+use defib_ebpf::{
+    COARSE_NS, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, ctrl, ending, kind,
+};
 use tokio::io::unix::AsyncFd;
 
 use super::super::any::{Batch, chain};
 use super::super::clocks;
 use super::super::procfs;
-use super::super::stats::{KindStats, RingStats, SourceStats};
+use super::super::stats::{EndStats, KindStats, RingStats, SourceStats};
 use super::control::Control;
 use super::cost;
 use super::decode::decode;
@@ -223,15 +225,21 @@ impl EbpfSource {
 
     pub(in crate::source) fn stats(&self) -> SourceStats {
         let counted = self.counted();
+        let ends = EndStats {
+            exit: counted.ends[ending::EXIT],
+            signal: counted.ends[ending::SIGNAL],
+            core: counted.ends[ending::CORE],
+        };
         let of_kind = |index: usize| KindStats {
             kind: kind::NAMES[index],
             emitted: counted.emitted[index],
             received: self.tally.received[index],
             lost: counted.lost[index],
-            host: counted.host[index],
+            host: if index == usize::from(kind::EXIT) { ends.total() } else { counted.host[index] },
         };
         SourceStats {
             kinds: (0..kind::COUNT).map(of_kind).collect(),
+            ends: Some(ends),
             descendant_exits: counted.descendant_exits,
             suppressed: counted.suppressed,
             untracked: counted.tracked_full,

@@ -209,6 +209,7 @@ fn add(mut sum: Stats, one: &Stats) -> Stats {
         sum.lost[index] += one.lost[index];
         sum.host[index] += one.host[index];
     }
+    sum.ends.iter_mut().zip(one.ends).for_each(|(sum, one)| *sum += one);
     sum.descendant_exits += one.descendant_exits;
     sum.suppressed += one.suppressed;
     sum.tracked_full += one.tracked_full;
