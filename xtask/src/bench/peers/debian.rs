@@ -18,7 +18,7 @@ pub(super) fn root(programs: &Programs) -> PathBuf {
 }
 
 /// A program of a package, and the folders in which it finds others of its own.
-pub(super) fn program(programs: &Programs, path: &str) -> Command {
+pub(in crate::bench) fn program(programs: &Programs, path: &str) -> Command {
     let root = root(programs);
     let mut command = Command::new(root.join(path));
     command.env("PATH", format!("{}:/usr/bin:/bin", root.join("usr/bin").display()));
@@ -26,7 +26,7 @@ pub(super) fn program(programs: &Programs, path: &str) -> Command {
 }
 
 /// Unpacks a package, and what it needs beyond what is installed; its version. Later calls find it there.
-pub(super) fn unpack(programs: &Programs, package: &str) -> Result<String> {
+pub(in crate::bench) fn unpack(programs: &Programs, package: &str) -> Result<String> {
     let note = programs.folder().join(format!("{package}.version"));
     if let Ok(version) = fs::read_to_string(&note) {
         return Ok(version);

@@ -18,7 +18,7 @@ use crate::bench::subject::Subject;
 
 /// What differs from one bench to the other.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::bench) struct Options {
+pub(in crate::bench) struct Options<'a> {
     pub(in crate::bench) source: &'static str,
     /// As in `DEFIB_LOG`.
     pub(in crate::bench) log: &'static str,
@@ -28,11 +28,13 @@ pub(in crate::bench) struct Options {
     pub(in crate::bench) socket: Option<u16>,
     /// More lines for every service.
     pub(in crate::bench) service: &'static str,
+    /// More lines above all services.
+    pub(in crate::bench) head: &'a str,
 }
 
-impl Options {
+impl Options<'static> {
     pub(in crate::bench) const PLAIN: Self =
-        Self { source: "auto", log: "info", metrics: "", socket: None, service: "" };
+        Self { source: "auto", log: "info", metrics: "", socket: None, service: "", head: "" };
 }
 
 pub(super) const PEER: Peer =
@@ -43,7 +45,7 @@ pub(in crate::bench) fn launch(
     bench: &Bench,
     name: &'static str,
     victims: &[(&Path, Vec<String>)],
-    options: Options,
+    options: Options<'_>,
 ) -> Result<Subject> {
     Subject::launch(name, &bench.arena, &bench.programs, victims, |stage| setup(stage, options))
 }
@@ -60,7 +62,7 @@ pub(in crate::bench) fn launch_on(
     })
 }
 
-pub(in crate::bench) fn setup(stage: &Stage<'_>, options: Options) -> Result<Setup> {
+pub(in crate::bench) fn setup(stage: &Stage<'_>, options: Options<'_>) -> Result<Setup> {
     let config = stage.folder.join("defib.toml");
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&config)?;
     file.write_all(settings(stage.services, options).as_bytes())?;
@@ -76,7 +78,7 @@ pub(in crate::bench) fn setup(stage: &Stage<'_>, options: Options) -> Result<Set
 }
 
 /// The configuration.
-pub(in crate::bench) fn settings(services: &[Service], options: Options) -> String {
+pub(in crate::bench) fn settings(services: &[Service], options: Options<'_>) -> String {
     let service = |service: &Service| {
         let words: Vec<String> = service.words().iter().map(|word| format!("'{word}'")).collect();
         let sockets = options.socket.map(|port| format!("sockets = [\"tcp:127.0.0.1:{port}\"]\n"));
@@ -89,7 +91,7 @@ pub(in crate::bench) fn settings(services: &[Service], options: Options) -> Stri
             options.service,
         )
     };
-    services.iter().map(service).collect()
+    std::iter::once(options.head.to_owned()).chain(services.iter().map(service)).collect()
 }
 
 /// From where a defib hears of ends, in its own word; `unknown` if it does not say.

@@ -5,7 +5,7 @@
 
 mod bare;
 mod daemontools;
-mod debian;
+pub(super) mod debian;
 pub(super) mod defib;
 mod monit;
 mod runit;
