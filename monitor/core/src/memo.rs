@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::model::{Draft, Ending, Incarnation, Standing, TakenPort, Tick, Withdrawal};
+use crate::model::{Draft, Ending, Incarnation, Standing, TakenPort, Tick, WaitStatus, Withdrawal};
 use crate::phase::{Phase, Then};
 use crate::series::Series;
 use crate::service::Pause;
@@ -47,6 +47,13 @@ pub struct Memo {
     pub(crate) other_sockets: bool,
 }
 
+/// The fields of a memo up to what its last life used, in their order, as they were when that was three numbers.
+type UpToUsage = (
+    (Phase, Incarnation, Draft, bool, bool, Option<Incarnation>),
+    (Series, Option<Standing>, Withdrawal, u64),
+    Option<(Option<WaitStatus>, Tick, [u64; 3])>,
+);
+
 /// What counts most of a memo, where the whole cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gist {
@@ -65,6 +72,16 @@ impl Default for Memo {
 }
 
 impl Memo {
+    /// Reads a memo in which what a life used is three numbers, in a form without names, up to what follows the third of
+    /// its last life: for who makes it one of today. Tells whether there was a last life; the caller has the rest.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none.
+    pub fn pass_old_usage<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        UpToUsage::deserialize(from).map(|(.., last)| last.is_some())
+    }
+
     /// What counts most of it.
     pub fn gist(&self) -> Gist {
         let disabled = match &self.phase {

@@ -23,8 +23,8 @@ const FRAME: u8 = 1;
 /// its last end, or that it was stopped, paused or disabled.
 const MEMO: u8 = 2;
 
-/// Version 1 lacks the last field, `other_sockets`, whose default is one byte.
-const SINCE_1: [u8; 1] = [0];
+/// What version 1 lacks: of a last life the bytes that it read and wrote, each 0 in one byte; and at the end `other_sockets`.
+const SINCE_1: ([u8; 2], [u8; 1]) = ([0, 0], [0]);
 
 /// What was kept of a service.
 #[derive(Debug)]
@@ -63,13 +63,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<Kept, Unreadable> {
     let service = name.ok_or(Unreadable::Foreign)?;
     let memo = match rest {
         [MEMO, memo @ ..] => postcard::from_bytes(memo).map_err(|_damaged| Unreadable::Damaged),
-        [1, memo @ ..] => {
-            postcard::from_bytes(&[memo, &SINCE_1].concat()).map_err(|_damaged| Unreadable::Damaged)
-        }
+        [1, memo @ ..] => read_1(memo).map_err(|_damaged| Unreadable::Damaged),
         [version, ..] => Err(Unreadable::Version(*version)),
         [] => Err(Unreadable::Damaged),
     };
     Ok(Kept { service, memo })
+}
+
+/// Reads a memo of version 1.
+fn read_1(memo: &[u8]) -> postcard::Result<Box<Memo>> {
+    let mut head = postcard::Deserializer::from_bytes(memo);
+    let ended = Memo::pass_old_usage(&mut head)?;
+    let rest = head.finalize()?;
+    let head = &memo[..memo.len() - rest.len()];
+    let (usage, end) = SINCE_1;
+    postcard::from_bytes(&[head, if ended { &usage } else { &[] }, rest, &end].concat())
 }
 
 /// In place of a memo that is unreadable: what the keeper tells of the slot. If there is nothing of the service, it starts
@@ -99,6 +107,9 @@ mod tests {
 
     /// The same as the keeper holds it, a line for each phase.
     const BYTES: &str = include_str!("kept/memo.hex");
+
+    /// The same as version 1 was.
+    const BYTES_1: &str = include_str!("kept/memo.1.hex");
 
     #[test]
     fn the_form_of_a_memo_changes_with_its_version_only() {
@@ -132,6 +143,26 @@ mod tests {
         assert_eq!(*read(&bytes).unwrap().memo.unwrap(), memo);
         bytes.pop();
         assert_eq!(read(&bytes).unwrap().memo.unwrap_err(), Unreadable::Damaged);
+    }
+
+    #[test]
+    fn a_memo_of_version_1_with_a_last_end_is_read() {
+        let mut words: serde_json::Value = serde_json::from_str(WORDS).unwrap();
+        let phases = words["phases"].as_array().unwrap().clone();
+        words["memo"]["other_sockets"] = false.into();
+        let usage = &mut words["memo"]["last_exit"]["end"]["usage"];
+        (usage["read_bytes"], usage["written_bytes"]) = (0.into(), 0.into());
+        assert_eq!(BYTES_1.lines().count(), phases.len());
+        for (phase, line) in phases.iter().zip(BYTES_1.lines()) {
+            words["memo"]["phase"] = phase.clone();
+            let memo: Memo = serde_json::from_value(words["memo"].clone()).unwrap();
+            let byte = |at| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+            let bytes: Vec<_> = (0..line.len()).step_by(2).map(byte).collect();
+            assert_eq!(*read(&bytes).unwrap().memo.unwrap(), memo, "{phase}");
+            for cut in 5..bytes.len() {
+                assert_eq!(read(&bytes[..cut]).unwrap().memo.unwrap_err(), Unreadable::Damaged, "{cut}");
+            }
+        }
     }
 
     #[test]
