@@ -83,6 +83,11 @@ impl Series {
         }
     }
 
+    /// Whether there were too many: there is only a try now and then.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up
+    }
+
     /// The restarts that count against the limit at `now`.
     fn count(&self, spec: &RestartSpec, now: Tick) -> u32 {
         let Some(window) = spec.window else { return self.restarts };

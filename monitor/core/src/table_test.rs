@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::model::{
     Blame, Command, Draft, End, Incarnation, Launch, RequestId, RestartSpec, ServiceName, ServiceSpec,
-    Signal, StartFailure, StartFailureKind, Tick, Usage, WaitStatus,
+    Signal, StartFailure, StartFailureKind, Tick, Usage, WaitStatus, What,
 };
 use crate::phase::Phase;
 use crate::{Effect, Effects, Input, Lost, Memo, Reply, Supervisor, Verb};
@@ -121,6 +121,69 @@ fn what_an_earlier_keeper_left_leads_where_the_table_says() {
     }
 }
 
+/// What keepers begin while they and their daemons die is within the limits of the series.
+#[test]
+fn lives_of_which_only_a_keeper_knew_count_as_restarts() {
+    let max = RestartSpec::default().max_restarts.map_or(0, u64::from);
+    for (lives, expected) in [(max, "preparing"), (max + 1, "failed")] {
+        let running = Rig::brought_to("running");
+        let mut rig = running.under_another_keeper();
+        let lost = (1..=lives).map(|life| rig.lost(Incarnation(life))).collect();
+        rig.take(Input::Deserted { service: name(), lost });
+        rig.take(Input::Deadline);
+        assert_eq!(step(&rig.memo.phase), expected, "after {lives} lives");
+
+        let mut rig = running.under_another_keeper();
+        let lost = (1..lives).map(|life| rig.lost(Incarnation(life))).collect();
+        let (pid, at, incarnation) = (43, rig.now, Incarnation(lives));
+        rig.take(Input::Adopted { service: name(), incarnation, pid, at, lost, holds: false });
+        assert_eq!(step(&rig.memo.phase), "running");
+        assert_eq!(rig.memo.gist().restarts, lives - 1);
+        rig.take_row("ended ill");
+        rig.take_row("cleared");
+        if expected == "failed" {
+            assert_eq!(step(&rig.memo.phase), "failed", "the {lives}th was one too many");
+        } else {
+            assert_ne!(step(&rig.memo.phase), "failed");
+        }
+    }
+}
+
+/// A life that the keeper had begun before it heard what was to follow, found by the first daemon of the next one.
+#[test]
+fn what_was_to_follow_an_end_holds_for_a_later_life() {
+    for (verb, alive, ended) in [
+        ("stop", "stopping", "stopped"),
+        ("disable", "stopping", "disabled"),
+        ("start", "running", "preparing"),
+        ("pause", "running", "failed"),
+    ] {
+        let mut before = Rig::brought_to("crashed");
+        before.take_row(verb);
+        let (pid, at, incarnation) = (43, before.now, Incarnation(2));
+        let mut rig = before.under_another_keeper();
+        rig.take(Input::Adopted { service: name(), incarnation, pid, at, lost: Vec::new(), holds: false });
+        assert_eq!(step(&rig.memo.phase), alive, "`{verb}`, and it lives");
+        let mut rig = before.under_another_keeper();
+        let lost = vec![rig.lost(incarnation)];
+        let told = rig.take(Input::Deserted { service: name(), lost });
+        assert_eq!(step(&rig.memo.phase), ended, "`{verb}`, and it has ended");
+        let exits =
+            told.iter().filter(|it| matches!(it, Effect::Record(it) if matches!(it.what, What::Exit { .. })));
+        assert_eq!(exits.count(), 1, "`{verb}`");
+    }
+}
+
+#[test]
+fn a_life_of_an_outdated_plan_that_is_taken_over_is_replaced() {
+    let mut before = Rig::brought_to("spawning");
+    before.take_row("reload");
+    let mut rig = before.under_another_keeper();
+    let (pid, at, incarnation) = (43, rig.now, rig.memo.incarnation);
+    rig.take(Input::Adopted { service: name(), incarnation, pid, at, lost: Vec::new(), holds: false });
+    assert_eq!(step(&rig.memo.phase), "replacing");
+}
+
 #[test]
 fn a_text_that_lacks_fields_is_a_memo_all_the_same() {
     let memo: Memo = serde_json::from_str("{\"restarts\":7,\"unknown\":[1]}").expect("a memo");
@@ -166,6 +229,20 @@ impl Rig {
         }
         assert_eq!(step(&rig.memo.phase), column, "the way to the column `{column}`");
         rig
+    }
+
+    /// What the first daemon of the next keeper knows.
+    fn under_another_keeper(&self) -> Self {
+        let mut rig = Self { supervisor: Supervisor::new(7), now: self.now, memo: Memo::new() };
+        rig.take(Input::Configure(vec![Arc::new(spec())]));
+        rig.take(Input::Resume { service: name(), memo: Box::new(self.memo.clone()) });
+        rig
+    }
+
+    fn lost(&self, incarnation: Incarnation) -> Lost {
+        let (at, usage) = (self.now, Usage::default());
+        let end = End { status: Some(WaitStatus(9)), at, usage, oom: None, blame: Blame::Unknown };
+        Lost { incarnation, pid: 42, started: at, end }
     }
 
     fn take_row(&mut self, row: &str) -> Vec<Effect> {

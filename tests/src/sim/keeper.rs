@@ -25,6 +25,8 @@ pub(crate) struct Seat {
     pub(crate) told: usize,
     /// Withdrawals that are to be confirmed.
     pub(crate) withdrawn: VecDeque<Withdrawal>,
+    /// The same of earlier keepers, as they wrote them down.
+    pub(crate) unheard: Vec<(Process, End)>,
     /// Whether the daemon has forgotten it: it is not listened to any more.
     pub(crate) forgotten: bool,
     standing: Option<Standing>,
@@ -130,6 +132,7 @@ impl Seat {
             followed: Vec::new(),
             told: 0,
             withdrawn: VecDeque::new(),
+            unheard: Vec::new(),
             forgotten: false,
             standing: None,
             pending: false,
@@ -160,10 +163,13 @@ impl Seat {
         self.followed.iter().find(|(process, _)| process.incarnation == incarnation)
     }
 
-    /// The keeper is gone: what it held is gone with it, but for the database's last memo, and the process.
+    /// The keeper is gone: what it held is gone with it, but for the database's last memo, the ends that it has written
+    /// down, and the process.
     pub(crate) fn orphan(&mut self) {
         let (slot, memo, leftovers) = (self.slot.clone(), self.memo.take(), self.leftovers);
-        *self = Self { slot, memo, leftovers, ..Self::new() };
+        let mut unheard = std::mem::take(&mut self.unheard);
+        unheard.append(&mut self.followed);
+        *self = Self { slot, memo, leftovers, unheard, ..Self::new() };
     }
 
     /// The next keeper takes the life over that was found, or finds none. What ended meanwhile has no slot any more.
@@ -178,13 +184,16 @@ impl Seat {
             }
             Slot::Ended { process, end, .. } => {
                 self.slot = Slot::Empty { last: process.incarnation };
+                // Whoever comes after a daemon that dies of it finds it too.
+                self.unheard.push((process.clone(), end.clone()));
                 Some(Found::Ended(process, end))
             }
             // It never lived: where the keeper had begun it by itself, nobody could be told of its number.
             Slot::Failed { incarnation, .. } => {
                 let told =
                     self.memo.as_ref().map_or(incarnation, |memo| Incarnation(memo.gist().incarnation));
-                self.slot = Slot::Empty { last: incarnation.min(told) };
+                let written = self.unheard.last().map_or(told, |(process, _)| process.incarnation);
+                self.slot = Slot::Empty { last: incarnation.min(told.max(written)) };
                 None
             }
             Slot::Empty { .. } => None,
@@ -309,6 +318,11 @@ impl Keeper {
             | Effect::Reply { .. }
             | Effect::Leave => {}
         }
+    }
+
+    /// The first daemon has told of all that earlier keepers had written down.
+    pub(crate) fn heard(&mut self) {
+        self.seats.values_mut().for_each(|seat| seat.unheard.clear());
     }
 
     /// The keeper is gone.

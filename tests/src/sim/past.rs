@@ -157,7 +157,9 @@ impl Past {
         if !turn.sent {
             return;
         }
-        if let Some((service, verb)) = turn.asked() {
+        // What is asked of a service that the daemon does not know, the answer to which says so, concerns none.
+        let unknown = turn.answers.iter().flatten().any(|answer| answer.reply == Reply::NotFound);
+        if let Some((service, verb)) = turn.asked().filter(|_| !unknown) {
             match verb {
                 Verb::Start | Verb::Restart => {
                     self.down.remove(service);
@@ -226,6 +228,11 @@ impl Past {
                 | What::Listen { .. }
                 | What::Unlisten { .. } => {}
             }
+        }
+        if let Input::Adopted { service, lost, .. } | Input::Deserted { service, lost } = &turn.input
+            && !lost.is_empty()
+        {
+            self.new_series.remove(service);
         }
         for restart in turn.restarts() {
             self.restarts.entry(restart.service.clone()).or_default().push(restart.died);

@@ -237,7 +237,7 @@ impl World {
     fn take_over(&mut self, service: &ServiceName, found: Option<Found>) -> Result<(), Violation> {
         let known = self.keeper.seat(service).and_then(|seat| seat.memo.as_ref()?.life());
         let over = self.keeper.seat(service).and_then(|seat| Some(seat.memo.as_ref()?.over()));
-        let service = || service.clone();
+        let (name, service) = (service, || service.clone());
         let now = self.now;
         // Every second death was recorded by the kernel; of the others nobody knows how they came.
         let lost = |life: KnownLife, end: Option<End>| {
@@ -251,20 +251,25 @@ impl World {
             pid: process.pid,
             started: process.started,
         };
+        let mut ends: BTreeMap<Incarnation, Lost> =
+            known.map(|known| (known.incarnation, lost(known, None))).into_iter().collect();
+        // What a keeper has written down is exact.
+        for (process, end) in self.keeper.seat(name).map(|seat| seat.unheard.clone()).unwrap_or_default() {
+            let KnownLife { incarnation, pid, started } = life(&process);
+            ends.insert(incarnation, Lost { incarnation, pid, started, end });
+        }
+        if let Some(Found::Ended(process, end)) = &found {
+            ends.insert(process.incarnation, lost(life(process), Some(end.clone())));
+        }
+        ends.retain(|incarnation, _| Some(*incarnation) > over);
         match found {
             Some(Found::Lives(process)) => {
                 let Process { incarnation, pid, started: at, .. } = process;
-                let earlier = known.filter(|known| known.incarnation < incarnation);
-                let lost = earlier.map(|known| lost(known, None)).into_iter().collect();
+                let lost = ends.into_values().filter(|it| it.incarnation < incarnation).collect();
                 self.turn(Input::Adopted { service: service(), incarnation, pid, at, lost, holds: false })
             }
-            Some(Found::Ended(process, end)) if Some(process.incarnation) > over => {
-                let lost = vec![lost(life(&process), Some(end))];
-                self.turn(Input::Deserted { service: service(), lost })
-            }
             Some(Found::Ended(..)) | None => {
-                let lost = known.map(|known| lost(known, None)).into_iter().collect();
-                self.turn(Input::Deserted { service: service(), lost })
+                self.turn(Input::Deserted { service: service(), lost: ends.into_values().collect() })
             }
         }
     }
@@ -314,6 +319,9 @@ impl World {
         self.look_at_ports();
         if let Some(daemon) = &mut self.daemon {
             daemon.begun = true;
+            if orphaned {
+                self.keeper.heard();
+            }
             self.turn(Input::Begin)?;
         } else if orphaned {
             // A keeper whose first daemon has not come so far leaves with it.

@@ -5,6 +5,7 @@ use crate::input::Lost;
 use crate::memo::Memo;
 use crate::model::{By, Ending, Incarnation, Reason, Tick};
 use crate::phase::{Life, Phase, Then};
+use crate::series::{Decision, Failure};
 
 /// A life that a memo tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,15 @@ impl Service {
                 self.ask_to_end(turn, Some(life), by, then);
             }
             Phase::Replacing(known, _) => *known = Some(life),
+            // The keeper had begun it before it heard what was to follow: that holds for this one too.
+            Phase::Emptying { then: then @ (Then::Stop | Then::Disable) }
+            | Phase::Crashed { then: then @ (Then::Stop | Then::Disable) } => {
+                let then = std::mem::replace(then, Then::Stop);
+                self.ask_to_end(turn, Some(life), By::Stop, then);
+            }
+            Phase::Emptying { then: Then::Prepare } | Phase::Crashed { then: Then::Prepare } => {
+                self.replace(turn, life, Reason::Manual);
+            }
             Phase::Stopped
             | Phase::Preparing
             | Phase::Spawning
@@ -73,8 +83,14 @@ impl Service {
             | Phase::Retrying { .. }
             | Phase::Failed { .. }
             | Phase::Disabled => {
+                // What was owed to a pause has been done.
+                self.settle_debt();
                 self.enter(turn, Phase::Running(life));
-                self.prepare(turn);
+                if self.memo.outdated {
+                    self.replace(turn, life, Reason::Config);
+                } else {
+                    self.prepare(turn);
+                }
             }
         }
         Report::Fresh
@@ -92,32 +108,30 @@ impl Service {
                 self.memo.listening.clear();
             }
             let life = Life { pid: lost.pid, started: lost.started };
-            match &mut self.memo.phase {
-                Phase::Preparing | Phase::Spawning => self.enter(turn, Phase::Running(life)),
-                Phase::Running(known) | Phase::Replacing(Some(known), _) if later => *known = life,
-                // What is remembered is older than that life.
-                Phase::Stopped
-                | Phase::Emptying { .. }
-                | Phase::Crashed { .. }
-                | Phase::Retrying { .. }
-                | Phase::Failed { .. }
-                    if later =>
-                {
-                    self.enter(turn, Phase::Running(life));
+            let begun = match &mut self.memo.phase {
+                Phase::Preparing | Phase::Spawning => true,
+                Phase::Running(known) | Phase::Replacing(Some(known), _) => {
+                    if later {
+                        *known = life;
+                    }
+                    false
                 }
-                // Nothing follows it.
-                Phase::Disabled if later => {
+                Phase::Replacing(None, _) | Phase::Stopping { .. } => false,
+                // Such a life is later than what is remembered. What was to follow then follows it.
+                Phase::Emptying { then: Then::Stop | Then::Disable | Then::Prepare }
+                | Phase::Crashed { then: Then::Stop | Then::Disable | Then::Prepare }
+                | Phase::Disabled => {
                     self.record_exit(turn, life, Ending { end: lost.end.clone(), by: By::Itself });
+                    false
                 }
                 Phase::Stopped
-                | Phase::Running(_)
-                | Phase::Replacing(..)
-                | Phase::Stopping { .. }
                 | Phase::Emptying { .. }
                 | Phase::Crashed { .. }
                 | Phase::Retrying { .. }
-                | Phase::Failed { .. }
-                | Phase::Disabled => {}
+                | Phase::Failed { .. } => true,
+            };
+            if begun {
+                self.enter(turn, Phase::Running(life));
             }
             let (incarnation, seen) = (self.memo.incarnation, lost.end.at);
             // Whether it was one that could end is seen by what is left.
@@ -149,7 +163,7 @@ impl Service {
         self.changed = true;
     }
 
-    /// Tells of an end after which the keeper had begun the next life.
+    /// Tells of an end after which the keeper had begun the next life: a restart of the series, as if it had been decided here.
     fn lose(&mut self, turn: &mut Turn<'_>, lost: Lost) {
         let Lost { incarnation, pid, started, end } = lost;
         if incarnation > self.memo.over() && incarnation >= self.memo.incarnation {
@@ -157,7 +171,17 @@ impl Service {
             let at = end.at;
             let reason = if end.signal().is_some() { Reason::Signal } else { Reason::Exit };
             self.record_exit(turn, Life { pid, started }, Ending { end, by: By::Itself });
-            self.count_restart(turn, reason, 0, at, at);
+            let lived = Failure::Life(at.since(started));
+            let attempt = match self.memo.series.decide(&self.spec.restart, at, lived, turn.dice.roll()) {
+                Decision::Restart { attempt, .. }
+                    if self.memo.paused.is_none() && !self.memo.series.gave_up() =>
+                {
+                    attempt
+                }
+                // It has happened by rules from before a pause or a reload.
+                Decision::Restart { .. } | Decision::GiveUp { .. } => 0,
+            };
+            self.count_restart(turn, reason, attempt, at, at);
         }
     }
 }

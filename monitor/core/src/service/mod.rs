@@ -52,6 +52,8 @@ pub(crate) struct Service {
     removed: bool,
     /// Whether the memo differs from what was last remembered and published.
     changed: bool,
+    /// Whether the memo is an earlier daemon's, and nothing has been told since.
+    resumed: bool,
 }
 
 /// A report that was about another life, or came twice.
@@ -74,6 +76,7 @@ impl Service {
             unconfirmed: Unconfirmed::default(),
             removed: false,
             changed: true,
+            resumed: false,
         }
     }
 
@@ -151,7 +154,7 @@ impl Service {
     /// asked of the keeper has arrived there, and its reports follow.
     pub(crate) fn resume(&mut self, turn: &mut Turn<'_>, memo: Memo) {
         self.memo = memo;
-        self.changed = true;
+        (self.changed, self.resumed) = (true, true);
         match self.memo.phase {
             Phase::Preparing | Phase::Replacing(..) => self.prepare(turn),
             Phase::Running(_) if self.memo.unplanned => self.prepare(turn),

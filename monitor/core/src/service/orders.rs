@@ -45,7 +45,9 @@ impl Service {
     /// Gives the keeper a new order, or withdraws the one that stands, if that is what the last transition calls for.
     pub(crate) fn keep_order(&mut self, now: Tick, fx: &mut Effects) {
         let standing = self.ought_to_stand(now);
-        if standing == self.memo.standing {
+        // A daemon that has just come goes by the order that stands, until it is told what the keeper has: it may be a new one.
+        let resumed = std::mem::take(&mut self.resumed) && standing.is_some();
+        if resumed || standing == self.memo.standing {
             return;
         }
         self.memo.standing = standing;
