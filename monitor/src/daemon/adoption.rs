@@ -9,6 +9,7 @@ use std::time::Duration;
 use defib_core::model::{By, End, Ending, Leftovers, Record, ServiceName, ServiceSpec, Tick, What};
 use defib_core::{Effect, Input, KnownLife, Lost};
 
+use super::ends::Ends;
 use super::keeper_ends::Lives;
 use super::link::LinkError;
 use super::run::{Daemon, log};
@@ -25,12 +26,13 @@ const STRAYS: Duration = Duration::from_secs(5);
 /// Who lives, by service.
 pub(super) type Residents = BTreeMap<ServiceName, Resident>;
 
-/// Finds out who lives, and ends what is nobody's.
+/// Finds out who lives, and ends what is nobody's. `ends` are those that were told: the database may know less.
 pub(super) fn census(
     tree: Option<&CgroupTree>,
     remembered: &Remembered,
     unheard: &BTreeMap<ServiceName, Lives>,
     services: &[Arc<ServiceSpec>],
+    ends: &Ends,
 ) -> Residents {
     let known: BTreeMap<&ServiceName, &RememberedService> =
         remembered.services.iter().filter(|it| it.same_boot).map(|it| (&it.service, it)).collect();
@@ -43,9 +45,10 @@ pub(super) fn census(
         (spec.name.clone(), expected)
     });
     let expected = expected.collect();
+    let told = |service: &ServiceName, life| ends.known(service, life).is_some();
     let Census { residents, rest, others } = match tree {
-        Some(tree) => census::of_cgroups(tree, &expected),
-        None => census::of_processes(&expected),
+        Some(tree) => census::of_cgroups(tree, &expected, told),
+        None => census::of_processes(&expected, told),
     };
     if !rest.is_empty() || !others.is_empty() {
         let gone = census::end(&rest, &others, STRAYS);

@@ -209,8 +209,8 @@ async fn supervise(
     // After all that can fail: a daemon that does not start leaves no groups behind.
     let cgroups = cgroups(&daemon.state_dir, keeper_pid);
     if past.is_first() {
-        past.residents =
-            adoption::census(cgroups.as_ref().ok(), &past.remembered, &past.unheard, &settings.services);
+        let (tree, services) = (cgroups.as_ref().ok(), &settings.services);
+        past.residents = adoption::census(tree, &past.remembered, &past.unheard, services, &ends);
         names.of_residents(&past.residents);
     }
 

@@ -71,8 +71,13 @@ pub struct Census {
     pub others: Vec<OwnedFd>,
 }
 
-/// Looks into every leaf. `expected` are the configured services.
-pub fn of_cgroups(tree: &CgroupTree, expected: &BTreeMap<ServiceName, Expected>) -> Census {
+/// Looks into every leaf. `expected` are the configured services; `ended` says of which lives the end is known: who has not
+/// been reaped since looks like one that lives.
+pub fn of_cgroups(
+    tree: &CgroupTree,
+    expected: &BTreeMap<ServiceName, Expected>,
+    ended: impl Fn(&ServiceName, KnownLife) -> bool,
+) -> Census {
     let mut census = Census::default();
     let Some(look) = Look::begin(tree) else { return census };
     for folder in cgroup::folders(&tree.services()) {
@@ -86,6 +91,8 @@ pub fn of_cgroups(tree: &CgroupTree, expected: &BTreeMap<ServiceName, Expected>)
         for leaf in leaves {
             let resident =
                 known.filter(|_| found.is_none()).and_then(|known| look.main(&leaf, known, inhabited));
+            let over = |it: &Resident| name.as_ref().is_some_and(|name| ended(name, it.life));
+            let resident = resident.filter(|it| !over(it));
             if resident.is_some() {
                 found = resident;
             } else if inhabited && known.is_none_or(|known| !known.keeps) && cgroup::is_populated(&leaf.path)
@@ -100,15 +107,18 @@ pub fn of_cgroups(tree: &CgroupTree, expected: &BTreeMap<ServiceName, Expected>)
     census
 }
 
-/// Without cgroups: the process that is remembered, if it is still the same. Where it is gone, but may have had a successor
+/// Without cgroups, by the same: the process that is remembered, if it is still the same. Where it is gone, but may have had a successor
 /// that nobody could write down, an orphan that says to be that one; and who is left of its session and says to be of
 /// its life. Only of services that were about to run, because another defib may have some of the same names.
-pub fn of_processes(expected: &BTreeMap<ServiceName, Expected>) -> Census {
+pub fn of_processes(
+    expected: &BTreeMap<ServiceName, Expected>,
+    ended: impl Fn(&ServiceName, KnownLife) -> bool,
+) -> Census {
     let units = Units::of_this_kernel();
     let mut census = Census::default();
     let mut missing = BTreeMap::new();
     for (name, expected) in expected.iter().filter(|(_, expected)| expected.may_live) {
-        let life = expected.life.filter(|life| life.incarnation > expected.over);
+        let life = expected.life.filter(|life| life.incarnation > expected.over && !ended(name, *life));
         let says = |life: &KnownLife| {
             told(life.pid).is_none_or(|it| it.service == name.as_str() && it.incarnation == life.incarnation)
         };
@@ -135,6 +145,9 @@ pub fn of_processes(expected: &BTreeMap<ServiceName, Expected>) -> Census {
             && is_orphan(&stat, units)
         {
             let life = KnownLife { incarnation, pid, started: stat.started };
+            if ended(name, life) {
+                continue;
+            }
             let later = |it: &Resident| it.life.incarnation > incarnation;
             if !census.residents.get(*name).is_some_and(later) {
                 census.residents.insert((*name).clone(), Resident { life, pidfd });
