@@ -419,6 +419,9 @@ fn source_choice(configured: config::SourceChoice) -> SourceChoice {
 fn begin(daemon: &mut Daemon, settings: Settings, past: Past) -> Result<(), DaemonError> {
     daemon.turn([Input::Configure(settings.services)])?;
     let mut rest = Vec::new();
+    if !past.memos.is_empty() {
+        daemon.memory.only(past.memos.values().map(|kept| kept.service.clone()).collect());
+    }
     for (slot, Kept { service, memo }) in past.memos {
         let memo = match memo {
             Ok(memo) => memo,

@@ -91,6 +91,11 @@ impl Memory {
         self.turn.push(Change::Forget(service.clone()));
     }
 
+    /// These are the services that the keeper knows: others are gone, and a daemon that was killed may not have written that.
+    pub(super) fn only(&self, services: BTreeSet<ServiceName>) {
+        self.db.only(services);
+    }
+
     /// How the database is.
     pub(super) fn health(&self) -> Arc<Health> {
         self.db.health()

@@ -21,6 +21,7 @@ mod rows;
 mod schema;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -178,6 +179,11 @@ impl StateDb {
     /// A service is no more. Its history stays.
     pub fn forget(&self, service: &ServiceName) {
         self.tell(|waiting| waiting.forget(service));
+    }
+
+    /// There are only these: what is written of others is removed.
+    pub fn only(&self, services: BTreeSet<ServiceName>) {
+        self.tell(|waiting| waiting.only(services));
     }
 
     /// A life has ended: for the history.

@@ -1,7 +1,7 @@
 //! What waits to be written. Of a service only the newest counts, so that no disk is too slow for it; ends are history, and
 //! what does not fit in is dropped and counted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(super) struct Lost {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     pub(super) changes: BTreeMap<ServiceName, Change>,
+    /// Who there was before these changes; everybody else has been forgotten.
+    pub(super) only: Option<BTreeSet<ServiceName>>,
     pub(super) ends: VecDeque<Ended>,
     pub(super) lost: Option<Lost>,
     /// Whether defib leaves in order.
@@ -101,6 +103,10 @@ impl Waiting {
         }
     }
 
+    pub(super) fn only(&mut self, services: BTreeSet<ServiceName>) {
+        self.only = Some(services);
+    }
+
     pub(super) fn ended(&mut self, ended: Ended) {
         if self.ends.len() < ENDS {
             self.ends.push_back(ended);
@@ -121,6 +127,7 @@ impl Waiting {
                 Some(_) | None => drop(self.changes.insert(service, change)),
             }
         }
+        self.only = self.only.take().or(newer.only);
         let lost = newer.lost.map_or(0, |lost| lost.count);
         for ended in newer.ends {
             self.ended(ended);
@@ -136,7 +143,11 @@ impl Waiting {
 
     /// Whether there is anything to write.
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.ends.is_empty() && self.lost.is_none() && !self.left
+        self.changes.is_empty()
+            && self.only.is_none()
+            && self.ends.is_empty()
+            && self.lost.is_none()
+            && !self.left
     }
 
     fn change(&mut self, service: ServiceName) -> Option<&mut Change> {

@@ -76,6 +76,7 @@ fn service(row: &Row<'_>, now: &Boot) -> Result<RememberedService, Box<dyn std::
 pub(super) fn write(db: &mut Connection, waiting: &Waiting, gap: Option<&Gap>, boot: &Boot) -> Result<()> {
     let change = db.transaction()?;
     put_meta(&change, waiting.left, boot)?;
+    forget_others(&change, waiting)?;
     put_services(&change, waiting, boot)?;
     put_ends(&change, &waiting.ends, boot)?;
     if let Some(Gap { began, ended, lost, why }) = gap {
@@ -96,6 +97,18 @@ fn put_meta(db: &Transaction<'_>, left: bool, boot: &Boot) -> Result<()> {
         put.execute(params!["left", true])?;
     } else {
         db.execute("DELETE FROM meta WHERE key = 'left'", [])?;
+    }
+    Ok(())
+}
+
+/// Of whom nobody knows any more, an earlier daemon had not come to write that.
+fn forget_others(db: &Transaction<'_>, waiting: &Waiting) -> Result<()> {
+    let Some(only) = &waiting.only else { return Ok(()) };
+    let names: Vec<String> =
+        db.prepare("SELECT name FROM service")?.query_map([], |row| row.get(0))?.collect::<Result<_>>()?;
+    let mut forget = db.prepare("DELETE FROM service WHERE name = ?")?;
+    for name in names.iter().filter(|name| !only.iter().any(|it| it.as_str() == name.as_str())) {
+        forget.execute([name])?;
     }
     Ok(())
 }

@@ -51,6 +51,22 @@ fn aside(folder: &Path) -> Vec<String> {
     names.filter(|name| name.len() > FILE.len() + 4).collect()
 }
 
+#[test]
+fn who_is_gone_unheard_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, _) = StateDb::open(folder.path()).unwrap();
+    ["a", "b", "c"].iter().for_each(|it| db.remember(name(it), 3, memo(5)));
+    drop(db);
+    let db = StateDb::go_on(folder.path()).unwrap();
+    db.only([name("a"), name("b")].into());
+    db.remember(name("new"), 4, memo(1));
+    db.forget(&name("b"));
+    drop(db);
+    let (_db, remembered) = StateDb::open(folder.path()).unwrap();
+    let names: Vec<_> = remembered.services.iter().map(|it| it.service.as_str()).collect();
+    assert_eq!(names, ["a", "new"]);
+}
+
 /// Opens it, and tells of one service. Returns what was remembered before.
 fn session(folder: &Path) -> Remembered {
     let (db, remembered) = StateDb::open(folder).unwrap();
