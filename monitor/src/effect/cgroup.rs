@@ -130,8 +130,15 @@ impl CgroupTree {
     /// If it cannot be made or opened.
     pub fn service(&self, service: &ServiceName) -> Result<OwnedFd, NoCgroup> {
         let path = self.services().join(service.as_str());
-        make(&path)?;
-        let opened = fs::File::open(&path).map(OwnedFd::from);
+        let open = || fs::File::open(&path).map(OwnedFd::from);
+        // Mostly it is there, and to find that out by mkdir takes five times as long.
+        let opened = match open() {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                make(&path)?;
+                open()
+            }
+            opened => opened,
+        };
         opened.map_err(|cause| NoCgroup::Unusable { what: "open", path, cause })
     }
 
