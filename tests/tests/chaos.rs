@@ -29,7 +29,7 @@ fn number(variable: &str) -> Option<u64> {
 fn whatever_dies_nothing_is_lost() {
     // The same each time: a gate is no lottery. `cargo xtask chaos` takes others.
     let seed = number("CHAOS_SEED").unwrap_or(SEED);
-    let time = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(30));
+    let time = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(60));
     eprintln!("chaos: seed {seed}, {time:?}: CHAOS_SEED={seed} repeats it");
     let failures: Vec<String> = thread::scope(|scope| {
         let runs: Vec<_> = sources()

@@ -15,15 +15,12 @@ use super::lines;
 use super::tales::{self, Logged, Tale, Told};
 use super::unit::Unit;
 
-/// How long before its death a keeper may have learned what no daemon has heard, or none that has come to write it down:
-/// daemons are stopped for more than a second. In nanoseconds.
-const KEEPERS_OWN: u64 = 5_000_000_000;
-
 /// How long before its death a keeper may have seen an end, or not even that, without having come to write it down: that
 /// takes microseconds, and on a machine that is busy it waits for its turn. In nanoseconds.
 const UNWRITTEN: u64 = 1_000_000_000;
 
-/// For how long daemons may be stopped, killed or on their way by turns, so that none of them reads.
+/// For how long daemons may be stopped, killed or on their way by turns, so that none of them reads, writes down what it was
+/// asked for, or looks who lives. In nanoseconds.
 const UNREAD: u64 = 5_000_000_000;
 
 /// All that is known.
@@ -171,7 +168,7 @@ impl Member<'_> {
             // One that defib has ended itself, for its service had been removed while no keeper lived.
             let ended = by != "self";
             let excused =
-                self.case.may_forget && (ended || self.died_unwatched(life) || self.forgotten(life));
+                self.case.may_forget && (ended || self.died_unwatched(life) || self.unwritten(life));
             return (!excused).then(|| format!("its end is unknown: {text}"));
         };
         let mut possible: Vec<End> = self.signals(life).map(|(_, signal)| End::Signal(signal)).collect();
@@ -236,13 +233,25 @@ impl Member<'_> {
         })
     }
 
-    /// Whether it may have ended so soon before the death of a keeper that what was known of it went too, or before the
-    /// next one's daemon looked.
+    /// Whether it may have ended so soon before the death of a keeper that this had not come to write down how, or before
+    /// the next one's daemon looked.
+    fn unwritten(&self, life: &Life) -> bool {
+        let ends = self.ends(life);
+        self.case.unit.gaps.iter().any(|(from, to)| {
+            let then = from.saturating_sub(UNWRITTEN)..to.saturating_add(UNREAD);
+            // When it ended because defib was asked for it, nobody knows.
+            life.at < *to
+                && then.contains(&self.next(life))
+                && (ends.is_empty() || ends.iter().any(|end| then.contains(end)))
+        })
+    }
+
+    /// Whether a stop of it may have been asked for so soon before the death of a keeper that no daemon had come to write
+    /// that down.
     fn forgotten(&self, life: &Life) -> bool {
         let next = self.next(life);
-        let gaps = self.case.unit.gaps.iter();
-        gaps.into_iter().any(|(from, to)| {
-            life.at < *to && next > from.saturating_sub(KEEPERS_OWN) && next < to.saturating_add(KEEPERS_OWN)
+        self.case.unit.gaps.iter().any(|(from, to)| {
+            life.at < *to && next > from.saturating_sub(UNREAD) && next < to.saturating_add(UNREAD)
         })
     }
 
@@ -260,7 +269,7 @@ impl Member<'_> {
             self.lives
                 .iter()
                 .filter(|life| (life.at..self.next(life)).contains(&at))
-                .any(|life| self.died_unwatched(life) || self.forgotten(life) || gone && stopped(life))
+                .any(|life| self.died_unwatched(life) || self.unwritten(life) || gone && stopped(life))
         };
         let wrong: Vec<String> =
             refused.filter(|at| !excused(*at)).map(|at| since(self.begun, at).trim().to_owned()).collect();
