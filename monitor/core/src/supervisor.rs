@@ -17,7 +17,7 @@ use crate::timers::Timers;
 pub struct Supervisor {
     /// Each in an allocation of its own: the nodes of the map are two thirds full, and a service takes a kilobyte.
     services: BTreeMap<ServiceName, Box<Service>>,
-    /// Services that nobody remembered, or that begin anew: they autostart at `Begin`.
+    /// All that are configured. Those that do not go on where an earlier daemon was autostart at `Begin`.
     fresh: Vec<ServiceName>,
     /// Services that ran when the keeper was torn away: they start at `Begin`.
     torn: Vec<ServiceName>,
@@ -66,16 +66,12 @@ impl Supervisor {
                     let unknown = Service::new(Arc::new(ServiceSpec::unknown(service.clone())));
                     self.services.insert(service.clone(), Box::new(unknown));
                 }
-                self.fresh.retain(|name| *name != service);
                 self.with(now, &service, fx, |it, turn| {
                     it.resume(turn, *memo);
                     if known { Report::Fresh } else { it.remove(turn) }
                 });
             }
             Input::Recall { service, memo, torn } => {
-                if torn {
-                    self.fresh.retain(|name| *name != service);
-                }
                 let mut ran = false;
                 self.with(now, &service, fx, |it, _| {
                     ran = it.recall(*memo, torn);
@@ -84,7 +80,6 @@ impl Supervisor {
                 self.torn.extend(ran.then_some(service));
             }
             Input::Adopted { service, incarnation, pid, at, lost, holds } => {
-                self.fresh.retain(|name| *name != service);
                 let life = Life { pid, started: at };
                 self.with(now, &service, fx, |it, turn| it.adopted(turn, incarnation, life, lost, holds));
             }
@@ -98,7 +93,10 @@ impl Supervisor {
                         Report::Fresh
                     });
                 }
-                for name in std::mem::take(&mut self.fresh) {
+                let goes_on = |name: &ServiceName| self.services.get(name).is_some_and(|it| it.goes_on());
+                let mut fresh = std::mem::take(&mut self.fresh);
+                fresh.retain(|name| !goes_on(name));
+                for name in fresh {
                     self.with(now, &name, fx, |it, turn| {
                         if it.spec().autostart {
                             it.autostart(turn);

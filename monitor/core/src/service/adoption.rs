@@ -48,6 +48,7 @@ impl Service {
         holds: bool,
     ) -> Report {
         self.begin_anew();
+        self.goes_on = true;
         if incarnation <= self.memo.over() {
             return Report::Stale;
         }

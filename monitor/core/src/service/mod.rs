@@ -52,6 +52,8 @@ pub(crate) struct Service {
     removed: bool,
     /// Whether the memo differs from what was last remembered and published.
     changed: bool,
+    /// Whether it goes on where an earlier daemon was.
+    goes_on: bool,
     /// Whether the memo is an earlier daemon's, and nothing has been told since.
     resumed: bool,
 }
@@ -76,6 +78,7 @@ impl Service {
             unconfirmed: Unconfirmed::default(),
             removed: false,
             changed: true,
+            goes_on: false,
             resumed: false,
         }
     }
@@ -104,6 +107,11 @@ impl Service {
     /// Whether its memo differs from what was last remembered.
     pub(crate) fn has_changed(&self) -> bool {
         self.changed
+    }
+
+    /// Whether it goes on where an earlier daemon was, and is not to be started because this one begins.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Its memo, if that has changed since this was last asked.
@@ -154,7 +162,7 @@ impl Service {
     /// asked of the keeper has arrived there, and its reports follow.
     pub(crate) fn resume(&mut self, turn: &mut Turn<'_>, memo: Memo) {
         self.memo = memo;
-        (self.changed, self.resumed) = (true, true);
+        (self.changed, self.resumed, self.goes_on) = (true, true, true);
         match self.memo.phase {
             Phase::Preparing | Phase::Replacing(..) => self.prepare(turn),
             Phase::Running(_) if self.memo.unplanned => self.prepare(turn),

@@ -50,7 +50,7 @@ impl Service {
             paused,
             ..Memo::new()
         };
-        self.changed = true;
+        (self.changed, self.goes_on) = (true, torn);
         ran
     }
 }
