@@ -62,7 +62,7 @@ impl Shared {
         self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    fn known(&self, name: &ServiceName) -> Result<Arc<Service>, QueryError> {
+    pub(super) fn known(&self, name: &ServiceName) -> Result<Arc<Service>, QueryError> {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         services.get(name).cloned().ok_or(QueryError::NotFound)
     }

@@ -254,8 +254,9 @@ impl Reader {
 
     /// The streams of a service.
     fn of(&self, name: &ServiceName) -> Vec<u64> {
-        let own = self.taps.iter().filter(|(_, tap)| tap.stream.service.name == *name);
-        own.map(|(id, _)| *id).collect()
+        // Not by a look at every tap: there are thousands, and a daemon that begins asks for each service.
+        let streams = self.shared.known(name).map(|service| service.streams()).unwrap_or_default();
+        streams.iter().map(|stream| stream.id).filter(|id| self.taps.contains_key(id)).collect()
     }
 
     fn connect(&mut self, name: &ServiceName, slot: u32, inlets: Vec<Inlet>) {
