@@ -226,9 +226,14 @@ impl Member<'_> {
     /// dead, and no daemon had read them before.
     fn left_unread(&self, life: &Life) -> bool {
         let next = self.next(life);
+        // When defib has ended one, nobody but defib knows.
+        let ended = |it: &Life| {
+            let tales = &self.case.tales.ends;
+            tales.iter().any(|tale| tale.service == self.name && tale.pid == it.pid && tale.by != "self")
+        };
         self.case.unit.gaps.iter().any(|(from, to)| {
-            let held =
-                |it: &Life| it.at < *from && self.next(it) > *to && !self.ends(it).iter().any(|end| end < to);
+            let lives = |it: &Life| !ended(it) && !self.ends(it).iter().any(|end| end < to);
+            let held = |it: &Life| it.at < *from && self.next(it) > *to && lives(it);
             life.at < *to && next > from.saturating_sub(UNREAD) && !self.lives.iter().any(held)
         })
     }
