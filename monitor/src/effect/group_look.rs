@@ -82,7 +82,10 @@ impl Group {
                 return known;
             }
         }
-        let entries = Dir::read_from(&self.0).into_iter().flatten().flatten();
+        // What only names a folder cannot be listed.
+        let listed = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let listed = openat(&self.0, ".", listed, Mode::empty()).and_then(Dir::new);
+        let entries = listed.into_iter().flatten().flatten();
         let folders = entries.filter(|entry| entry.file_type() == FileType::Directory);
         let names = folders.filter(|entry| !entry.file_name().to_bytes().starts_with(b"."));
         names.filter_map(|entry| below(&self.0, entry.file_name()).ok()).collect()
