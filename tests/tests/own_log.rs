@@ -93,7 +93,7 @@ fn the_level_holds_by_module() {
     let it = loud.wait_state("it", "running");
     signal(pid(&it), libc::SIGKILL);
     patiently("a line", || loud.log().contains("a death was handled").then_some(()));
-    assert!(loud.log().contains("defib::daemon::run: "), "{}", loud.log());
+    assert!(loud.log().contains(" defib::daemon::run"), "{}", loud.log());
     assert!(!loud.log().contains("defib supervises"), "{}", loud.log());
     assert_eq!(quiet.log(), "");
 }
