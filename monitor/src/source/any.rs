@@ -287,7 +287,7 @@ impl Source {
     /// Descendants that it has already are not heard of; those it makes from now on are.
     pub fn track(&mut self, life: &Life) -> Result<Option<u64>, SourceError> {
         match self {
-            Self::Ebpf(ebpf) => Ok(ebpf.track(life.pid, life.slot)?),
+            Self::Ebpf(ebpf) => Ok(ebpf.track(life)?),
             Self::ProcConnector(connector) => Ok(connector.track(life)),
             Self::Pidfd(pidfd) => Ok(pidfd.track(life)),
             Self::Scripted(_) => Ok(None),

@@ -10,7 +10,7 @@ use defib_ebpf::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::super::any::{Batch, chain};
+use super::super::any::{Batch, Life, chain};
 use super::super::clocks;
 use super::super::procfs;
 use super::super::stats::{EndStats, KindStats, RingStats, SourceStats};
@@ -30,6 +30,9 @@ use super::shape::URGENT_BYTES;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
 const TURN: usize = 512;
+
+/// How much later than the keeper's look at the clock its child may have been made. No pid comes again so soon.
+const SAME: u64 = 500_000_000;
 
 /// Probes that hear of the keeper's children. Dropping it detaches them, unless they are pinned.
 pub struct EbpfSource {
@@ -155,13 +158,20 @@ impl EbpfSource {
         self.tell_losses(batch, skipped);
     }
 
-    pub(in crate::source) fn track(&mut self, pid: u32, slot: u32) -> Result<Option<u64>, EbpfError> {
+    pub(in crate::source) fn track(&mut self, life: &Life) -> Result<Option<u64>, EbpfError> {
+        let Life { pid, slot, started: made } = *life;
+        let known = self.maps.tracked(pid)?.filter(Tracked::is_main);
+        // The keeper has told of it while these probes ran, which forget it with its end: no look into `/proc` for each of
+        // a thousand services.
+        if let Some(entry) = known.filter(Tracked::is_reported)
+            && entry.slot == slot
+            && entry.start.abs_diff(made.0) < SAME
+        {
+            return Ok(Some(entry.start));
+        }
         let Some(start) = started(pid) else { return Ok(None) };
         // An earlier daemon's probes know it better than `/proc` does.
-        if let Some(entry) = self.maps.tracked(pid)?
-            && entry.is_main()
-            && entry.start - entry.start % COARSE_NS == start
-        {
+        if let Some(entry) = known.filter(|entry| entry.start - entry.start % COARSE_NS == start) {
             if entry.slot != slot {
                 self.renumber(entry.slot, slot)?;
             }

@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use defib_core::model::{KernelEvent, KernelFact, Witness};
+use defib_core::model::{KernelEvent, KernelFact, Tick, Witness};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::error::EbpfError;
@@ -26,7 +26,7 @@ use super::feed::EbpfFeed;
 use super::live::EbpfSource;
 use super::load::{Loaded, load};
 use super::open::Opened;
-use crate::source::any::Batch;
+use crate::source::any::{Batch, Life};
 
 /// A shell that stands in for the keeper: it makes the processes, one command line at a time.
 struct Keeper {
@@ -193,6 +193,11 @@ impl World {
 }
 
 /// The end among these events, of which there is one.
+/// A life of which the keeper does not know when it began.
+fn life(pid: u32, slot: u32) -> Life {
+    Life { slot, pid, started: Tick::default() }
+}
+
 fn the_end(events: &[KernelEvent]) -> Witness {
     let mut ends = events.iter().filter_map(|event| match &event.fact {
         KernelFact::Exit(witness) => Some(witness.clone()),

@@ -6,7 +6,7 @@ use defib_core::model::{Blame, KernelEvent, KernelFact, WaitStatus, Witness};
 
 use tokio::time::timeout;
 
-use super::World;
+use super::{World, life};
 use crate::source::any::Batch;
 use crate::source::testing::SmallGroup;
 
@@ -99,7 +99,7 @@ async fn a_victim_of_the_out_of_memory_killer_is_marked_before_and_at_its_end() 
 async fn a_process_that_ran_before_is_known_by_its_coarse_start() {
     let Some(mut world) = World::new() else { return };
     let pid: u32 = world.keeper.run("sleep 1000 & echo $!").parse().expect("a pid");
-    let start = world.source.track(pid, 9).expect("there is room").expect("it runs");
+    let start = world.source.track(&life(pid, 9)).expect("there is room").expect("it runs");
     world.keeper.run(&format!("kill -KILL {pid}; wait {pid}"));
 
     // Through the reactor this time, not by a look at the ring.
@@ -122,7 +122,7 @@ async fn a_process_that_ran_before_is_known_by_its_coarse_start() {
     };
     assert_eq!((*heard, *same, witness.status), (pid, start, Some(WaitStatus(9))));
     assert_eq!(world.source.take_end(pid, start), Some(witness.clone()));
-    assert_eq!(world.source.track(pid, 9).expect("there is room"), None, "it has ended");
+    assert_eq!(world.source.track(&life(pid, 9)).expect("there is room"), None, "it has ended");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -130,7 +130,7 @@ async fn an_end_that_nobody_saw_leaves_nothing_behind() {
     let Some(mut world) = World::new() else { return };
     // A zombie, so that its entry is made after its end. The shell reaps it only at its own `wait`.
     let pid: u32 = world.keeper.run("(exit 0) & echo $!; sleep 0.1").parse().expect("a pid");
-    let start = world.source.track(pid, 9).expect("there is room");
+    let start = world.source.track(&life(pid, 9)).expect("there is room");
     if let Some(start) = start {
         assert_eq!(world.source.take_end(pid, start), None);
         assert_eq!(world.source.maps.tracked(pid).expect("the map can be read"), None);

@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use defib_core::model::{Blame, WaitStatus};
+use defib_core::model::{Blame, Tick, WaitStatus};
 use defib_ebpf::ctrl;
 
 use super::super::open::{Past, open};
 use super::super::pins::{pinned, remove_pins};
 use super::super::shape::SHAPES;
-use super::{Keeper, World};
+use super::{Keeper, World, life};
+use crate::source::any::Life;
 use crate::source::clocks;
 
 /// A name of one test's own, under which nothing is left.
@@ -114,12 +115,18 @@ async fn ends_while_there_is_no_daemon_are_recorded_for_the_next() {
     assert_eq!(end.status.map(|WaitStatus(status)| status & 0x7f), Some(11));
     assert!(matches!(&end.blame, Blame::Process(sender) if sender.pid == killer), "{end:?}");
     assert_eq!(
-        world.source.track(lives, 9).expect("it can be read"),
+        world.source.track(&life(lives, 9)).expect("it can be read"),
         Some(lives_start),
         "not as /proc rounds it"
     );
     let slots: Vec<_> = world.source.maps.all_tracked().map(|(_, entry)| entry.slot).collect();
     assert_eq!(slots, [9; 2], "and its child");
+    let told = Life { started: Tick(lives_start - 1_000_000), ..life(lives, 9) };
+    assert_eq!(
+        world.source.track(&told).expect("it can be read"),
+        Some(lives_start),
+        "by the keeper's clock"
+    );
     let pid = world.begin(9, "sh -c 'exit 3'");
     let heard = world.reap(pid);
     let made = heard.iter().find(|event| event.pid == pid).expect("its fork was heard").start;
