@@ -6,7 +6,7 @@
 //! leaks wants its address. So peers are addresses, and networks of which several addresses are there are told besides.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
@@ -192,48 +192,27 @@ fn peer(sockets: &[Seen], now: Tick) -> Option<Peer> {
     Some(Peer { address, states, ages })
 }
 
-/// The best of many, in as little memory as they take themselves.
+/// The best of many, in as little memory as they take themselves. No two have the same rank.
 struct Top<K, T> {
     most: usize,
-    heap: BinaryHeap<Reverse<Ranked<K, T>>>,
-}
-
-struct Ranked<K, T>(K, T);
-
-impl<K: Ord, T> PartialEq for Ranked<K, T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl<K: Ord, T> Eq for Ranked<K, T> {}
-
-impl<K: Ord, T> PartialOrd for Ranked<K, T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<K: Ord, T> Ord for Ranked<K, T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
-    }
+    found: BTreeMap<K, T>,
 }
 
 impl<K: Ord, T> Top<K, T> {
     fn new(most: usize) -> Self {
-        Self { most, heap: BinaryHeap::new() }
+        Self { most, found: BTreeMap::new() }
     }
 
     fn offer(&mut self, rank: K, one: T) {
-        self.heap.push(Reverse(Ranked(rank, one)));
-        if self.heap.len() > self.most {
-            self.heap.pop();
+        self.found.insert(rank, one);
+        if self.found.len() > self.most {
+            self.found.pop_first();
         }
     }
 
+    /// The best first.
     fn into_list(self) -> Vec<T> {
-        self.heap.into_sorted_vec().into_iter().map(|Reverse(Ranked(_, one))| one).collect()
+        self.found.into_values().rev().collect()
     }
 }
 

@@ -119,24 +119,3 @@ fn real_connections_have_peers() {
     assert_eq!(told(&crowd), [("127.0.0.1".to_owned(), 2), ("::1".to_owned(), 1)]);
     assert_eq!(crowd.peers[0].ages, Ages { known: None, unknown: 2 });
 }
-
-/// What it costs, by the number of connections. `cargo test --release … -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-#[expect(clippy::disallowed_methods, reason = "measures")]
-fn cost() {
-    use std::time::Instant;
-    for count in [10_000_u32, 100_000, 1_000_000] {
-        let address =
-            |number: u32| Ipv4Addr::from_bits(0x0a00_0000 + number.wrapping_mul(2_654_435_761) % count);
-        let all: Vec<Seen> = (0..count).map(|number| seen(&address(number).to_string(), 1)).collect();
-        let begun = Instant::now();
-        let found = crowd(all, NOW, 20);
-        eprintln!("{count} connections, {} addresses: {:?}", found.addresses, begun.elapsed());
-        let mut busiest = Busiest::default();
-        busiest.0.extend((0..count).map(|number| (80, address(number).to_ipv6_mapped().octets())));
-        let begun = Instant::now();
-        let most = busiest.of_ports().collect::<Vec<_>>();
-        eprintln!("{count} connections, the busiest of them {most:?}: {:?}", begun.elapsed());
-    }
-}
