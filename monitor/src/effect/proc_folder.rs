@@ -54,6 +54,16 @@ pub(super) enum FileLimit {
     None,
 }
 
+impl FileLimit {
+    /// The number, if there is one.
+    pub(super) fn number(self) -> Option<u64> {
+        match self {
+            Self::At(most) => Some(most),
+            Self::None => None,
+        }
+    }
+}
+
 /// Bytes from and to storage, as proc_pid_io(5) counts them: of processes that there are, with the children that they
 /// have waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

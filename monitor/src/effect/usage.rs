@@ -108,10 +108,7 @@ pub fn of_this_process() -> io::Result<OwnUsage> {
     let (own, mut scratch) = (ProcFolder::own()?, Scratch::new());
     let missing = |file| move || io::Error::other(format!("/proc/self/{file} is not as proc(5) says"));
     let stat = own.stat(Units::of_this_kernel(), &mut scratch).ok_or_else(missing("stat"))?;
-    let max_fds = match own.file_limit(&mut scratch).ok_or_else(missing("limits"))? {
-        FileLimit::At(most) => Some(most),
-        FileLimit::None => None,
-    };
+    let max_fds = own.file_limit(&mut scratch).ok_or_else(missing("limits"))?.number();
     drop(own);
     let open_fds = ProcFolder::own_open_files().ok_or_else(missing("fd"))?;
     Ok(OwnUsage { process: stat.into(), open_fds, max_fds })
@@ -193,10 +190,7 @@ impl Looker {
                 sum
             });
             if Some(pid) == main {
-                let max_fds = match process.file_limit(scratch) {
-                    Some(FileLimit::At(most)) => Some(most),
-                    Some(FileLimit::None) | None => None,
-                };
+                let max_fds = process.file_limit(scratch).and_then(FileLimit::number);
                 let open_fds = process.open_files();
                 usage.main = Some(MainUsage { virtual_bytes: stat.virtual_bytes, open_fds, max_fds });
             }
