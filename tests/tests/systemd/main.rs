@@ -5,152 +5,27 @@
 //! not there is not passed.
 #![expect(clippy::disallowed_methods, reason = "a container is started, and waited for")]
 
+mod machine;
+
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
-use defib_tests::{Daemon, Options, Said, children, patiently, program, said, signal};
+use defib_tests::{Daemon, Options, Said, patiently, signal};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// Makes the file system of the container, then becomes its keeper. In a mount namespace of its own, so that whatever
-/// ends it unmounts everything; in a cgroup of its own, $3, in each hierarchy that systemd uses.
-const BOOT: &str = r#"
-set -e
-folder=$1 defib=$2 lower=$5
-for group in $3; do echo $$ > "$group/cgroup.procs"; done
-# Where systemd-nspawn would leave folders.
-mkdir -p /run/systemd
-mount -t tmpfs defib-systemd /run/systemd
-mount -t tmpfs -o size=512m defib-systemd "$folder"
-mkdir "$folder/up" "$folder/work" "$folder/root"
-mount -t overlay overlay -o "lowerdir=$lower,upperdir=$folder/up,workdir=$folder/work" "$folder/root"
-root=$folder/root
-rm -f "$root/etc/machine-id"
-echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
-# Of all that this system starts, only the journal.
-for unit in "$root"/etc/systemd/system/*.wants/* "$root"/lib/systemd/system/*.wants/*; do
-    case $unit in *journald*) ;; *) rm -rf "$unit" ;; esac
-done
-"$defib" install --root "$root" --prefix /usr --enable
-mkdir -p "$root/etc/systemd/system/defib.service.d" "$root/etc/defib"
-cat > "$root/etc/systemd/system/defib.service.d/test.conf" <<'END'
-[Service]
-WatchdogSec=2s
-END
-cat > "$root/etc/defib/defib.toml" <<'END'
-[listen]
-metrics = ""
-[service.api]
-command = "sleep 1000"
-[service.my-db]
-command = "sleep 2000"
-[service.writer]
-command = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"]
-END
-exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit --private-network \
-    --machine="$4" --console=pipe
-"#;
+use machine::{Machine, remove};
 
-struct Machine {
-    nspawn: Child,
-    /// The container's PID 1, as it is called outside.
-    init: u32,
-    groups: Vec<PathBuf>,
-    folder: TempDir,
+/// What another keeper is to find.
+struct Before {
+    keeper: u32,
+    services: [u32; 2],
+    writer: u32,
+    pipes: String,
 }
 
 impl Machine {
-    fn boot() -> Self {
-        let folder = tempfile::Builder::new().prefix("defib-systemd-").tempdir().expect("a folder");
-        let name = format!("defib-{}", std::process::id());
-        let hierarchies =
-            ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new);
-        let present = hierarchies.iter().filter(|path| path.join("cgroup.procs").exists());
-        let groups: Vec<_> = present.map(|path| path.join(&name)).collect();
-        for group in &groups {
-            fs::create_dir(group).expect("a cgroup");
-        }
-        let list = groups.iter().map(|group| group.display().to_string()).collect::<Vec<_>>().join(" ");
-        let log = fs::File::create(folder.path().join("console")).expect("a file");
-        // If this test is killed, so is the container.
-        let nspawn = Command::new("unshare")
-            .args(["--mount", "--propagation=private", "setpriv", "--pdeathsig=KILL", "sh", "-c", BOOT, "sh"])
-            .arg(folder.path())
-            .arg(program())
-            .args([&list, &name])
-            .arg(std::env::var_os("DEFIB_SYSTEMD_ROOT").unwrap_or_else(|| "/".into()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a duplicate"))
-            .stderr(log)
-            .spawn()
-            .expect("unshare");
-        let mut machine = Self { nspawn, init: 0, groups, folder };
-        machine.init = patiently("the container's PID 1", || {
-            let ended = machine.nspawn.try_wait().expect("a child");
-            assert_eq!(ended, None, "systemd-nspawn has ended; it has said why");
-            let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            children(machine.nspawn.id()).into_iter().find(|pid| name(pid) == "systemd\n")
-        });
-        patiently("systemd to have started", || {
-            (machine.run("systemctl is-system-running").out == "running\n").then_some(())
-        });
-        machine
-    }
-
-    /// Runs a line of shell in the container.
-    fn run(&self, line: &str) -> Said {
-        said(Command::new("nsenter").args(["--all", "--target", &self.init.to_string(), "sh", "-c", line]))
-    }
-
-    /// A line that must succeed; what it prints.
-    #[track_caller]
-    fn must(&self, line: &str) -> String {
-        let Said { code, out, err } = self.run(line);
-        assert_eq!(code, 0, "`{line}`: {out}{err}");
-        out.trim().to_owned()
-    }
-
-    fn show(&self, property: &str) -> String {
-        self.must(&format!("systemctl show --value --property {property} defib.service"))
-    }
-
-    #[track_caller]
-    fn keeper(&self) -> u32 {
-        self.show("MainPID").parse().expect("a pid")
-    }
-
-    fn daemon(&self) -> u32 {
-        let pids = || self.run("pgrep --full '[-]-under-keeper'").out;
-        patiently("the daemon", || pids().trim().parse().ok())
-    }
-
-    /// Waits until a service runs; returns its pid.
-    #[track_caller]
-    fn runs(&self, service: &str) -> u32 {
-        patiently(&format!("{service} to run"), || {
-            let Said { code: 0, out, .. } = self.run(&format!("defib status --json {service}")) else {
-                return None;
-            };
-            let status: Value = serde_json::from_str(&out).ok()?;
-            let it = &status["services"][0];
-            (it["state"] == "running").then(|| it["pid"].as_u64()?.try_into().ok())?
-        })
-    }
-
-    fn services(&self) -> [u32; 2] {
-        ["api", "my-db"].map(|service| self.runs(service))
-    }
-
-    /// The processes of `api` and `my-db` that there are, whoever looks after them.
-    fn sleepers(&self) -> Vec<u32> {
-        let out = self.run("pgrep --full '^sleep [12]000'").out;
-        let mut pids: Vec<u32> = out.lines().map(|pid| pid.parse().expect("a pid")).collect();
-        pids.sort_unstable();
-        pids
-    }
-
     /// Waits until another keeper is the unit's main process, and ready.
     #[track_caller]
     fn comes_back_after(&self, keeper: u32) {
@@ -203,54 +78,6 @@ impl Machine {
         assert_eq!(self.services(), services);
         assert_eq!(self.show("NRestarts"), restarts);
     }
-
-    /// The journal's entries with these fields.
-    fn journal(&self, wanted: &str) -> Vec<Value> {
-        self.run("journalctl --sync");
-        let lines = self.must(&format!("journalctl --quiet --output json {wanted}"));
-        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-    }
-}
-
-/// What another keeper is to find.
-struct Before {
-    keeper: u32,
-    services: [u32; 2],
-    writer: u32,
-    pipes: String,
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let console = fs::read_to_string(self.folder.path().join("console")).unwrap_or_default();
-            let journal = "systemctl status --no-pager defib; journalctl --no-pager --lines 60";
-            let out = if self.init == 0 { String::new() } else { self.run(journal).out };
-            writeln!(std::io::stderr(), "--- in the container ---\n{console}\n{out}").ok();
-        }
-        if self.init != 0 {
-            // PID 1 of a namespace takes all others with it; nspawn tidies up, and leaves.
-            signal(self.init, libc::SIGKILL);
-        } else {
-            self.nspawn.kill().ok();
-        }
-        self.nspawn.wait().ok();
-        for group in &self.groups {
-            remove(group);
-        }
-    }
-}
-
-/// Removes a cgroup and those below, as soon as they are empty.
-fn remove(group: &Path) {
-    patiently("an empty cgroup", || {
-        let below = fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
-        below.filter(|path| path.is_dir()).for_each(|path| remove(&path));
-        match fs::remove_dir(group) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => None,
-            Ok(()) | Err(_) => Some(()),
-        }
-    });
 }
 
 /// systemd 254 and later start the keeper in the subgroup that `DelegateSubgroup=` names: what is above it is defib's.
