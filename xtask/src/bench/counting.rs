@@ -1,10 +1,11 @@
 //! What it costs to count connections, and whether the counts are right.
 //!
-//! wrk asks an nginx for a small page, each time over a new connection, which is the worst that a server can have of this:
-//! beside a defib that watches nothing, beside one that watches fifty ports by its probes, that of nginx among them, and
-//! beside one that counts without eBPF, by the ends of sockets. All take turns, and which is first, too; a second pass beside
-//! one that watches nothing is the control. Then the kernel's own figures are read of what the two probes take
-//! (`kernel.bpf_stats_enabled`, which costs something itself).
+//! One thread connects to itself, at a port that is counted and at one that is not, in turn within milliseconds: its CPU time
+//! is the one figure that a machine tells exactly which others have a part in ([`alone`]). And wrk asks an nginx for a small
+//! page, each time over a new connection, which is the worst that a server can have of this: without any defib, beside one that
+//! watches fifty ports by its probes, that of nginx not among them, and beside the same with nginx's port among them
+//! ([`series`]); and beside one that counts without eBPF, by the ends of sockets. Then the kernel's own figures are read of what
+//! the two probes take (`kernel.bpf_stats_enabled`, which costs something itself).
 //!
 //! Whether the counts are right is looked at for as long as `--seconds` says, over both families: wrk goes on, ten
 //! thousand connections are held at nginx beside it, and at a second port others are reset from either end, or half closed by
@@ -12,6 +13,9 @@
 //! (`defib ports --verify`); and at random moments all clients stop, and what is counted is compared with what `ss` shows, and
 //! once more in the end. No difference is allowed. Before all of it nothing happens at all, and whoever wakes up is counted.
 
+mod alone;
+mod rates;
+mod series;
 mod stops;
 mod traffic;
 
@@ -21,16 +25,18 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::cage::Cage;
 use super::peers::defib;
 use super::section::{Row, Section, Table};
-use super::stats::Spread;
 use super::subject::Subject;
 use super::{Bench, clock, tree};
 use crate::packages;
+use alone::Pairs;
+use rates::Rates;
+use series::{Series, Turn};
 use stops::Found;
 use traffic::Traffic;
 
@@ -40,8 +46,17 @@ const PORTS: u16 = 50;
 /// For how long wrk asks in a pass, and in a quick look.
 const PASS: [u64; 2] = [5, 2];
 
-/// Rounds, and in a quick look.
-const ROUNDS: [usize; 2] = [8, 2];
+/// Who counts, by the probes.
+const BY_PROBES: [Turn; 3] = [Turn::Nobody, Turn::Others, Turn::Probes];
+
+/// Who counts, by the ends of sockets.
+const BY_ENDS: [Turn; 2] = [Turn::Nobody, Turn::Ends];
+
+/// For how long ports that are counted and not are compared, and in a quick look.
+const PAIRS: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(3)];
+
+/// Rounds: of one thread, of the server with probes, and without; and in a quick look.
+const ROUNDS: [[usize; 3]; 2] = [[100, 60, 20], [2, 2, 2]];
 
 /// Times that all traffic stops, each after a second count under load, and in a quick look.
 const STOPS: [usize; 2] = [100, 20];
@@ -49,23 +64,11 @@ const STOPS: [usize; 2] = [100, 20];
 /// Connections that are held meanwhile.
 const HELD: usize = 10_000;
 
-/// Who counts: nobody, the probes, whoever hears of the ends of sockets, and nobody again.
-const TURNS: [Option<&str>; 4] = [None, Some("ebpf"), Some("pidfd"), None];
-
 /// How long a start may have its after-effects.
 const SETTLE: Duration = Duration::from_millis(700);
 
 /// The kernel's switch for figures of programs.
 const FIGURES: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// What each round gave.
-#[derive(Debug, Default)]
-struct Rates {
-    off: Vec<f64>,
-    probes: Vec<f64>,
-    ends: Vec<f64>,
-    control: Vec<f64>,
-}
 
 pub(super) fn measure(bench: &Bench) -> Result<Section> {
     let quick = usize::from(bench.options.quick);
@@ -81,21 +84,13 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
         clock::sleep(2 * SETTLE);
         idle(&subject, bench.options.window)
     };
-    let mut rates = Rates::default();
-    for round in 0..ROUNDS[quick] {
-        let mut took = [0.0; TURNS.len()];
-        for step in 0..TURNS.len() {
-            let turn = (step + round) % TURNS.len();
-            let _subject = launch(TURNS[turn])?;
-            clock::sleep(SETTLE);
-            took[turn] = wrk(server.port, PASS[quick])?;
-        }
-        let [off, probes, ends, control] = took;
-        rates.off.push(off);
-        rates.probes.push(probes / off);
-        rates.ends.push(ends / off);
-        rates.control.push(control / off);
-    }
+    let [one, by_probes, by_ends] = ROUNDS[quick];
+    let rates = Rates {
+        pairs: Pairs::measure(bench, PAIRS[quick])?,
+        one: Series::of_one(bench, &BY_PROBES[..2], one)?,
+        by_probes: Series::of_server(bench, server.port, &BY_PROBES, by_probes)?,
+        by_ends: Series::of_server(bench, server.port, &BY_ENDS, by_ends)?,
+    };
     let subject = launch(Some("ebpf"))?;
     clock::sleep(SETTLE);
     let cost = cost(&subject, server.port, PASS[quick])?;
@@ -109,7 +104,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Section> {
     };
     let how_much = (HELD, STOPS[quick]);
     let found = stops::compare(&subject, server.port, &mut traffic, how_much, bench.options.window, verify)?;
-    section(rates, &cost, &found, idle)
+    section(&rates, &cost, &found, idle)
 }
 
 /// Installs what is missing of the programs that this takes.
@@ -131,19 +126,23 @@ fn tools() -> Result<()> {
 
 /// Starts a defib without services that watches ports by this source, or none.
 fn launch(bench: &Bench, source: Option<&'static str>, busy: &[u16]) -> Result<Subject> {
-    let quiet = 1..=PORTS - busy.len() as u16;
-    let ports: Vec<String> = busy.iter().copied().chain(quiet).map(|port| port.to_string()).collect();
     let options = defib::Options { source: source.unwrap_or("pidfd"), ..defib::Options::PLAIN };
     let mut subject = Subject::launch("defib", &bench.arena, &bench.programs, &[], |stage| {
         let setup = defib::setup(stage, options)?;
         if source.is_some() {
-            let config = format!("[ports]\nwatch = [{}]\n", ports.join(", "));
-            fs::write(stage.folder.join("defib.toml"), config)?;
+            fs::write(stage.folder.join("defib.toml"), config(busy))?;
         }
         Ok(setup)
     })?;
     subject.await_line("supervises")?;
     Ok(subject)
+}
+
+/// The configuration of a defib that watches these ports, and as many more as there are to be.
+fn config(busy: &[u16]) -> String {
+    let quiet = 1..=PORTS - busy.len() as u16;
+    let ports: Vec<String> = busy.iter().copied().chain(quiet).map(|port| port.to_string()).collect();
+    format!("[ports]\nwatch = [{}]\n", ports.join(", "))
 }
 
 /// A server with one worker. It ends with this.
@@ -269,19 +268,32 @@ fn idle(subject: &Subject, window: Duration) -> u64 {
     before.iter().zip(&counts()).map(|(before, after)| tree::difference(before, after)).sum()
 }
 
-fn section(rates: Rates, cost: &Cost, found: &Found, idle: u64) -> Result<Section> {
-    let [off, probes, ends, control] = [rates.off, rates.probes, rates.ends, rates.control].map(Spread::of);
-    let (Some(off), Some(probes), Some(ends), Some(control)) = (off, probes, ends, control) else {
-        bail!("nothing was measured");
-    };
+fn section(rates: &Rates, cost: &Cost, found: &Found, idle: u64) -> Result<Section> {
+    let (mut tables, ratios) = rates.tables()?;
     let each = cost.nanoseconds as f64 / cost.connections.max(1) as f64;
-    let spread = |it: Spread| format!("{:.3} ({:.3}–{:.3})", it.median, it.min, it.max);
     let row = |name: &str, cell: String| Row::new(name, vec![cell]);
     let differences = match found.differences.len() {
         0 => "0".to_owned(),
         count => format!("{count}: {}", found.differences.join("; ")),
     };
     let [four, six] = found.most;
+    tables.push(Table {
+        caption: "the probes, and what they counted".to_owned(),
+        columns: vec![""],
+        rows: vec![
+            row("time in the probes, for each connection", format!("{each:.0} ns")),
+            row("runs skipped of the first probe, and the second", format!("{:?}", cost.skipped)),
+            row("second counts under load that were equal", format!("{} of {}", found.equal, found.looks)),
+            row(
+                "stops at which counts were compared with ss",
+                (found.stops - found.restless.min(found.stops)).to_string(),
+            ),
+            row("the most connections at a stop, IPv4 and IPv6", format!("{four}, {six}")),
+            row("differences, at stops and in the end", differences),
+            row("connections that were counted meanwhile", found.counted.to_string()),
+            row("context switches while nothing happens", idle.to_string()),
+        ],
+    });
     Ok(Section {
         key: "counting",
         title: "what it costs to count connections, and whether the counts are right".to_owned(),
@@ -292,34 +304,10 @@ fn section(rates: Rates, cost: &Cost, found: &Found, idle: u64) -> Result<Sectio
                 found.held
             ),
         ],
-        tables: vec![Table {
-            caption: String::new(),
-            columns: vec![""],
-            rows: vec![
-                row("requests a second, not counted", format!("{:.0}", off.median)),
-                row("the same counted by probes, as a ratio", spread(probes)),
-                row("counted by the ends of sockets, without eBPF", spread(ends)),
-                row("control: not counted once more", spread(control)),
-                row("time in the probes, for each connection", format!("{each:.0} ns")),
-                row("runs skipped of the first probe, and the second", format!("{:?}", cost.skipped)),
-                row(
-                    "second counts under load that were equal",
-                    format!("{} of {}", found.equal, found.looks),
-                ),
-                row(
-                    "stops at which counts were compared with ss",
-                    (found.stops - found.restless.min(found.stops)).to_string(),
-                ),
-                row("the most connections at a stop, IPv4 and IPv6", format!("{four}, {six}")),
-                row("differences, at stops and in the end", differences),
-                row("connections that were counted meanwhile", found.counted.to_string()),
-                row("context switches while nothing happens", idle.to_string()),
-            ],
-        }],
+        tables,
         panels: Vec::new(),
         json: json!({
-            "ports": PORTS, "requests_a_second": off.json(), "ratio": probes.json(), "ends_ratio": ends.json(),
-            "control": control.json(), "nanoseconds_a_connection": each, "runs": cost.runs,
+            "ports": PORTS, "ratios": ratios, "nanoseconds_a_connection": each, "runs": cost.runs,
             "connections": cost.connections, "skipped": cost.skipped, "equal": found.equal, "looks": found.looks,
             "stops": found.stops, "restless": found.restless, "differences": found.differences,
             "held": found.held, "most_at_a_stop": { "ipv4": four, "ipv6": six }, "made": found.made,

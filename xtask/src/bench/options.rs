@@ -37,7 +37,7 @@ usage: cargo xtask bench [WHAT…] [options]
   --svg FILE       a picture
   --defib FILE     measure this program instead of building one
 
-All of it takes some 45 minutes on two cores that have nothing else to do, `restart` with all peers almost half of that.
+All of it takes some 50 minutes on two cores that have nothing else to do, `restart` with all peers almost half of that.
 
 Peers are Debian's packages, unpacked into target/bench and not installed. As root everything runs in cgroups of its
 own, which are removed with all that was started, however the bench ends.
