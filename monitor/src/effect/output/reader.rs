@@ -3,6 +3,7 @@
 //! A pipe is moved to its spool as far as there is room. Without room it is left alone while the writer's thread makes
 //! progress, so its service waits as it would for any slow reader; without progress what comes is dropped and counted.
 
+mod gulp;
 mod lending;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,10 +14,8 @@ use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use defib_core::model::{LogLayout, LogSpec, ServiceName, Tick};
-use jiff::Timestamp;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::pipe::SpliceFlags;
 
 use super::folder;
 use super::handle::Shared;
@@ -26,15 +25,13 @@ use super::service::Service;
 use super::stream::{Kind, Note, Stream};
 use super::writer::Job;
 use crate::effect::{clock, queue};
+use gulp::Gulp;
 
 /// What one stream may have in its spool.
 const SPOOL: u64 = 2 << 20;
 
 /// What all spools together may hold, but for the little that every stream is allowed.
 const SPOOLS: i64 = 24 << 20;
-
-/// What a stream may have in its spool in any case: a quiet service loses nothing because others are loud.
-const LITTLE: u64 = 4096;
 
 /// What is moved at once.
 const GULP: usize = 256 * 1024;
@@ -366,93 +363,6 @@ impl Reader {
         }
     }
 
-    /// Moves what is in a pipe, at most so much.
-    fn gulp(&mut self, id: u64, most: usize) -> Gulp {
-        let now = clock::now();
-        let stalled = now.since(self.shared.desk.beat()) >= STALLED;
-        let Some(tap) = self.taps.get_mut(&id) else { return Gulp::Nothing };
-        if tap.stream.service.spec().layout == LogLayout::PerStart {
-            // The message that says where the life ends that this thread knows of is on its way.
-            let ahead = (self.shared.ledger.followed(tap.stream.index), tap.begun);
-            if ahead.0 > ahead.1 && ahead != tap.ahead {
-                (tap.ahead, tap.between) = (ahead, Some(now));
-            }
-        }
-        if tap.between.is_some_and(|since| now.since(since) < BETWEEN) {
-            return Gulp::Full;
-        }
-        tap.between = None;
-        let stream = Arc::clone(&tap.stream);
-        let backlog = stream.backlog();
-        let allowed = if self.shared.desk.backlog.load(Ordering::Acquire) < SPOOLS { SPOOL } else { LITTLE };
-        let room = allowed.saturating_sub(backlog);
-        let room = usize::try_from(room).unwrap_or(usize::MAX).min(most);
-        if room == 0 {
-            return if stalled { self.discard(&stream, most) } else { Gulp::Full };
-        }
-        let (pipe, spool) = stream.fds();
-        let mut offset = stream.filled();
-        match rustix::pipe::splice(pipe, None, spool, Some(&mut offset), room, SpliceFlags::NONBLOCK) {
-            Ok(0) | Err(Errno::AGAIN) => Gulp::Nothing,
-            Ok(count) => {
-                (tap.used, tap.warm) = (now, true);
-                if tap.large.is_none() {
-                    // Who may not (pipe-user-pages-soft) gets no more than was there.
-                    tap.large = Some(rustix::pipe::fcntl_setpipe_size(pipe, SIZES.0).is_ok());
-                }
-                self.took(&stream, count);
-                Gulp::More
-            }
-            Err(Errno::INTR) => Gulp::More,
-            // No memory for the spool.
-            Err(_) => self.discard(&stream, most),
-        }
-    }
-
-    /// So many bytes are new in the spool.
-    fn took(&mut self, stream: &Arc<Stream>, count: usize) {
-        let at = Timestamp::now();
-        let from = stream.filled();
-        stream.add_filled(count as u64, at);
-        stream.counters.add(count as u64, 0);
-        self.shared.desk.backlog.fetch_add(count as i64, Ordering::AcqRel);
-        let limits = stream.service.limits();
-        // Of a flood, what comes next would push it out again. Whoever asks finds it in the file.
-        let flood = count == GULP && stream.service.followers.load(Ordering::Relaxed) == 0;
-        let kept = if flood { 0 } else { count.min(limits.memory) };
-        let skipped = count - kept;
-        self.scratch.resize(self.scratch.len().max(kept), 0);
-        let read = rustix::io::pread(&stream.inlet.spool, &mut self.scratch[..kept], from + skipped as u64);
-        let read = read.unwrap_or(0);
-        let missed = (count - read) as u64;
-        stream.ring().push(at, missed, &self.scratch[..read], limits);
-        self.shared.desk.put_stream(stream);
-        stream.service.news.notify_waiters();
-    }
-
-    /// Takes what nobody can write to a file. Memory has it for a while.
-    fn discard(&mut self, stream: &Arc<Stream>, most: usize) -> Gulp {
-        match self.read_away(stream, most) {
-            Ok(0) | Err(_) => Gulp::Nothing,
-            Ok(count) => {
-                let limits = stream.service.limits();
-                let kept = count.min(limits.memory);
-                let skipped = (count - kept) as u64;
-                stream.note(Note::Gap(count as u64));
-                stream.counters.add(count as u64, count as u64);
-                stream.ring().push(Timestamp::now(), skipped, &self.scratch[count - kept..count], limits);
-                stream.service.news.notify_waiters();
-                Gulp::More
-            }
-        }
-    }
-
-    /// Takes what is in a pipe, at most so much, and leaves it where the next read goes; how much it was.
-    fn read_away(&mut self, stream: &Stream, most: usize) -> Result<usize, Errno> {
-        self.scratch.resize(self.scratch.len().max(SIZES.1), 0);
-        rustix::io::read(&stream.inlet.pipe, &mut self.scratch[..SIZES.1.min(most)])
-    }
-
     /// Looks away from a pipe until there is room.
     fn hold(&mut self, id: u64) {
         let Some(tap) = self.taps.get_mut(&id) else { return };
@@ -523,17 +433,6 @@ impl Reader {
         }
         self.shared.desk.put(Job::Stop);
     }
-}
-
-/// What came of a gulp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gulp {
-    /// There was something, and may be more.
-    More,
-    /// There is no room.
-    Full,
-    /// The pipe is empty.
-    Nothing,
 }
 
 /// Whether a pipe is as large as it gets, if it was ever used. One that was not, and was made large while there was no
