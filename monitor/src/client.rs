@@ -276,7 +276,12 @@ impl Client {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Error> {
-        let (response, _connection) = self.send(Request::builder().method(method).uri(path), body).await?;
+        let send = || self.send(Request::builder().method(method.clone()).uri(path), body.clone());
+        let (response, _connection) = match send().await {
+            // The daemon has gone, and the keeper holds the socket for the next one. To look twice does no harm.
+            Err(Error::Broken(_)) if method == Method::GET => send().await?,
+            sent => sent?,
+        };
         if response.status().is_success() {
             serde_json::from_slice(&whole(response.into_body()).await?).map_err(Error::Strange)
         } else {
@@ -440,6 +445,30 @@ mod tests {
         assert_eq!(lines.next().as_deref(), Some(&b"data: {}"[..]));
         assert_eq!(lines.next().as_deref(), Some(&b""[..]));
         assert_eq!(lines.next(), None);
+    }
+
+    /// A daemon that ends where another begins: one connection is dropped, the next is answered.
+    #[tokio::test]
+    async fn who_only_looks_looks_again_when_the_daemon_was_replaced() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("defib.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let daemons = async {
+            for answer in [&b""[..], b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"services\":[]}"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let heard = stream.read(&mut [0; 4096]).await.unwrap();
+                assert!(heard > 0);
+                stream.write_all(answer).await.unwrap();
+            }
+            // To do something twice could do harm.
+            drop(listener.accept().await.unwrap());
+        };
+        let client = Client::at(&socket);
+        let asks = async { (client.usage().await, client.restart().await) };
+        let ((looked, acted), ()) = tokio::join!(asks, daemons);
+        assert!(looked.unwrap().services.is_empty());
+        assert!(matches!(acted, Err(Error::Broken(_))), "{acted:?}");
     }
 
     #[tokio::test]

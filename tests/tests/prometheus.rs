@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use defib_tests::{Daemon, beside, http, metrics_address, patiently, pid, signal};
+use defib_tests::{Daemon, Options, beside, http, metrics_address, patiently, pid, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -329,7 +329,9 @@ fn prometheus_gets_in_by_tls_with_its_password() {
     fs::write(path("web.yml"), web).expect("a file");
     judged(&["promtool", "check", "web-config", &path("web.yml")]);
     let listen = format!("[listen]\nmetrics = \"127.0.0.1:0\"\nweb_config = {:?}\n", path("web.yml"));
-    let daemon = Daemon::start(&format!("{listen}[service.it]\ncommand = \"sleep 1000\"\n"));
+    let args = ["--log-level", "info,h2=debug"].map(String::from).into();
+    let config = format!("{listen}[service.it]\ncommand = \"sleep 1000\"\n");
+    let daemon = Daemon::start_with(&config, &Options { args, ..Options::default() });
     daemon.wait_state("it", "running");
     let entry = |password: &str| {
         format!(
@@ -341,6 +343,11 @@ fn prometheus_gets_in_by_tls_with_its_password() {
     let prometheus = Prometheus::start_with(metrics_address(&daemon), &entry("a secret"));
     prometheus.wait("up{job=\"defib\"}", |up| up == 1.0);
     prometheus.wait("defib_process_up{process=\"it\"}", |up| up == 1.0);
+    assert!(
+        daemon.log().contains("received frame"),
+        "it speaks HTTP/2 where that is offered: {}",
+        daemon.log()
+    );
     let stranger = Prometheus::start_with(metrics_address(&daemon), &entry("a guess"));
     stranger.wait("up{job=\"defib\"}", |up| up == 0.0);
     let refused =

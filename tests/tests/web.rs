@@ -19,6 +19,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
+#[path = "web/http2.rs"]
+mod http2;
+
 const SERVICE: &str = "[service.it]\ncommand = \"sleep 1000\"\n";
 
 const ALIVE: &[u8] = b"GET /alive HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

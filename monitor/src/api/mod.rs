@@ -1,4 +1,5 @@
-//! The API: HTTP/1.1 with JSON on a unix socket, a thin skin over [`Handle`](crate::daemon::handle::Handle).
+//! The API: HTTP/1.1 with JSON on a unix socket, a thin skin over [`Handle`](crate::daemon::handle::Handle). Over TCP with TLS
+//! HTTP/2 is spoken too.
 //!
 //! | route | answer |
 //! | --- | --- |
@@ -34,8 +35,10 @@
 //! Who may do what is told by the kernel, per connection: root and the daemon's own user act, all others only look.
 
 mod accept;
+mod conversation;
 mod crowd;
 mod follow;
+mod http2;
 pub(crate) mod names;
 mod peer;
 mod problem;

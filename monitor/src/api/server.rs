@@ -2,20 +2,17 @@
 //! other end, and on any other [`Door`].
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use nix::unistd::geteuid;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::conversation::{Protocol, converse};
 use super::peer::Peer;
 use super::routes;
 use super::tcp;
@@ -48,9 +45,6 @@ impl Default for Limits {
     }
 }
 
-/// The largest head of a request. One that is larger is answered 431.
-const MAX_HEAD: usize = 16 * 1024;
-
 /// How many connections may be told at a time that there is no place for them. One more is closed without a word.
 pub(super) const TURNED_AWAY: usize = 16;
 
@@ -59,14 +53,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where clients come in.
 pub(super) trait Door: Send {
-    /// What a connection is.
+    /// A connection as it comes.
+    type Arrival: Send + 'static;
+
+    /// One on which requests can be read.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection. Cancelling it loses none.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Arrival>> + Send;
 
     /// What is served on a connection, and the place that it takes; `None`: it is closed without a word.
-    fn admit(&self, stream: &Self::Stream) -> Option<(Router, OwnedSemaphorePermit)>;
+    fn admit(&self, arrival: &Self::Arrival) -> Option<(Router, OwnedSemaphorePermit)>;
+
+    /// Makes a connection one on which requests can be read. It may wait for the client: no other waits for it.
+    fn open(
+        arrival: Self::Arrival,
+    ) -> impl Future<Output = io::Result<(Self::Stream, Protocol)>> + Send + 'static;
 }
 
 /// Serves the API, and the metrics over TCP, until `stop` is true, or nobody can make it so. No connection outlives it.
@@ -91,8 +93,8 @@ pub(super) async fn serve_within(
 
 /// Serves the clients of a door. The head of a request may take `head`, and answers that are under way at the end
 /// `drain`.
-pub(super) async fn serve_at(
-    door: impl Door,
+pub(super) async fn serve_at<D: Door>(
+    door: D,
     head: Duration,
     drain: Duration,
     mut stop: watch::Receiver<bool>,
@@ -104,9 +106,13 @@ pub(super) async fn serve_at(
             // Joined as they end; the loop has nothing to say to them.
             Some(_) = connections.join_next() => {}
             accepted = door.accept() => match accepted {
-                Ok(stream) => {
-                    if let Some((app, place)) = door.admit(&stream) {
-                        connections.spawn(converse(stream, app, head, stop.clone(), place));
+                Ok(arrival) => {
+                    if let Some((app, place)) = door.admit(&arrival) {
+                        let stop = stop.clone();
+                        connections.spawn(async move {
+                            converse(D::open(arrival), app, head, stop).await;
+                            drop(place);
+                        });
                     }
                 }
                 Err(error) => {
@@ -128,32 +134,6 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// Serves one connection.
-async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    app: Router,
-    head: Duration,
-    mut stop: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
-) {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        // A request that has come is read first: hyper hangs up on who has said nothing yet.
-        biased;
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection has ended early");
-    }
-}
-
 /// The API's socket.
 struct Unix {
     listener: UnixListener,
@@ -163,6 +143,7 @@ struct Unix {
 }
 
 impl Door for Unix {
+    type Arrival = UnixStream;
     type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
@@ -176,6 +157,10 @@ impl Door for Unix {
             None => self.full.clone(),
         };
         Some((app, place))
+    }
+
+    async fn open(stream: UnixStream) -> io::Result<(UnixStream, Protocol)> {
+        Ok((stream, Protocol::Http1))
     }
 }
 

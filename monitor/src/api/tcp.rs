@@ -21,6 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
+use super::conversation::Protocol;
+use super::http2::Room;
 use super::routes;
 use super::server::{self, Door, TURNED_AWAY, stopped};
 use crate::daemon::handle::Handle;
@@ -30,7 +32,8 @@ use line::Line;
 /// How much and how long strangers may occupy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections. One more is answered 503. Each may hold one page: with 1000 services some 4 MB.
+    /// Connections, and requests beside another on one with HTTP/2. One more is answered 503. Each may hold one page: with
+    /// 1000 services some 4 MB.
     pub(super) connections: usize,
     /// How long the head of a request may take, from the connection or from the end of the request before.
     pub(super) head: Duration,
@@ -69,8 +72,9 @@ pub(super) async fn serve(limits: Limits, handle: Handle, mut stop: watch::Recei
                 Ok(Some(listener)) => {
                     let places = Arc::new(Semaphore::new(limits.connections));
                     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
-                    let (full, reading) = (full.clone(), limits.reading);
-                    let door = Tcp { listener, app, full, places, turned_away, reading, web };
+                    let longest = limits.answer + limits.reading;
+                    let room = Room { places, full: full.clone(), longest };
+                    let door = Tcp { listener, app, room, turned_away, reading: limits.reading, web };
                     server::serve_at(door, limits.head, limits.drain, closed).await;
                 }
                 Ok(None) => {}
@@ -109,29 +113,37 @@ fn take(listener: &std::net::TcpListener) -> io::Result<TcpListener> {
 struct Tcp {
     listener: TcpListener,
     app: Router,
-    full: Router,
-    places: Arc<Semaphore>,
+    room: Room,
     turned_away: Arc<Semaphore>,
     reading: Duration,
     web: Option<Arc<WebFile>>,
 }
 
+/// A connection as it comes.
+struct Arrival {
+    stream: Impatient,
+    web: Option<Arc<WebFile>>,
+    room: Room,
+}
+
 impl Door for Tcp {
+    type Arrival = Arrival;
     type Stream = Line;
 
-    async fn accept(&self) -> io::Result<Line> {
+    async fn accept(&self) -> io::Result<Arrival> {
         let (stream, _) = self.listener.accept().await?;
         let stream = Impatient { stream, reading: self.reading, since: None };
-        Ok(match &self.web {
-            None => Line::Plain(stream),
-            Some(web) => Line::opened(stream, Arc::clone(web)),
-        })
+        Ok(Arrival { stream, web: self.web.clone(), room: self.room.clone() })
     }
 
-    fn admit(&self, _: &Line) -> Option<(Router, OwnedSemaphorePermit)> {
+    fn admit(&self, _: &Arrival) -> Option<(Router, OwnedSemaphorePermit)> {
         let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
-        let served = take(&self.places).map(|place| (self.app.clone(), place));
-        served.or_else(|| Some((self.full.clone(), take(&self.turned_away)?)))
+        let served = take(&self.room.places).map(|place| (self.app.clone(), place));
+        served.or_else(|| Some((self.room.full.clone(), take(&self.turned_away)?)))
+    }
+
+    fn open(arrival: Arrival) -> impl Future<Output = io::Result<(Line, Protocol)>> + Send + 'static {
+        line::open(arrival)
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Tls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Http {
-    /// Whether HTTP/2 may be spoken. Who may need not: every client also speaks HTTP/1.1, which is all that is spoken here.
+    /// Whether HTTP/2 is offered over TLS; not given: it is. Without TLS it is never spoken.
     http2: Option<bool>,
     headers: Option<BTreeMap<String, String>>,
 }
@@ -89,7 +89,7 @@ pub(super) fn read(path: &Path, euid: u32, stamps: &mut Stamps) -> Result<WebCon
     let tls = match document.tls_server_config {
         Some(tls) if !tls.is_empty() => {
             let material = material(&tls, folder, euid, stamps)?;
-            Some(tls::server(&tls, &material)?)
+            Some(tls::server(&tls, &material, http.http2.unwrap_or(true))?)
         }
         _ => None,
     };

@@ -26,6 +26,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use passwords::{Passwords, Users};
 use stamp::Stamps;
+pub use tls::HTTP2;
 
 /// Why a web configuration file cannot be used: it prints as `FILE: KEY: what was found, what is wanted`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

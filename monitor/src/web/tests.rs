@@ -60,6 +60,11 @@ fn what_other_exporters_take_is_taken() {
         let text = format!("{TLS}{rest}");
         assert!(config(&folder, &text).tls.is_some(), "{text}");
     }
+    for (said, both) in [("", true), ("{ http2: true }", true), ("{ http2: false }", false)] {
+        let tls = config(&folder, &format!("{TLS}http_server_config: {said}\n")).tls.clone().unwrap();
+        let names: Vec<_> = tls.alpn_protocols.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        assert_eq!(names, if both { &["h2", "http/1.1"][..] } else { &["http/1.1"] }, "{said}");
+    }
     let indented = |name| fs::read_to_string(folder.path().join(name)).unwrap().replace('\n', "\n    ");
     let inline = format!(
         "tls_server_config:\n  cert: |\n    {}\n  key: |\n    {}\n",

@@ -77,8 +77,11 @@ fn word<T: Copy>(key: &str, found: &str, words: &[(&str, T)]) -> Result<T, Strin
     })
 }
 
-/// The side of the server.
-pub(super) fn server(tls: &Tls, material: &Material) -> Result<Arc<ServerConfig>, String> {
+/// HTTP/2 as it is named in ALPN.
+pub const HTTP2: &[u8] = b"h2";
+
+/// The side of the server. `http2`: whether HTTP/2 is offered; who prefers HTTP/1.1, or says nothing, is served all the same.
+pub(super) fn server(tls: &Tls, material: &Material, http2: bool) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(provider(tls)?);
     let versions = versions(tls)?;
     let clients = clients(tls, material, &provider)?;
@@ -92,7 +95,8 @@ pub(super) fn server(tls: &Tls, material: &Material) -> Result<Arc<ServerConfig>
         .with_single_cert(certificates, key)
         .map_err(|why| format!("tls_server_config.cert_file and key_file: {why}"))?;
     server.ignore_client_order = tls.prefer_server_cipher_suites.unwrap_or(true);
-    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let offered = http2.then_some(HTTP2).into_iter().chain([&b"http/1.1"[..]]);
+    server.alpn_protocols = offered.map(<[u8]>::to_vec).collect();
     Ok(Arc::new(server))
 }
 

@@ -54,26 +54,7 @@ fn end(status: WaitStatus, oom: Option<bool>) -> End {
 }
 
 fn view() -> ServiceView {
-    ServiceView {
-        name: "api".parse().unwrap(),
-        description: String::new(),
-        state: State::Stopped,
-        why: String::new(),
-        pid: None,
-        incarnation: Incarnation(0),
-        ready: false,
-        wanted: true,
-        enabled: true,
-        paused: None,
-        group: None,
-        adopted: false,
-        started: None,
-        restarts: 0,
-        ports: Vec::new(),
-        sockets: Vec::new(),
-        last_exit: None,
-        next_start: None,
-    }
+    crate::api::tests::view("api")
 }
 
 #[test]

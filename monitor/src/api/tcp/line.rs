@@ -1,21 +1,20 @@
 //! What a client speaks through: plain TCP, or TLS where the web configuration wants it.
 //!
-//! Which of both is known only when the configuration has been looked at, and TLS takes some round trips. All that happens
-//! at the first read, so it counts towards the time in which the head of a request must have come, and holds up no other
-//! client.
+//! Which of both is known only when the configuration has been looked at, and TLS takes some round trips. All that is
+//! waited for by the task of the connection, and holds up no other client. With TLS the client says what it speaks (ALPN,
+//! RFC 7301): HTTP/2 only where the configuration offers it.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Impatient;
-use crate::web::{Unusable, WebFile};
+use super::{Arrival, Impatient};
+use crate::api::conversation::Protocol;
+use crate::web::{HTTP2, Unusable};
 
 /// The first byte of a TLS connection: a handshake record.
 const HANDSHAKE: u8 = 0x16;
@@ -24,51 +23,29 @@ const HANDSHAKE: u8 = 0x16;
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 41\r\n\
     connection: close\r\n\r\nHTTPS is spoken here: ask with https://.\n";
 
-type Opening = Pin<Box<dyn Future<Output = io::Result<Line>> + Send>>;
-
 /// A connection.
+#[derive(Debug)]
 pub(super) enum Line {
     /// As it comes.
     Plain(Impatient),
     /// Encrypted.
     Tls(Box<TlsStream<Impatient>>),
-    /// Not known yet.
-    Opening(Opening),
 }
 
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain(_) => "Plain",
-            Self::Tls(_) => "Tls",
-            Self::Opening(_) => "Opening",
-        })
-    }
-}
-
-impl Line {
-    /// As the web configuration wants it.
-    pub(super) fn opened(stream: Impatient, web: Arc<WebFile>) -> Self {
-        Self::Opening(Box::pin(open(stream, web)))
-    }
-
-    /// Goes on with opening it, if it is not open.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Self::Opening(opening) = self {
-            *self = ready!(opening.as_mut().poll(cx))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-async fn open(mut stream: Impatient, web: Arc<WebFile>) -> io::Result<Line> {
-    let tls = match web.now().await {
-        Ok(config) => config.tls.clone(),
-        // Each request is refused.
-        Err(Unusable { tls: false }) => None,
-        Err(Unusable { tls: true }) => return Err(io::Error::other("the web configuration cannot be used")),
+/// Opens a connection as the web configuration wants it.
+pub(super) async fn open(Arrival { mut stream, web, room }: Arrival) -> io::Result<(Line, Protocol)> {
+    let tls = match web {
+        None => None,
+        Some(web) => match web.now().await {
+            Ok(config) => config.tls.clone(),
+            // Each request is refused.
+            Err(Unusable { tls: false }) => None,
+            Err(Unusable { tls: true }) => {
+                return Err(io::Error::other("the web configuration cannot be used"));
+            }
+        },
     };
-    let Some(tls) = tls else { return Ok(Line::Plain(stream)) };
+    let Some(tls) = tls else { return Ok((Line::Plain(stream), Protocol::Http1)) };
     let mut first = [0];
     if stream.stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE {
         // What is left unread when a socket is closed takes the answer with it.
@@ -78,7 +55,9 @@ async fn open(mut stream: Impatient, web: Arc<WebFile>) -> io::Result<Line> {
         return Err(io::Error::other(format!("{heard} bytes that are no TLS")));
     }
     let stream = TlsAcceptor::from(tls).accept(stream).await?;
-    Ok(Line::Tls(Box::new(stream)))
+    let agreed = stream.get_ref().1.alpn_protocol();
+    let protocol = if agreed == Some(HTTP2) { Protocol::Http2(room) } else { Protocol::Http1 };
+    Ok((Line::Tls(Box::new(stream)), protocol))
 }
 
 impl AsyncRead for Line {
@@ -87,22 +66,18 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_open(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Opening(_) => Poll::Pending,
         }
     }
 }
 
 impl AsyncWrite for Line {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_open(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Opening(_) => Poll::Pending,
         }
     }
 
@@ -111,25 +86,21 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_open(cx))?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Opening(_) => Poll::Pending,
         }
     }
 
-    /// Asked once, before anything is open: every kind can.
+    /// Every kind can.
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// There is nothing to be flushed before it is open.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Opening(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -137,7 +108,6 @@ impl AsyncWrite for Line {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Opening(_) => Poll::Ready(Ok(())),
         }
     }
 }

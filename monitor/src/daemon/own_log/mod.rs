@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Registry, registry, reload};
@@ -109,8 +109,14 @@ impl Log {
 }
 
 /// The configuration has checked the level more strictly than this does.
+///
+/// h2 warns of what a client does wrong, a line for each frame: strangers could fill a disk with that. Whoever wants to read it
+/// names it, as in `info,h2=warn`.
 fn targets(settings: &OwnLog) -> Targets {
-    settings.level.parse().unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO))
+    let wanted = settings.level.parse();
+    let wanted = wanted.unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    let named = wanted.iter().any(|(target, _)| target.starts_with("h2"));
+    if named { wanted } else { wanted.with_target("h2", LevelFilter::ERROR) }
 }
 
 /// Puts what is said into the queue.
