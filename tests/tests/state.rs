@@ -116,6 +116,31 @@ fn what_was_so_stays_so_when_keeper_and_daemon_are_killed() {
     assert_eq!(second.status("off")["state"], "stopped", "nobody has asked for it since");
 }
 
+/// What was answered holds whoever is killed how soon after: the answer is all that an operator has.
+#[test]
+fn what_was_answered_holds_when_keeper_and_daemon_are_killed_at_once() {
+    let mut daemon = Daemon::start(FOUR);
+    daemon.wait_state("a", "running");
+    // Of each the last verb is the last thing that is heard of before the end.
+    let rounds: [(&[&str], _, _); 8] = [
+        (&["stop"], "stopped", false),
+        (&["start", "stop"], "stopped", false),
+        (&["start", "disable"], "disabled", false),
+        (&["enable"], "stopped", false),
+        (&["start", "pause"], "running", true),
+        (&["resume"], "running", false),
+        (&["stop"], "stopped", false),
+        (&["disable"], "disabled", false),
+    ];
+    for (verbs, state, paused) in rounds {
+        verbs.iter().for_each(|verb| drop(daemon.ask(&[verb, "a"])));
+        tear_away(&mut daemon);
+        daemon.start_again();
+        let a = daemon.status("a");
+        assert_eq!((&a["state"], &a["paused"]), (&state.into(), &paused.into()), "{verbs:?}: {a:#}");
+    }
+}
+
 /// The keeper alone is killed: the daemon writes what it knows, and leaves.
 #[test]
 fn a_daemon_that_loses_its_keeper_writes_what_it_knows() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Backoff, Delays, GiveUp, Policy, RestartSpec, Standing, Tick, UNLIMITED};
+use crate::model::{Backoff, Delays, GiveUp, Left, Policy, RestartSpec, Standing, Tick};
 
 /// The restarts since the last life that lasted, and those within the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl Series {
 
     /// What may follow at once after the next ends, if all of them come at `now`: later there may be room for more.
     pub(crate) fn ahead(&self, spec: &RestartSpec, now: Tick) -> Standing {
-        let max = spec.max_restarts;
+        let max = spec.max_restarts.map_or(Left::Unlimited, Left::Restarts);
         Standing {
             spared: match spec.policy {
                 Policy::Always => [&spec.never_codes].into_iter().collect(),
@@ -78,8 +78,8 @@ impl Series {
             immediate: if self.gave_up { 0 } else { spec.immediate.saturating_sub(self.restarts) },
             renewed: spec.immediate,
             reset_after: spec.reset_after,
-            left: max.map_or(UNLIMITED, |max| max.saturating_sub(self.count(spec, now))),
-            left_renewed: spec.window.is_none().then_some(max.unwrap_or(UNLIMITED)),
+            left: max.without(self.count(spec, now)),
+            left_renewed: spec.window.is_none().then_some(max),
         }
     }
 

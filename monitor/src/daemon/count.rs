@@ -51,7 +51,7 @@ impl Daemon {
             source: self.source_name,
             received: stats.kinds.iter().map(|kind| (kind.kind, kind.received)).collect(),
             lost,
-            ends_lost: self.connections.ends_lost(),
+            ends_lost: self.connections.ending().map(|ending| ending.lost),
             suppressed: stats.suppressed,
             host: host(&stats),
             // Who asks adds that: to read it takes longer than this thread has.

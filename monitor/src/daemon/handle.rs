@@ -33,6 +33,7 @@ use crate::effect::usage::usage;
 pub use crate::effect::usage::{Cpu, ProcessUsage, TreeUsage, of_process};
 use crate::metrics::{self, Metrics, Pipeline, ports::Port};
 use crate::source::{OomCounter, OomKills};
+use crate::state::Commits;
 pub use crate::state::Health;
 use crate::web::WebFile;
 
@@ -140,6 +141,8 @@ pub struct Handle {
     pub doors: Doors,
     /// How the state database is.
     pub state: Arc<Health>,
+    /// When what this daemon has told it is in it.
+    pub commits: Commits,
     /// Who knows of the connections of ports.
     pub connections: Arc<Connections>,
     /// The ports of the host that are watched.
@@ -195,6 +198,7 @@ impl Handle {
             metrics,
             doors,
             state: Arc::default(),
+            commits: Commits::default(),
             connections,
             watched,
             identity,
@@ -207,14 +211,18 @@ impl Handle {
         }
     }
 
+    /// It was to be restarted, and is; `failure`: why not.
+    pub(super) fn restarted(&mut self, failure: Option<String>) {
+        match &failure {
+            None => tracing::info!(version = self.identity.version, "defib has been restarted"),
+            Some(why) => tracing::error!(why, "defib was to be restarted, and is not"),
+        }
+        Arc::make_mut(&mut self.identity).restart_failure = failure;
+    }
+
     /// All services, as they are now.
     pub fn views(&self) -> Views {
         Arc::clone(&self.views.borrow())
-    }
-
-    /// Which processes belong to which service.
-    pub(super) fn household(&self) -> &Household {
-        &self.household
     }
 
     /// The services as they are, and will be.

@@ -12,7 +12,7 @@ use super::link::LinkError;
 use super::run::Daemon;
 use crate::keeper::protocol::{MAX_SLOTS, SlotState};
 use crate::metrics::StateCounters;
-use crate::state::{Change, Health, Place, Remembered, RememberedLife, StateDb};
+use crate::state::{Change, Commits, Health, Place, Remembered, RememberedLife, StateDb};
 
 /// The way to the state database. It is told after the keeper: no thread is to be woken between a death and the order for
 /// the next life.
@@ -99,6 +99,11 @@ impl Memory {
     /// How the database is.
     pub(super) fn health(&self) -> Arc<Health> {
         self.db.health()
+    }
+
+    /// For who promises something.
+    pub(super) fn commits(&self) -> Commits {
+        self.db.commits()
     }
 
     /// Waits until everything has to be told again.

@@ -1,6 +1,7 @@
 //! What is remembered over the death of the keeper and over a reboot: the state database, an SQLite file in the state
 //! directory.
 //!
+//! - `commits`: who waits until something is written;
 //! - `pending`: what waits to be written: bounded, newest wins;
 //! - `writer`: the one thread that has the database open, and reads and writes it;
 //! - `open`: the file: made, checked, set aside if it is damaged or of a newer defib;
@@ -14,6 +15,7 @@
 //! again, because only the newest counts. While nothing is told, no timer ticks.
 
 mod boot;
+mod commits;
 pub mod health;
 mod open;
 mod pending;
@@ -33,6 +35,7 @@ use defib_core::model::{Record, ServiceName};
 use tokio::sync::Notify;
 
 pub use boot::id as boot_id;
+pub use commits::Commits;
 pub use health::Health;
 use pending::{Ended, Pending, Waiting};
 
@@ -43,9 +46,9 @@ pub const FILE: &str = "state.db";
 /// keep services from being started.
 const READ: Duration = Duration::from_secs(5);
 
-/// How long the last of it may take to be written when defib leaves. It is written to the page cache, in less than a
-/// millisecond; more means that the disk hangs.
-const LEAVE: Duration = Duration::from_secs(1);
+/// How long somebody waits until something is written: the last of it when defib leaves, and what an operator is promised.
+/// It is written to the page cache, in less than a millisecond; more means that the disk hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the database held when this daemon began.
 #[derive(Debug, Default)]
@@ -201,6 +204,11 @@ impl StateDb {
         Arc::clone(&self.health)
     }
 
+    /// For who waits until something is written.
+    pub fn commits(&self) -> Commits {
+        Commits { pending: Arc::clone(&self.pending), health: Arc::clone(&self.health) }
+    }
+
     /// Defib leaves in order: every service has ended. Waits until that has been written, but not for a disk that hangs.
     pub fn leave(self) {
         self.pending.tell(|waiting| waiting.left = true);
@@ -233,7 +241,7 @@ impl Drop for StateDb {
     fn drop(&mut self) {
         self.pending.close();
         // It sends nothing, it ends.
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LEAVE) {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PATIENCE) {
             tracing::error!("the state database is not written to the end: its disk does not answer");
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use defib_core::Memo;
 use defib_core::model::{Record, ServiceName, What};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::{Place, RememberedLife};
 use crate::effect::clock;
@@ -82,6 +83,10 @@ pub(super) struct Waiting {
     pub(super) left: bool,
     /// Whether nothing more comes.
     pub(super) closed: bool,
+    /// How often something has been told.
+    pub(super) told: u64,
+    /// Whether somebody waits until it is written.
+    pub(super) urgent: bool,
 }
 
 impl Waiting {
@@ -139,6 +144,8 @@ impl Waiting {
         }
         self.left |= newer.left;
         self.closed |= newer.closed;
+        self.told = newer.told;
+        self.urgent |= newer.urgent;
     }
 
     /// Whether there is anything to write.
@@ -170,6 +177,8 @@ impl Waiting {
 pub(super) struct Pending {
     waiting: Mutex<Waiting>,
     come: Condvar,
+    /// Up to which [`Waiting::told`] all is written.
+    written: watch::Sender<u64>,
 }
 
 impl Pending {
@@ -177,11 +186,31 @@ impl Pending {
     pub(super) fn tell(&self, change: impl FnOnce(&mut Waiting)) {
         let mut waiting = self.lock();
         let idle = waiting.is_empty();
+        waiting.told += 1;
         change(&mut waiting);
         drop(waiting);
         if idle {
             self.come.notify_one();
         }
+    }
+
+    /// Has all that was told until now written at once. Gives back what will be told of that; `None`: it is written.
+    pub(super) fn hurry(&self) -> Option<(u64, watch::Receiver<u64>)> {
+        let mut waiting = self.lock();
+        let written = self.written.subscribe();
+        let told = waiting.told;
+        if *written.borrow() >= told {
+            return None;
+        }
+        waiting.urgent = true;
+        drop(waiting);
+        self.come.notify_one();
+        Some((told, written))
+    }
+
+    /// All that had been told by then is written.
+    pub(super) fn wrote(&self, told: u64) {
+        self.written.send_replace(told);
     }
 
     /// Nothing more comes.
@@ -192,7 +221,7 @@ impl Pending {
 
     /// Waits until there is something to write, or nothing more comes.
     pub(super) fn wait(&self) {
-        let idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.closed;
+        let idle = |waiting: &mut Waiting| waiting.is_empty() && !waiting.closed && !waiting.urgent;
         drop(self.come.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -202,13 +231,17 @@ impl Pending {
         drop(self.come.wait_timeout_while(self.lock(), time, open).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// The same, or until somebody waits for what is written.
+    pub(super) fn gather(&self, time: Duration) {
+        let calm = |waiting: &mut Waiting| !waiting.closed && !waiting.urgent;
+        drop(self.come.wait_timeout_while(self.lock(), time, calm).unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Takes all of it out. What is closed stays closed.
     pub(super) fn take(&self) -> Waiting {
         let mut waiting = self.lock();
-        let closed = waiting.closed;
-        let taken = std::mem::take(&mut *waiting);
-        waiting.closed = closed;
-        taken
+        let (closed, told) = (waiting.closed, waiting.told);
+        std::mem::replace(&mut *waiting, Waiting { closed, told, ..Waiting::default() })
     }
 
     /// What was taken could not be written.

@@ -196,6 +196,20 @@ fn what_cannot_be_opened_is_no_reason_to_fail_and_is_told() {
     assert_eq!(count(folder.path(), "SELECT count(*) FROM gap WHERE why LIKE '%regular%'"), 1);
 }
 
+#[tokio::test]
+async fn what_is_settled_is_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, _) = StateDb::open(folder.path()).unwrap();
+    let commits = db.commits();
+    commits.settle().await;
+    for life in 1..=5 {
+        db.remember(name("a"), 3, memo(life));
+        commits.settle().await;
+        let written = count(folder.path(), "SELECT incarnation FROM service");
+        assert_eq!(u64::try_from(written).unwrap(), life);
+    }
+}
+
 /// Whoever removes or overwrites the file under a daemon is given it anew, with all that is known.
 #[tokio::test]
 async fn what_was_written_is_asked_for_again_when_it_is_lost() {

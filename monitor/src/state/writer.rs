@@ -1,5 +1,5 @@
 //! The thread that has the database open. It sleeps until something waits, writes all of it in one transaction, and looks
-//! again no sooner than 50 ms later. While it cannot write it tries again, less and less often.
+//! again no sooner than 50 ms later, unless somebody waits for it. While it cannot write it tries again, less and less often.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,13 +52,13 @@ impl Writer {
         loop {
             if db.is_some() {
                 self.pending.wait();
-                self.pending.pause(GATHER);
+                self.pending.gather(GATHER);
             } else {
                 self.pending.pause(again);
                 again = (again * 2).min(AGAIN.1);
             }
             let waiting = self.pending.take();
-            let closed = waiting.closed;
+            let (closed, told) = (waiting.closed, waiting.told);
             if db.is_none() {
                 db = self.open(None);
             }
@@ -69,12 +69,15 @@ impl Writer {
                     None
                 }
             };
+            if db.is_some() {
+                self.pending.wrote(told);
+            }
             if closed {
                 return;
             }
             if db.is_some() {
                 again = AGAIN.0;
-                self.pending.pause(APART.saturating_sub(GATHER));
+                self.pending.gather(APART.saturating_sub(GATHER));
             }
         }
     }

@@ -28,6 +28,6 @@ pub use spec::{
     Backoff, Command, Delays, GiveUp, Launch, Leftovers, Policy, ReadySpec, RestartSpec, ServiceSpec,
     StopSpec,
 };
-pub use standing::{Codes, Standing, UNLIMITED};
-pub use time::Tick;
+pub use standing::{Codes, Left, Standing};
+pub use time::{MADE_WITHIN, Tick};
 pub use view::{HeldSocket, Paused, ServiceView, State};

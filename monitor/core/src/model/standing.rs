@@ -20,9 +20,9 @@ pub struct Standing {
     /// Such a life lasts at least so long.
     pub reset_after: Duration,
     /// How many restarts are left before it is given up.
-    pub left: u32,
+    pub left: Left,
     /// How many after a life that ends the series, where the limit is one of the series.
-    pub left_renewed: Option<u32>,
+    pub left_renewed: Option<Left>,
 }
 
 impl Standing {
@@ -35,10 +35,10 @@ impl Standing {
             self.immediate = self.renewed;
             self.left = self.left_renewed.unwrap_or(self.left);
         }
-        let follows = self.immediate > 0 && self.left > 0;
+        let follows = self.immediate > 0 && self.left != Left::Restarts(0);
         if follows {
             self.immediate -= 1;
-            self.left = self.left.saturating_sub(u32::from(self.left != UNLIMITED));
+            self.left = self.left.without(1);
         }
         follows
     }
@@ -47,14 +47,45 @@ impl Standing {
     pub fn skip(&mut self, lives: u64) {
         let lives = u32::try_from(lives).unwrap_or(u32::MAX);
         self.immediate = self.immediate.saturating_sub(lives);
-        if self.left != UNLIMITED {
-            self.left = self.left.saturating_sub(lives);
+        self.left = self.left.without(lives);
+    }
+}
+
+/// How many restarts are left. It is written as a number, of which the largest means that there is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u32", into = "u32")]
+pub enum Left {
+    /// There is no limit.
+    Unlimited,
+    /// So many.
+    Restarts(u32),
+}
+
+impl Left {
+    /// What is left of it after so many restarts.
+    #[must_use]
+    pub fn without(self, restarts: u32) -> Self {
+        match self {
+            Self::Unlimited => Self::Unlimited,
+            Self::Restarts(left) => Self::Restarts(left.saturating_sub(restarts)),
         }
     }
 }
 
-/// There is no limit.
-pub const UNLIMITED: u32 = u32::MAX;
+impl From<u32> for Left {
+    fn from(number: u32) -> Self {
+        if number == u32::MAX { Self::Unlimited } else { Self::Restarts(number) }
+    }
+}
+
+impl From<Left> for u32 {
+    fn from(left: Left) -> Self {
+        match left {
+            Left::Unlimited => Self::MAX,
+            Left::Restarts(number) => number,
+        }
+    }
+}
 
 /// A set of exit codes: a bit for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +121,7 @@ mod tests {
             immediate: 2,
             renewed: 3,
             reset_after: Duration::from_secs(10),
-            left: UNLIMITED,
+            left: Left::Unlimited,
             left_renewed: None,
         }
     }
@@ -116,13 +147,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_written_as_a_number() {
+        for (left, written) in [(Left::Unlimited, "4294967295"), (Left::Restarts(7), "7")] {
+            assert_eq!(serde_json::to_string(&left).unwrap(), written);
+            assert_eq!(serde_json::from_str::<Left>(written).unwrap(), left);
+        }
+    }
+
+    #[test]
     fn a_limit_is_renewed_only_where_it_is_one_of_the_series() {
-        let limited = Standing { left: 1, immediate: 9, renewed: 9, ..order() };
+        let limited = Standing { left: Left::Restarts(1), immediate: 9, renewed: 9, ..order() };
         let mut of_window = limited;
         assert!(of_window.follow(CRASH, SHORT) && !of_window.follow(CRASH, limited.reset_after));
-        let mut of_series = Standing { left_renewed: Some(1), ..limited };
+        let mut of_series = Standing { left_renewed: Some(limited.left), ..limited };
         assert!(of_series.follow(CRASH, SHORT) && of_series.follow(CRASH, limited.reset_after));
-        let mut late = Standing { left: 5, immediate: 9, ..order() };
+        let mut late = Standing { left: Left::Restarts(5), immediate: 9, ..order() };
         late.skip(4);
         assert!(late.follow(CRASH, SHORT) && !late.follow(CRASH, SHORT));
     }

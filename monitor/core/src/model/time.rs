@@ -19,6 +19,10 @@ impl Tick {
     }
 }
 
+/// How much later than the keeper's look at the clock the process of a life may have been made: there is a clone between the
+/// two, on a machine that may have other things to do. No pid comes again so soon.
+pub const MADE_WITHIN: Duration = Duration::from_millis(500);
+
 impl Add<Duration> for Tick {
     type Output = Self;
 

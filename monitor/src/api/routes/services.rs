@@ -55,10 +55,24 @@ pub(super) async fn act(
     }
     // The sender is dropped unused only when the daemon leaves.
     match reply.await.map_err(|_dropped| Refused::Leaving)? {
-        Reply::Done(detail) => Ok((StatusCode::OK, answer(Progress::Done, detail))),
+        Reply::Done(detail) => {
+            if decides(verb) {
+                shared.handle.commits.settle().await;
+            }
+            Ok((StatusCode::OK, answer(Progress::Done, detail)))
+        }
         Reply::Failed(why) => Err(problem::failed(why)),
         Reply::NotFound => Err(problem::no_service(&name, &shared.handle.views())),
         Reply::Disabled => Err(problem::disabled(&service)),
+    }
+}
+
+/// Whether what is to follow is decided by a verb: that holds once it is answered, even if keeper and daemon are killed in
+/// that moment. What others have begun is there to be found.
+fn decides(verb: Verb) -> bool {
+    match verb {
+        Verb::Stop | Verb::Disable | Verb::Enable | Verb::Pause(_) | Verb::Resume | Verb::Reset => true,
+        Verb::Start | Verb::Restart | Verb::Kill(_) => false,
     }
 }
 

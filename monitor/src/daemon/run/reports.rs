@@ -66,7 +66,7 @@ impl Daemon {
         let heard = clock::now();
         let life = life(slot, state);
         self.slots.occupy(slot, life.filter(|_| matches!(state, SlotState::Living { .. })));
-        let mut batch = self.ask_source(life.as_ref());
+        let batch = self.ask_source(life.as_ref());
         // Before the order for the next life: what comes then is that one's.
         if let Some(service) = self.slots.service(slot) {
             self.capture.hear(slot, service, state);
@@ -79,14 +79,8 @@ impl Daemon {
             | SlotState::Failed { .. } => None,
         };
         let witness = end.and_then(|end| self.witness(slot, &end));
-        let died = witness.as_ref().and_then(|witness| witness.at);
-        let rest = self.decide(self.slots.inputs(slot, state, witness))?;
-        if let Some(end) = end {
-            log_handling(slot, died, &end, heard);
-        }
-        self.source.settle(&mut batch);
-        self.tell_events(batch);
-        self.tell_all(rest);
+        let death = end.map(|end| Death::new(slot, &end, witness.as_ref(), heard));
+        self.take_report(self.slots.inputs(slot, state, witness), death, batch)?;
         if let Some(service) = self.slots.service(slot) {
             self.memory.hear(service, state);
         }
@@ -100,20 +94,33 @@ impl Daemon {
     fn hear_followed(&mut self, slot: u32, end: &LifeEnd, output: [u64; 2]) -> Result<(), LinkError> {
         let heard = clock::now();
         self.slots.occupy(slot, None);
-        let mut batch = self.ask_source(Some(&ended_life(slot, end)));
+        let batch = self.ask_source(Some(&ended_life(slot, end)));
         if let Some(service) = self.slots.service(slot) {
             self.capture.followed(slot, service, end, output);
         }
         let witness = self.witness(slot, end);
-        let died = witness.as_ref().and_then(|witness| witness.at);
-        let rest = self.decide(self.slots.followed(slot, *end, witness))?;
-        log_handling(slot, died, end, heard);
-        self.source.settle(&mut batch);
-        self.tell_events(batch);
-        self.tell_all(rest);
+        let death = Death::new(slot, end, witness.as_ref(), heard);
+        self.take_report(self.slots.followed(slot, *end, witness), Some(death), batch)?;
         if let Some(service) = self.slots.service(slot) {
             self.memory.followed(service);
         }
+        Ok(())
+    }
+
+    /// Lets the core take what the keeper has reported; then tells, first what the kernel told.
+    fn take_report(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        death: Option<Death>,
+        mut batch: Batch,
+    ) -> Result<(), LinkError> {
+        let rest = self.decide(inputs)?;
+        if let Some(death) = death {
+            death.log();
+        }
+        self.source.settle(&mut batch);
+        self.tell_events(batch);
+        self.tell_all(rest);
         Ok(())
     }
 
@@ -192,8 +199,23 @@ fn ended_life(slot: u32, end: &LifeEnd) -> Life {
     Life { slot, pid: end.pid, started: Tick(end.started) }
 }
 
-/// For who looks where the time goes.
-fn log_handling(slot: u32, died: Option<Tick>, end: &LifeEnd, heard: Tick) {
-    let (died, seen) = (died.map(|died| died.0), end.at);
-    tracing::debug!(slot, died, seen, heard = heard.0, ordered = clock::now().0, "a death was handled");
+/// When a death was told, for who looks where the time goes.
+struct Death {
+    slot: u32,
+    died: Option<u64>,
+    seen: u64,
+    heard: u64,
+}
+
+impl Death {
+    fn new(slot: u32, end: &LifeEnd, witness: Option<&Witness>, heard: Tick) -> Self {
+        let died = witness.and_then(|witness| witness.at).map(|at| at.0);
+        Self { slot, died, seen: end.at, heard: heard.0 }
+    }
+
+    /// The orders that follow it have been sent.
+    fn log(self) {
+        let Self { slot, died, seen, heard } = self;
+        tracing::debug!(slot, died, seen, heard, ordered = clock::now().0, "a death was handled");
+    }
 }

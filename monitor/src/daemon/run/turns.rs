@@ -61,13 +61,17 @@ impl Daemon {
     }
 
     pub(in crate::daemon) fn tell_all(&mut self, rest: Vec<Effect>) {
-        // Views before replies: whoever gets an answer and looks must see what the answer says.
+        // Views before replies: whoever gets an answer and looks must see what the answer says. And what an answer
+        // promises is told to the state database before, so that the answer can wait until it is written.
         let (views, others): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|effect| matches!(effect, Effect::Publish { .. }));
+        let (replies, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|effect| matches!(effect, Effect::Reply { .. }));
         for effect in views.into_iter().chain(others) {
             self.tell(effect);
         }
         self.memory.flush();
+        replies.into_iter().for_each(|reply| self.tell(reply));
     }
 
     /// Turns an effect into an order to the keeper or a job for the planner; gives back what is neither.
