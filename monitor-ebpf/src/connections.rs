@@ -1,21 +1,28 @@
 //! Connections of watched ports, counted as their sockets become ESTABLISHED and cease to be.
 //!
 //! A socket remembers what was counted of it, so the same change is counted once however often a program sees it.
+//!
+//! Most of what this costs is memory that is not in the cache, and what the kernel allocates for a socket to remember by. So
+//! a change that is not counted is told by as few looks as can be, those first that see least: a port that is not watched
+//! costs the arguments, the port and a word of a small bitmap.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
 use defib_ebpf::{
     CONNECTION_CLOSED, CONNECTION_NEW, CONNECTION_OPEN, CONNECTION_RESET, Connection, LENGTH_BOUNDS, LENGTHS,
-    PortBase, PortCounts, PortKey, PortStats, ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey, ctrl,
+    PortBase, PortCounts, PortKey, PortStats, ROUND_BANK, ROUND_SEEING, ROUND_SHIFT, Seen, SeenKey,
+    WATCHED_WORDS, ctrl, watched_bit,
 };
 
 use crate::emit::now;
-use crate::maps::{add, offset, set};
+use crate::maps::{add, fact, offset, set};
 use crate::task::{field, number, read};
+
+const IPPROTO_TCP: u16 = 6;
 
 /// include/net/tcp_states.h.
 const ESTABLISHED: u32 = 1;
@@ -30,9 +37,14 @@ const ECONNABORTED: u32 = 103;
 const ECONNRESET: u32 = 104;
 const EEXIST: i32 = 17;
 
-/// One bit for each port that is watched in any namespace: most ports are not, and cost no more than this.
+/// One bit for ports that are watched in any namespace, and for those that share it: most ports are not, and cost no more
+/// than this.
 #[map]
-static WATCHED: Array<u64> = Array::with_max_entries(65536 / 64, 0);
+static WATCHED: Array<u64> = Array::with_max_entries(WATCHED_WORDS, 0);
+
+/// The change at a watched port that the first program has seen on this CPU, until the second has seen it, too.
+#[map]
+static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
 
 /// The places that are watched. User space adds and removes them, and changes nothing in them.
 #[map]
@@ -79,6 +91,14 @@ pub(crate) enum Pass {
     Second,
 }
 
+/// A change of state. Zeroes: none.
+#[derive(Clone, Copy)]
+struct Last {
+    /// Its address, which is a pointer to the verifier.
+    socket: u64,
+    states: u64,
+}
+
 impl Change<'_> {
     /// Counts it, if its place is watched.
     #[inline(always)]
@@ -88,7 +108,17 @@ impl Change<'_> {
         if old != ESTABLISHED && new != ESTABLISHED && !reset {
             return;
         }
-        let Some(counts) = self.counts() else { return };
+        let port = self.port();
+        // Where connections cannot be counted, no port is watched: the verifier need not see what comes after.
+        if !is_watched(port) || fact!(counts_connections) == 0 {
+            return;
+        }
+        match pass {
+            Pass::First => self.leave(),
+            Pass::Second if self.was_left() => return,
+            Pass::Second => {}
+        }
+        let Some(counts) = self.counts(port) else { return };
         // SAFETY: the value stays allocated until this program returns (RCU), and user space never changes this.
         let watch = unsafe { (*counts).number };
         let connection = self.remembered(watch);
@@ -118,19 +148,65 @@ impl Change<'_> {
         }
     }
 
+    /// The port at this end.
+    #[inline(always)]
+    fn port(&self) -> u16 {
+        let num_at = offset!(sock_num);
+        // SAFETY: the first argument is a `struct sock *` on every kernel from 5.10 on.
+        let port: u16 = unsafe { field(self.ctx.arg(0), num_at) };
+        if port != 0 {
+            return port;
+        }
+        // It has been given back: one socket in eight closes like that.
+        u16::from_be(read(number(self.ctx, 0) + offset!(inet_sport) as u64))
+    }
+
+    /// Tells the second program that the first has run.
+    #[inline(always)]
+    fn leave(&self) {
+        let Some(last) = LAST.get_ptr_mut(0) else { return };
+        // SAFETY: the map has this entry. Volatile: the other program reads it.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*last).socket, self.ctx.arg(0));
+            core::ptr::write_volatile(&raw mut (*last).states, self.states());
+        }
+    }
+
+    /// Whether the first program has told so. Only for speed: who is told nothing, because a change in an interrupt has come
+    /// between the two, asks the socket.
+    ///
+    /// It is told once. What the kernel has kept from the second program stays here, and could be taken for a change of the
+    /// same socket to the same state that it keeps from the first one: user space looks at the sockets anew where something was
+    /// kept from both.
+    #[inline(always)]
+    fn was_left(&self) -> bool {
+        let Some(last) = LAST.get_ptr_mut(0) else { return false };
+        // SAFETY: as above. One comparison after the other, by the second load: both as one would be calculated with a
+        // pointer, which the verifier forbids.
+        unsafe {
+            if core::ptr::read_volatile(&raw const (*last).states) != self.states()
+                || core::ptr::read_volatile(&raw const (*last).socket) != self.ctx.arg(0)
+            {
+                return false;
+            }
+            core::ptr::write_volatile(&raw mut (*last).states, 0);
+        }
+        true
+    }
+
+    /// Both states in one word. Never zero: no state is.
+    #[inline(always)]
+    fn states(&self) -> u64 {
+        u64::from(self.old) << 32 | u64::from(self.new)
+    }
+
     /// The counters of its place.
     #[inline(always)]
-    fn counts(&self) -> Option<*mut PortCounts> {
-        let (num_at, net_at, inum_at) = (offset!(sock_num), offset!(sock_net), offset!(net_inum));
+    fn counts(&self, port: u16) -> Option<*mut PortCounts> {
+        let (protocol_at, net_at, inum_at) = (offset!(sock_protocol), offset!(sock_net), offset!(net_inum));
         // SAFETY: the first argument is a `struct sock *` on every kernel from 5.10 on.
-        let mut port: u16 = unsafe { field(self.ctx.arg(0), num_at) };
-        if port == 0 {
-            // It has been given back: one socket in eight closes like that.
-            port = u16::from_be(read(number(self.ctx, 0) + offset!(inet_sport) as u64));
-        }
-        let words = WATCHED.get(u32::from(port >> 6))?;
-        // SAFETY: the array has this entry. Volatile: user space writes it.
-        if unsafe { core::ptr::read_volatile(words) } >> (port & 63) & 1 == 0 {
+        let protocol: u16 = unsafe { field(self.ctx.arg(0), protocol_at) };
+        if protocol != IPPROTO_TCP {
             return None;
         }
         // SAFETY: as above, and the namespace is a `struct net *`, which a socket keeps.
@@ -155,7 +231,10 @@ impl Change<'_> {
             // writes it.
             unsafe {
                 if (*found).number != watch {
-                    *found = Connection { number: watch, since: 0, stage: CONNECTION_NEW };
+                    (*found).number = watch;
+                    (*found).since = 0;
+                    // Volatile: the compiler would call a function for two zeroes side by side.
+                    core::ptr::write_volatile(&raw mut (*found).stage, CONNECTION_NEW);
                 }
             }
         }
@@ -198,6 +277,14 @@ impl Change<'_> {
             _ => error == ECONNRESET,
         }
     }
+}
+
+/// Whether a port is watched, or may be.
+#[inline(always)]
+fn is_watched(port: u16) -> bool {
+    let (word, bit) = watched_bit(port);
+    // SAFETY: the array has this entry. Volatile: user space writes it.
+    WATCHED.get(word).is_some_and(|words| unsafe { core::ptr::read_volatile(words) } & bit != 0)
 }
 
 /// Takes a connection a stage further. False if it has got there already.

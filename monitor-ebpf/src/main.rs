@@ -2,10 +2,10 @@
 //!
 //! BTF tracepoints follow the keeper's children from fork to exit. Nothing is armed from user space after a process
 //! runs: the fork program itself sees that the parent is the keeper. The programs stay within what kernel 5.10 can
-//! verify: no atomics but add, no callbacks, no kfuncs, no loops.
+//! verify: no atomics but add, no callbacks, no kfuncs, and one loop, which is short and bounded.
 //!
-//! Fork, exec, exit and the choice of the out-of-memory killer are the base. What tells who sent a signal and who listens
-//! on a port is optional: each program is loaded by itself, and is left out where the kernel does not take it.
+//! Fork, exec, exit and the choice of the out-of-memory killer are the base. What tells who sent a signal, who listens on a
+//! port and what tasks use is optional: each program is loaded by itself, and is left out where the kernel does not take it.
 
 #![no_std]
 #![no_main]

@@ -13,8 +13,14 @@ pub(crate) static OFFSETS: Offsets = Offsets::UNSET;
 
 /// Replaced before the load; see [`fact!`].
 #[unsafe(no_mangle)]
-pub(crate) static FACTS: Facts =
-    Facts { exit_has_group_dead: 0, oom_arg_is_task: 0, action_size: 0, counts_connections: 0 };
+pub(crate) static FACTS: Facts = Facts {
+    exit_has_group_dead: 0,
+    oom_arg_is_task: 0,
+    action_size: 0,
+    counts_connections: 0,
+    rss_at: 0,
+    rss_step: 0,
+};
 
 /// The offset of a field in the running kernel. Volatile: the compiler must not fold the value of this build.
 macro_rules! offset {

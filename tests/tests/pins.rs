@@ -79,12 +79,12 @@ fn a_later_daemon_takes_the_probes_up_and_a_stop_removes_them() {
     daemon.wait_state("it", "running");
     let [place] = &pins(&daemon)[..] else { panic!("{:?}", pins(&daemon)) };
     let doctor = pins_row(&daemon);
-    assert!(doctor.contains("8 programs and 15 maps") && doctor.contains("0 ends wait"), "{doctor}");
+    assert!(doctor.contains("9 programs and 15 maps") && doctor.contains("0 ends wait"), "{doctor}");
 
     let first = daemon.daemon();
     signal(first, libc::SIGKILL);
     patiently("the next daemon", || Some(daemon.daemon()).filter(|pid| *pid != first));
-    patiently("the probes", || daemon.log().contains("8 pinned probes go on").then_some(()));
+    patiently("the probes", || daemon.log().contains("9 pinned probes go on").then_some(()));
     // It hears as well as the first.
     let pid = daemon.wait_state("it", "running")["pid"].as_u64().expect("a pid");
     signal(u32::try_from(pid).expect("a pid"), libc::SIGKILL);
@@ -159,7 +159,7 @@ fn another_keeper_uses_the_same_probes() {
     let state = first.path("state").display().to_string();
     let options = Options { args: vec!["--state-dir".into(), state], ..Options::default() };
     let second = Daemon::start_with(ONE, &options);
-    assert!(second.log().contains("8 pinned probes go on"), "{}", second.log());
+    assert!(second.log().contains("9 pinned probes go on"), "{}", second.log());
     let pid = second.wait_state("it", "running")["pid"].as_u64().expect("a pid");
     signal(u32::try_from(pid).expect("a pid"), libc::SIGKILL);
     // Only the probes know who sent it.

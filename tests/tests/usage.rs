@@ -37,6 +37,69 @@ fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
         .collect()
 }
 
+/// Three processes that sleep, the pids of which are known.
+const ASLEEP: &str = r#"
+[listen]
+metrics = "127.0.0.1:0"
+[service.asleep]
+command = ["sh", "-c", """
+ulimit -S -n 100
+sleep 1000 & echo $! > {dir}/first
+sleep 1000 & echo $! > {dir}/second
+wait
+"""]
+"#;
+
+/// A number in a file of a process, behind a word.
+fn number(pid: u32, file: &str, word: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("it runs");
+    let value = text.lines().find_map(|line| line.strip_prefix(word)).expect("the kernel tells it");
+    value.split_whitespace().next().expect("a number").parse().expect("a number")
+}
+
+/// A field of proc_pid_stat(5), which counts from 1.
+fn stat(pid: u32, field: usize) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields = text.rsplit_once(") ").expect("a name").1.split(' ').nth(field - 3);
+    fields.expect("a field").parse().expect("a number")
+}
+
+/// Whether the kernel walks through its tasks for it, or files are read.
+#[test]
+fn what_is_told_is_what_proc_says() {
+    let page =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).expect("it is known").expect("it has one");
+    for source in ["ebpf", "pidfd"] {
+        let daemon = Daemon::start_with(ASLEEP, &Options::with_source(source));
+        let main = pid(&daemon.wait("asleep", "to run", |it| it["state"] == "running"));
+        let noted = |file: &str| fs::read_to_string(daemon.path(file)).ok()?.trim().parse::<u32>().ok();
+        // What is still being loaded takes more memory from one look to the next.
+        let stat_of = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let is_asleep = |pid: u32, name: &str| stat_of(pid).contains(&format!("({name}) S "));
+        let children = ["first", "second"];
+        let children = patiently("both children to be named", || {
+            children.map(noted).into_iter().collect::<Option<Vec<_>>>()
+        });
+        patiently("all to sleep", || {
+            let children = children.iter().all(|pid| is_asleep(*pid, "sleep"));
+            (children && is_asleep(main, "sh")).then_some(())
+        });
+        let told = scrape(&daemon);
+        let of = |family: &str| told[&format!("defib_process_{family}{{process=\"asleep\"}}")];
+        let all = [main, children[0], children[1]];
+        let sum = |of: &dyn Fn(u32) -> u64| all.map(of).iter().sum::<u64>() as f64;
+
+        assert_eq!((of("children"), of("threads")), (2.0, 3.0), "{source}");
+        assert_eq!(of("resident_memory_bytes"), sum(&|pid| stat(pid, 24)) * page as f64, "{source}");
+        assert_eq!(of("virtual_memory_bytes"), stat(main, 23) as f64, "{source}");
+        assert_eq!(of("read_bytes_total"), sum(&|pid| number(pid, "io", "read_bytes:")), "{source}");
+        assert_eq!(of("written_bytes_total"), sum(&|pid| number(pid, "io", "write_bytes:")), "{source}");
+        assert_eq!(of("max_fds"), 100.0, "{source}");
+        let open = fs::read_dir(format!("/proc/{main}/fd")).expect("it runs").count();
+        assert_eq!(of("open_fds"), open as f64, "{source}");
+    }
+}
+
 /// Over several lives, which nobody looks at while they live.
 fn sums_are_kept(options: &Options) {
     let daemon = Daemon::start_with(BUSY, options);

@@ -19,8 +19,10 @@ pub mod ctrl {
     pub const ROUND: u32 = 6;
     /// How many changes of connections might have been counted wrongly when everything was last counted anew.
     pub const PORTS_SETTLED: u32 = 7;
+    /// The inode number of the cgroup below which each service has its own, for looks at tasks. The programs read this.
+    pub const SERVICES: u32 = 8;
     /// The kernel's tags of the programs, in the order in which user space attaches them.
-    pub const TAGS: u32 = 8;
+    pub const TAGS: u32 = 9;
     /// How many entries there are.
     pub const COUNT: u32 = 24;
 }

@@ -17,6 +17,8 @@ pub enum Group {
     Ports,
     /// Connections, with those.
     Connections,
+    /// What tasks use.
+    Tasks,
 }
 
 macro_rules! offsets {
@@ -92,6 +94,36 @@ offsets! {
         /// Why the connection has ended; zero if this end has ended it.
         sock_err = "sock.sk_err",
     }
+    Tasks {
+        /// The cgroups that a task is in.
+        task_cgroups = "task_struct.cgroups",
+        /// That of the unified hierarchy.
+        css_set_dfl_cgrp = "css_set.dfl_cgrp",
+        /// The file that a cgroup is.
+        cgroup_kn = "cgroup.kn",
+        /// Its inode number.
+        kernfs_node_id = "kernfs_node.id",
+        /// What a cgroup is to the one below: there is the pointer to the one above.
+        cgroup_self = "cgroup.self",
+        /// What the cgroup above is to it.
+        cgroup_parent = "cgroup.self.parent",
+        /// The memory.
+        task_mm = "task_struct.mm",
+        /// Pages of virtual memory.
+        mm_total_vm = "mm_struct.total_vm",
+        /// How many threads there are.
+        signal_nr_threads = "signal_struct.nr_threads",
+        /// One `struct rlimit` for each limit.
+        signal_rlim = "signal_struct.rlim",
+        /// Bytes that the thread has caused to be read from storage.
+        task_read_bytes = "task_struct.ioac.read_bytes",
+        /// Bytes that it has caused to be written there.
+        task_write_bytes = "task_struct.ioac.write_bytes",
+        /// What its ended threads have, and the children that it has waited for.
+        signal_read_bytes = "signal_struct.ioac.read_bytes",
+        /// The same of what was written.
+        signal_write_bytes = "signal_struct.ioac.write_bytes",
+    }
 }
 
 /// What differs between kernels but is no offset. `u32` instead of `bool`: no padding, no invalid values.
@@ -106,6 +138,10 @@ pub struct Facts {
     pub action_size: u32,
     /// 1 if sockets can be told apart where they change their state (5.12): connections are counted.
     pub counts_connections: u32,
+    /// Where `struct mm_struct` has the first counter of its pages.
+    pub rss_at: u32,
+    /// How far it is from one to the next: a counter for several CPUs takes more room (6.2).
+    pub rss_step: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 16);
+const _: () = assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && size_of::<Facts>() == 24);

@@ -16,6 +16,18 @@ pub struct PortKey {
     pub padding: u16,
 }
 
+/// How many words the array `WATCHED` has.
+///
+/// It is kept in few cache lines, because every change of a socket looks into it: so ports share its bits, and whose bit is
+/// set is looked up among the places.
+pub const WATCHED_WORDS: u32 = 64;
+
+/// The word in `WATCHED` that has the bit of a port, and that bit.
+#[inline(always)]
+pub const fn watched_bit(port: u16) -> (u32, u64) {
+    ((port as u32 >> 6) % WATCHED_WORDS, 1 << (port & 63))
+}
+
 /// How many lengths of connections are told apart.
 pub const LENGTHS: usize = 16;
 

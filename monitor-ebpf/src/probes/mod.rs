@@ -1,4 +1,4 @@
-//! One file per tracepoint.
+//! One file per tracepoint, and one for an iterator.
 
 mod deliver;
 mod exec;
@@ -7,3 +7,4 @@ mod fork;
 mod generate;
 mod oom;
 mod state;
+mod task;

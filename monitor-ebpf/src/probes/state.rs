@@ -11,7 +11,7 @@ use defib_ebpf::{Listening, NAME_LEN, PortEvent, Tracked, kind};
 
 use crate::connections::{Change, Pass, concerns};
 use crate::emit::{Wake, emit, event, now};
-use crate::maps::{count, fact, offset, suppressed, tracked};
+use crate::maps::{count, offset, suppressed, tracked};
 use crate::slots::{give_place, may_tell, take_place};
 use crate::task::{current_name, field, number, read, tracked_current};
 
@@ -28,7 +28,7 @@ static LISTENERS: HashMap<u64, Listening> = HashMap::with_max_entries(16 * 1024,
 fn on_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
     if concerns(old, new) {
-        count_connection(&ctx, old, new, Pass::First);
+        Change { ctx: &ctx, old, new }.count(Pass::First);
         return 0;
     }
     let begins = new == LISTEN && old != LISTEN;
@@ -64,22 +64,9 @@ fn on_state(ctx: BtfTracePointContext) -> i32 {
 fn on_state_again(ctx: BtfTracePointContext) -> i32 {
     let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
     if concerns(old, new) {
-        count_connection(&ctx, old, new, Pass::Second);
+        Change { ctx: &ctx, old, new }.count(Pass::Second);
     }
     0
-}
-
-#[inline(always)]
-fn count_connection(ctx: &BtfTracePointContext, old: u32, new: u32, pass: Pass) {
-    if fact!(counts_connections) == 0 {
-        return;
-    }
-    let protocol_at = offset!(sock_protocol);
-    // SAFETY: the first argument is a `struct sock *` on every kernel from 5.10 on.
-    let protocol: u16 = unsafe { field(ctx.arg(0), protocol_at) };
-    if protocol == IPPROTO_TCP {
-        Change { ctx, old, new }.count(pass);
-    }
 }
 
 #[inline(always)]

@@ -138,12 +138,7 @@ pub trait Counter: fmt::Debug + Send + Sync {
     /// How often everything was counted anew because the kernel had skipped a run of the probe; `None`: there is no probe.
     fn reseeds(&self) -> Option<u64>;
 
-    /// How often more sockets have ended than could be told; `None`: it does not count by that. Never waits.
-    fn ends_lost(&self) -> Option<u64> {
-        None
-    }
-
-    /// `None`: it counts in the kernel, as connections open and close.
+    /// `None`: it counts in the kernel, as connections open and close. Never waits.
     fn ending(&self) -> Option<Ending> {
         None
     }

@@ -56,6 +56,8 @@ struct Shared {
     todo: Mutex<Todo>,
     wake: OwnedFd,
     lost: AtomicU64,
+    /// Why not everything that is wanted is counted. Held for a moment only.
+    trouble: Mutex<Option<String>>,
 }
 
 /// What the thread is to do.
@@ -72,8 +74,6 @@ struct Heard {
     netns: Option<u32>,
     ends: Option<Arc<Ends>>,
     ports: BTreeMap<u16, Port>,
-    /// Why not everything that is wanted is counted.
-    trouble: Option<String>,
 }
 
 /// What is known of a port.
@@ -119,6 +119,7 @@ impl Ended {
             todo: Mutex::default(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             lost: AtomicU64::new(0),
+            trouble: Mutex::default(),
         });
         let of_thread = Arc::clone(&shared);
         std::thread::Builder::new().name("defib-counts".into()).spawn(move || of_thread.run())?;
@@ -144,7 +145,7 @@ impl Counter for Ended {
         for port in heard.ports.values_mut() {
             port.before = port.ended;
         }
-        if heard.trouble.is_some() {
+        if lock(&self.0.trouble).is_some() {
             self.0.ask(|todo| todo.again = true);
         }
     }
@@ -168,12 +169,8 @@ impl Counter for Ended {
         None
     }
 
-    fn ends_lost(&self) -> Option<u64> {
-        Some(self.0.lost.load(Ordering::Relaxed))
-    }
-
     fn ending(&self) -> Option<Ending> {
-        let trouble = lock(&self.0.heard).trouble.clone();
+        let trouble = lock(&self.0.trouble).clone();
         Some(Ending { lost: self.0.lost.load(Ordering::Relaxed), trouble })
     }
 }
@@ -263,11 +260,10 @@ impl Shared {
         let here = |place: &&Place| Some(place.netns) == netns;
         let ports: BTreeSet<u16> = wanted.iter().filter(here).map(|place| place.port).collect();
         let trouble = self.begin(netns, &ports).err();
-        let mut heard = lock(&self.heard);
-        if let Some(why) = trouble.as_ref().filter(|why| heard.trouble.as_ref() != Some(*why)) {
+        let before = std::mem::replace(&mut *lock(&self.trouble), trouble.clone());
+        if let Some(why) = trouble.filter(|why| before.as_ref() != Some(why)) {
             tracing::info!(why, "nobody counts connections that open and close");
         }
-        heard.trouble = trouble;
     }
 
     fn begin(&self, netns: Option<u32>, ports: &BTreeSet<u16>) -> Result<(), String> {

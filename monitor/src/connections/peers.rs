@@ -102,7 +102,7 @@ fn connections(states: &[u64; STATES]) -> u64 {
 /// A socket, as far as its peer goes.
 #[derive(Clone, Copy)]
 struct Seen {
-    /// IPv4 addresses are mapped, so one that reaches a socket of either family is the same.
+    /// See [`mapped`].
     address: Ipv6Addr,
     state: State,
     /// When it became ESTABLISHED; 0: it is not known.
@@ -113,15 +113,20 @@ const _: () = assert!(size_of::<Seen>() == 32);
 
 impl Seen {
     fn of(socket: &Socket) -> Self {
-        let address = match socket.remote {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
-        };
+        let address = mapped(socket.remote);
         Self { address, state: socket.state, since: socket.memory.map_or(0, |memory| since(&memory)) }
     }
 
     fn network(&self) -> u64 {
         u64::try_from(self.address.to_bits() >> 64).unwrap_or_default()
+    }
+}
+
+/// IPv4 addresses are mapped, so one that reaches a socket of either family is the same.
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
     }
 }
 
@@ -226,11 +231,11 @@ impl Busiest {
         if socket.state != State::Established {
             return;
         }
-        let address = match socket.remote.to_canonical() {
-            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-            IpAddr::V6(address) => (address.to_bits() >> 64 << 64).to_be_bytes(),
-        };
-        self.0.push((socket.port, address));
+        let address = mapped(socket.remote);
+        let network = || Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
+        // All IPv4 is in one network of IPv6.
+        let peer = if address.to_ipv4_mapped().is_some() { address } else { network() };
+        self.0.push((socket.port, peer.octets()));
     }
 
     /// How many connections the peer of each port has that has most of them. A port without any is missing.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use defib_ebpf::{Bank, PortBase, PortCounts, PortKey};
+use defib_ebpf::{Bank, PortBase, PortCounts, PortKey, watched_bit};
 
 use super::counts::{Counts, Lengths, MAX_PLACES, Place};
 use crate::source::PortTables;
@@ -54,7 +54,8 @@ impl Places {
         let gone: Vec<_> = self.entries.keys().filter(|place| !wanted.contains(place)).copied().collect();
         for place in gone {
             self.entries.remove(&place);
-            let last = !self.entries.keys().any(|other| other.port == place.port);
+            let bit = watched_bit(place.port);
+            let last = !self.entries.keys().any(|other| watched_bit(other.port) == bit);
             self.tables.unwatch(place.key(), last).map_err(io::Error::other)?;
         }
         for place in wanted.iter().take(MAX_PLACES) {

@@ -13,7 +13,7 @@ use super::row::{Method, Row, Sockets, Sum, Table, Verification, add, merge};
 use super::snapshot::{self, Seen};
 use super::watched::{Subject, Watched, Whereabouts};
 use crate::effect::holders::Household;
-use crate::effect::sockets::Sight;
+use crate::effect::sockets::{NoSockets, Sight};
 
 /// More network namespaces are not looked into at a time: each takes a thread that enters it, and a look.
 const MAX_NAMESPACES: usize = 256;
@@ -89,14 +89,9 @@ impl Connections {
         self.counter.is_some()
     }
 
-    /// What is to be known of counts by the ends of sockets; `None`: nobody counts like that.
+    /// What is to be known of counts by the ends of sockets; `None`: nobody counts like that. Never waits.
     pub fn ending(&self) -> Option<Ending> {
         self.counter.as_ref().and_then(|counter| counter.ending())
-    }
-
-    /// How often more sockets ended than could be told; `None`: nobody listens to that. Never waits.
-    pub fn ends_lost(&self) -> Option<u64> {
-        self.counter.as_ref().and_then(|counter| counter.ends_lost())
     }
 
     /// Somebody has begun to listen, perhaps in another namespace than the process began in. Never waits.
@@ -171,12 +166,7 @@ impl Connections {
         for (netns, ports) in ports {
             // Where no process of a service is any more, there is nobody to look through, and mostly nothing to see.
             let Some(way) = ways.get(&netns) else { continue };
-            let looked = if seen.len() < MAX_NAMESPACES {
-                snapshot::look(*way, &ports, ask.busiest).map_err(|error| error.to_string())
-            } else {
-                Err(format!("more than {MAX_NAMESPACES} are not looked into"))
-            };
-            match looked {
+            match one_more(seen.len(), || snapshot::look(*way, &ports, ask.busiest)) {
                 Ok(found) => drop(seen.insert(netns, found)),
                 Err(why) => troubles.push(format!("network namespace {netns}: {why}")),
             }
@@ -219,12 +209,7 @@ impl Connections {
         for (count, place) in places.into_keys().filter(|place| place.port == port).enumerate() {
             let looked = match ways.get(&place.netns) {
                 None => Err("nobody of the service is in it just now".to_owned()),
-                Some(_) if count >= MAX_NAMESPACES => {
-                    Err(format!("more than {MAX_NAMESPACES} are not looked into"))
-                }
-                Some(way) => {
-                    peers::look(&Sight::open(*way), port, map, most).map_err(|error| error.to_string())
-                }
+                Some(way) => one_more(count, || peers::look(&Sight::open(*way), port, map, most)),
             };
             if let Err(why) = &looked {
                 troubles.push(format!("network namespace {}: {why}", place.netns));
@@ -285,6 +270,14 @@ impl Connections {
         let troubles = table.troubles.join("; ");
         (sums, if troubles.is_empty() { Ok(()) } else { Err(troubles) })
     }
+}
+
+/// Looks into a network namespace after so many others, if it is not one too many.
+fn one_more<T>(before: usize, look: impl FnOnce() -> Result<T, NoSockets>) -> Result<T, String> {
+    if before >= MAX_NAMESPACES {
+        return Err(format!("more than {MAX_NAMESPACES} are not looked into"));
+    }
+    look().map_err(|error| error.to_string())
 }
 
 /// What a look shows of a place, and adds to what its listeners have dropped.

@@ -29,8 +29,8 @@ use crate::effect::output::Logs;
 pub use crate::effect::port_status::PortStatus;
 use crate::effect::port_status::{Owner, port_status};
 pub use crate::effect::sockets::State as TcpState;
-use crate::effect::usage::usage;
 pub use crate::effect::usage::{Cpu, ProcessUsage, TreeUsage, of_process};
+use crate::effect::usage::{Tasks, usage};
 use crate::metrics::{self, Metrics, Pipeline, ports::Port};
 use crate::source::{OomCounter, OomKills};
 use crate::state::Commits;
@@ -150,6 +150,8 @@ pub struct Handle {
     /// Who runs.
     pub identity: Arc<Identity>,
     household: Household,
+    /// Who lets the kernel walk through its tasks, if the source can.
+    pub(super) tasks: Option<Arc<dyn Tasks>>,
     /// Who counts the kills of the out-of-memory killer.
     oom_kills: Arc<tokio::sync::Mutex<OomCounter>>,
     /// What operators have set for the start of defib.
@@ -203,6 +205,7 @@ impl Handle {
             watched,
             identity,
             household,
+            tasks: None,
             oom_kills: Arc::new(tokio::sync::Mutex::new(OomCounter::begin())),
             boot,
             logs,
@@ -295,11 +298,11 @@ impl Handle {
     /// no more of them are looked at; of a look that hangs or does not come to its turn, nothing is known after twice that.
     pub async fn usage(&self, views: &[&ServiceView], longest: Duration) -> Vec<TreeUsage> {
         let services = views.iter().map(|view| (view.name.clone(), view.pid)).collect();
-        let household = self.household.clone();
+        let (household, tasks) = (self.household.clone(), self.tasks.clone());
         let look = async {
             let turn = Arc::clone(&self.reading).acquire_owned().await.ok()?;
             let look = move || {
-                let found = usage(&household, services, longest);
+                let found = usage(&household, tasks.as_deref(), services, longest);
                 // The next one waits even if nobody waits for this any more.
                 drop(turn);
                 found

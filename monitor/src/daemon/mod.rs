@@ -51,6 +51,7 @@ mod run;
 mod slots;
 mod sockets;
 mod surfaces;
+mod usage;
 
 pub use lifecycle::{check_handover, run};
 pub use surfaces::Serve;

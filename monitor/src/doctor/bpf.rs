@@ -29,13 +29,13 @@ pub(super) fn rows() -> (Vec<Row>, Option<String>) {
 
 /// What came of one program. The source works without those that may be left out.
 fn program(report: &ProbeReport) -> Row {
-    let (name, tracepoint) = (format!("ebpf:{}", report.probe), report.tracepoint);
+    let (name, hook) = (format!("ebpf:{}", report.probe), report.hook);
     match &report.outcome {
-        Ok(None) => GROUP.ok(&name, format!("tp_btf/{tracepoint}")),
-        Ok(Some(count)) => GROUP.ok(&name, format!("tp_btf/{tracepoint}, {count} instructions verified")),
+        Ok(None) => GROUP.ok(&name, hook.to_string()),
+        Ok(Some(count)) => GROUP.ok(&name, format!("{hook}, {count} instructions verified")),
         Err(error) => {
             let (found, remedy) = refused(error);
-            GROUP.limited(&name, format!("tp_btf/{tracepoint}, left out: {found}"), remedy)
+            GROUP.limited(&name, format!("{hook}, left out: {found}"), remedy)
         }
     }
 }
@@ -129,6 +129,7 @@ pub(super) fn settings() -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Hook;
 
     #[test]
     fn the_verdict_is_found_in_a_log() {
@@ -160,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_program_that_was_left_out_says_why() {
-        let report = |outcome| ProbeReport { probe: "on_state", tracepoint: "inet_sock_set_state", outcome };
+        let hook = Hook::Tracepoint("inet_sock_set_state");
+        let report = |outcome| ProbeReport { probe: "on_state", hook, outcome };
         let row = program(&report(Ok(Some(46))));
         let found = "tp_btf/inet_sock_set_state, 46 instructions verified";
         assert_eq!((row.name.as_str(), row.found.as_str()), ("ebpf:on_state", found));

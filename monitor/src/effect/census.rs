@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use defib_core::KnownLife;
-use defib_core::model::{Incarnation, ServiceName, Tick};
+use defib_core::model::{Incarnation, MADE_WITHIN, ServiceName, Tick};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -27,10 +27,6 @@ use crate::keeper::plan::{INCARNATION_VARIABLE, MAIN_VARIABLE, MARKS, SERVICE_VA
 
 /// The kernel's start of a process is told in hundredths of a second, rounded down.
 const BEFORE: Duration = Duration::from_millis(20);
-
-/// How much later than the keeper's look at the clock the process may have been made: there is a clone between the two,
-/// on a machine that may have other things to do. No pid comes again so soon.
-const AFTER: Duration = Duration::from_millis(500);
 
 /// What a keeper calls itself.
 const KEEPER: &str = "defib-keeper";
@@ -308,7 +304,7 @@ fn identify(life: KnownLife, units: Units, inside: impl Fn(u32) -> bool) -> Opti
     // After the pidfd: what is read of the number now is of the process that the pidfd is of, or of one after it, which
     // started later than the life did.
     let start = Stat::of(life.pid, units)?.started;
-    let fits = start + BEFORE >= life.started && start <= life.started + AFTER;
+    let fits = start + BEFORE >= life.started && start <= life.started + MADE_WITHIN;
     (fits && inside(life.pid)).then_some(pidfd)
 }
 

@@ -21,6 +21,8 @@ use defib_core::model::{ServiceName, Tick};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::clock;
+use super::group_look::Group;
+use super::proc_folder::Scratch;
 
 /// The most processes of a leaf that are looked at, and the most groups in it.
 const MOST: usize = 4096;
@@ -157,7 +159,7 @@ impl CgroupTree {
 
     /// The processes of a service, of whichever life: those in its folder and below. At most `limit`.
     pub fn processes_of(&self, service: &ServiceName, limit: usize) -> Vec<u32> {
-        within(self.services().join(service.as_str()), limit)
+        within(&self.folder(service), limit)
     }
 
     fn remove_leaves(&self) -> io::Result<()> {
@@ -215,26 +217,14 @@ fn enter(group: &Path, pid: u32) -> Result<(), NoCgroup> {
     fs::write(&path, pid.to_string()).map_err(|cause| NoCgroup::Unusable { what: "write", path, cause })
 }
 
-/// The processes of a group and of those below it, at most so many.
-fn within(group: PathBuf, limit: usize) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut groups = vec![group];
-    // A service may make groups of its own in its leaf. One that makes too many hides the rest from itself only.
-    for _ in 0..limit {
-        let Some(group) = groups.pop() else { break };
-        found.extend(processes(&group).into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()));
-        if found.len() >= limit {
-            break;
-        }
-        groups.extend(folders(&group));
-    }
-    found.truncate(limit);
-    found
+/// The processes of a group and of those below it, at most so many; none if it is not there.
+fn within(group: &Path, limit: usize) -> Vec<u32> {
+    Group::at(group).map(|group| group.processes(limit, &mut Scratch::new())).unwrap_or_default()
 }
 
 /// The processes of a leaf, and of the groups that a service has made in it.
 pub(super) fn processes_below(leaf: &Path) -> Vec<u32> {
-    within(leaf.to_owned(), MOST)
+    within(leaf, MOST)
 }
 
 /// Whether a living process is in a group or below it.
@@ -243,7 +233,7 @@ pub(super) fn is_populated(group: &Path) -> bool {
 }
 
 /// SIGKILL to everything in a leaf.
-pub(super) fn kill(leaf: &Path) {
+pub(crate) fn kill(leaf: &Path) {
     // Before Linux 5.14 there is no cgroup.kill, and the processes are ended one by one.
     if fs::write(leaf.join("cgroup.kill"), "1").is_err() {
         for pid in processes_below(leaf) {
@@ -254,7 +244,7 @@ pub(super) fn kill(leaf: &Path) {
 }
 
 /// Removes a leaf, and the groups that a service has made in it, as far as nobody lives in them.
-pub(super) fn remove_with_all_below(leaf: &Path) {
+pub(crate) fn remove_with_all_below(leaf: &Path) {
     let mut groups = vec![leaf.to_owned()];
     let mut at = 0;
     while let Some(group) = groups.get(at)
@@ -291,13 +281,8 @@ fn leaf_folders(services: &Path) -> Vec<PathBuf> {
     folders(services).iter().flat_map(|service| folders(service)).collect()
 }
 
-fn processes(leaf: &Path) -> Vec<rustix::process::Pid> {
-    let list = fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
-    list.lines().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)).collect()
-}
-
 /// Waits for the kernel to tell that a group is empty.
-pub(super) fn wait_until_empty(group: &Path, deadline: Tick) -> bool {
+pub(crate) fn wait_until_empty(group: &Path, deadline: Tick) -> bool {
     let Ok(events) = fs::File::open(group.join("cgroup.events")) else { return true };
     while populated(&events) {
         let left = deadline.since(clock::now());

@@ -1,10 +1,13 @@
-//! The groups of services, looked at one after the other through the folder of all of them, which is held open: to walk
-//! down from the root for every file takes as long as to read it.
+//! Groups, looked at through their folders, which are held open: to walk down from the root for every file takes as long as
+//! to read it.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat};
@@ -15,17 +18,38 @@ use super::proc_stat::Cpu;
 /// What the leaves of a service are called, in turn. Mostly there is one of them, and nothing else.
 const LEAVES: [&str; 2] = ["0", "1"];
 
+/// Who has used how much CPU time. It is there in every group but the root, whatever controllers are enabled.
+const CPU: &str = "cpu.stat";
+
 /// The folder of all services.
 #[derive(Debug)]
 pub(super) struct Groups(OwnedFd);
 
-/// The folder of a service, or a group below it.
+/// The folder of a group.
 #[derive(Debug)]
 pub(super) struct Group(OwnedFd);
 
 impl Groups {
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
         Ok(Self(rustix::fs::open(folder, flags(), Mode::empty())?))
+    }
+
+    /// The inode number of the folder, and those of the services' in it, by one reading of the folder.
+    pub(super) fn inodes(&self) -> io::Result<(u64, BTreeMap<OsString, u64>)> {
+        let listed =
+            openat(&self.0, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut inodes = BTreeMap::new();
+        for entry in Dir::new(listed)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+            inodes.insert(name, entry.ino());
+        }
+        Ok((fstat(&self.0)?.st_ino, inodes))
+    }
+
+    /// CPU time of all that has ever been in the group of a service.
+    pub(super) fn cpu_of(&self, service: &str, scratch: &mut Scratch) -> Option<Cpu> {
+        read_cpu(&self.0, &format!("{service}/{CPU}"), scratch)
     }
 
     /// That of one service; an error if it has none.
@@ -35,6 +59,10 @@ impl Groups {
 }
 
 impl Group {
+    pub(super) fn at(folder: &Path) -> io::Result<Self> {
+        Ok(Self(rustix::fs::open(folder, flags(), Mode::empty())?))
+    }
+
     /// The processes in it and below it, at most `limit`.
     pub(super) fn processes(&self, limit: usize, scratch: &mut Scratch) -> Vec<u32> {
         let mut found = self.members(scratch);
@@ -52,19 +80,13 @@ impl Group {
         found
     }
 
-    /// CPU time of all that has ever been in it. `cpu.stat` is there in every group but the root, whatever controllers are
-    /// enabled.
+    /// CPU time of all that has ever been in it.
     pub(super) fn cpu(&self, scratch: &mut Scratch) -> Option<Cpu> {
-        let text = str::from_utf8(self.read("cpu.stat", scratch).ok()?).ok()?;
-        let micros = |key: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-            Some(Duration::from_micros(value.parse().ok()?))
-        };
-        Some(Cpu { user: micros("user_usec ")?, system: micros("system_usec ")? })
+        read_cpu(&self.0, CPU, scratch)
     }
 
     fn members(&self, scratch: &mut Scratch) -> Vec<u32> {
-        let list = self.read("cgroup.procs", scratch).unwrap_or_default();
+        let list = open(&self.0, "cgroup.procs").and_then(|file| scratch.read(file)).unwrap_or_default();
         str::from_utf8(list).unwrap_or_default().lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
@@ -90,10 +112,19 @@ impl Group {
         let names = folders.filter(|entry| !entry.file_name().to_bytes().starts_with(b"."));
         names.filter_map(|entry| below(&self.0, entry.file_name()).ok()).collect()
     }
+}
 
-    fn read<'a>(&self, name: &str, scratch: &'a mut Scratch) -> io::Result<&'a [u8]> {
-        scratch.read(File::from(openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
-    }
+fn read_cpu(folder: &OwnedFd, path: &str, scratch: &mut Scratch) -> Option<Cpu> {
+    let text = str::from_utf8(scratch.read_piece(open(folder, path).ok()?).ok()?).ok()?;
+    let micros = |key: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(Duration::from_micros(value.parse().ok()?))
+    };
+    Some(Cpu { user: micros("user_usec ")?, system: micros("system_usec ")? })
+}
+
+fn open(folder: &OwnedFd, path: &str) -> io::Result<File> {
+    Ok(File::from(openat(folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
 }
 
 fn below(folder: impl AsFd, name: impl rustix::path::Arg) -> io::Result<Group> {
@@ -108,6 +139,7 @@ fn flags() -> OFlags {
 mod tests {
     use std::collections::BTreeSet;
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -136,7 +168,14 @@ mod tests {
         assert_eq!(groups.of("a").unwrap().processes(2, &mut scratch).len(), 2);
         let cpu = Cpu { user: Duration::from_micros(10), system: Duration::from_micros(20) };
         assert_eq!(groups.of("a").unwrap().cpu(&mut scratch), Some(cpu));
-        assert_eq!(groups.of("b").unwrap().cpu(&mut scratch), None);
+        assert_eq!(groups.cpu_of("a", &mut scratch), Some(cpu));
+        assert_eq!(
+            (groups.of("b").unwrap().cpu(&mut scratch), groups.cpu_of("b", &mut scratch)),
+            (None, None)
+        );
+        let (own, inodes) = groups.inodes().unwrap();
+        assert_eq!(own, fs::metadata(root.path()).unwrap().ino());
+        assert_eq!(inodes[OsStr::new("c")], fs::metadata(root.path().join("c")).unwrap().ino());
         assert!(groups.of("d").is_err() && Groups::open(root.path().join("nowhere")).is_err());
     }
 }

@@ -4,17 +4,17 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags, openat, statat};
+use rustix::fs::{Mode, OFlags, openat};
 
 use super::proc_stat::{Stat, Units};
 
 /// What is read at first. All but the lists of large groups are shorter.
 const ROOM: usize = 4096;
 
-/// More of one file is not read: by far more than the kernel writes.
-const MOST: usize = 1 << 20;
+/// More of one file is not read than the longest that the kernel writes: a list of all pids that there can be, 4,194,304 with
+/// seven digits each (`PID_MAX_LIMIT`).
+const MOST: usize = 8 << 22;
 
 /// Where files are read to, one after the other: 1,000 services have some 5,000 of them.
 #[derive(Debug)]
@@ -25,9 +25,23 @@ impl Scratch {
         Self(vec![0; ROOM])
     }
 
+    /// Reads a file that the kernel writes in one piece, as it does where there is only one thing to tell: what one read
+    /// does not fill the room with is all of it, and nobody has to ask whether there is more.
+    pub(super) fn read_piece(&mut self, mut file: File) -> io::Result<&[u8]> {
+        match file.read(&mut self.0) {
+            Ok(length) if length < self.0.len() => Ok(&self.0[..length]),
+            Ok(length) => self.read_on(file, length),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.read(file),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads a file of the kernel's, of which no size is known, to its end.
-    pub(super) fn read(&mut self, mut file: File) -> io::Result<&[u8]> {
-        let mut filled = 0;
+    pub(super) fn read(&mut self, file: File) -> io::Result<&[u8]> {
+        self.read_on(file, 0)
+    }
+
+    fn read_on(&mut self, mut file: File, mut filled: usize) -> io::Result<&[u8]> {
         loop {
             if filled == self.0.len() {
                 if filled >= MOST {
@@ -83,26 +97,22 @@ impl std::ops::AddAssign for Io {
 
 /// The folder.
 #[derive(Debug)]
-pub(super) struct ProcFolder {
-    folder: OwnedFd,
-    path: PathBuf,
-}
+pub(super) struct ProcFolder(OwnedFd);
 
 impl ProcFolder {
     /// That of a process.
     pub(super) fn of(pid: u32) -> io::Result<Self> {
-        Self::at(PathBuf::from(format!("/proc/{pid}")))
+        Self::at(&format!("/proc/{pid}"))
     }
 
     /// That of this process.
     pub(super) fn own() -> io::Result<Self> {
-        Self::at(PathBuf::from("/proc/self"))
+        Self::at("/proc/self")
     }
 
-    fn at(path: PathBuf) -> io::Result<Self> {
-        let folder =
-            rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { folder, path })
+    fn at(path: &str) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
     }
 
     /// Its `stat`; `None` if it is gone.
@@ -115,16 +125,6 @@ impl ProcFolder {
         let text = str::from_utf8(self.read("io", scratch).ok()?).ok()?;
         let bytes = |key: &str| text.lines().find_map(|line| line.strip_prefix(key))?.parse().ok();
         Some(Io { read: bytes("read_bytes: ")?, written: bytes("write_bytes: ")? })
-    }
-
-    /// How many files it has open; `None` if it does not let that be read.
-    pub(super) fn open_files(&self) -> Option<u64> {
-        let folder = statat(&self.folder, "fd", rustix::fs::AtFlags::empty()).ok()?;
-        match u64::try_from(folder.st_size).ok()? {
-            // Since Linux 6.2 the size of the folder is the number of its entries; before, it is 0.
-            0 => fs::read_dir(self.path.join("fd")).ok()?.count().try_into().ok(),
-            open => Some(open),
-        }
     }
 
     /// How many it may have open; `None` if it does not let that be read.
@@ -142,8 +142,18 @@ impl ProcFolder {
     }
 
     fn read<'a>(&self, name: &str, scratch: &'a mut Scratch) -> io::Result<&'a [u8]> {
-        let file = openat(&self.folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        scratch.read(File::from(file))
+        let file = openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        scratch.read_piece(File::from(file))
+    }
+}
+
+/// How many files a process has open; `None` if it does not let that be read.
+pub(super) fn open_files(pid: u32) -> Option<u64> {
+    let folder = format!("/proc/{pid}/fd");
+    match fs::metadata(&folder).ok()?.len() {
+        // Since Linux 6.2 the size of the folder is the number of its entries; before, it is 0.
+        0 => fs::read_dir(folder).ok()?.count().try_into().ok(),
+        open => Some(open),
     }
 }
 
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn this_process_has_files_open_and_may_have_more() {
         let (own, mut scratch) = (ProcFolder::own().unwrap(), Scratch::new());
-        let open = own.open_files().unwrap();
+        let open = open_files(std::process::id()).unwrap();
         assert!(open > 2);
         match own.file_limit(&mut scratch).unwrap() {
             FileLimit::At(most) => assert!(most >= open),

@@ -31,6 +31,11 @@ impl Units {
         }
     }
 
+    /// So many pages in bytes.
+    pub(super) fn bytes(self, pages: u64) -> u64 {
+        pages.saturating_mul(self.page)
+    }
+
     fn time(self, ticks: u64) -> Duration {
         Duration::from_nanos(ticks.saturating_mul(self.tick_ns))
     }

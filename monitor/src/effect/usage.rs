@@ -1,15 +1,23 @@
 //! What a service uses: all its processes together, read when somebody asks.
+//!
+//! - `by_tasks`: from one walk of the kernel's through its tasks, where there are probes;
+//! - `by_files`: from the files of each process.
+
+mod by_files;
+mod by_tasks;
 
 use std::io;
 use std::time::Duration;
 
 use defib_core::model::{ServiceName, Tick};
 
+use self::by_files::ByFiles;
+use self::by_tasks::ByTasks;
+pub use self::by_tasks::Tasks;
 use super::clock;
-use super::group_look::Groups;
-use super::holders::{Families, Household, MAX_PROCESSES};
+use super::holders::Household;
 pub use super::proc_folder::Io;
-use super::proc_folder::{FileLimit, ProcFolder, Scratch};
+use super::proc_folder::{ProcFolder, Scratch};
 pub use super::proc_stat::Cpu;
 use super::proc_stat::{Stat, Units};
 
@@ -114,91 +122,28 @@ pub fn of_this_process() -> io::Result<OwnUsage> {
     Ok(OwnUsage { process: stat.into(), open_fds, max_fds })
 }
 
-/// Looks at services, which are given with their main processes. A look at one takes about 0.1 ms, so it ends after
-/// `longest`; whoever was not looked at by then is missing.
+/// Looks at services, which are given with their main processes: by `tasks`, where there are these and cgroups. A look at
+/// one service by its files takes up to 0.1 ms, so it ends after `longest`; whoever was not looked at by then is missing.
 pub fn usage(
     household: &Household,
+    tasks: Option<&dyn Tasks>,
     services: Vec<(ServiceName, Option<u32>)>,
     longest: Duration,
 ) -> Vec<TreeUsage> {
     let begun = clock::now();
-    let look_up = match &household.cgroups {
-        Some(tree) => Groups::open(tree.services()).map_or(LookUp::Nowhere, LookUp::Groups),
-        None => LookUp::Families(household.families(&services)),
-    };
-    let mut looker = Looker { look_up, units: Units::of_this_kernel(), scratch: Scratch::new() };
-    let in_time = services.into_iter().take_while(|_| clock::now().since(begun) < longest);
-    in_time.map(|(service, main)| looker.look(service, main)).collect()
-}
-
-/// Where the processes of a service are found.
-enum LookUp {
-    Groups(Groups),
-    Families(Families),
-    /// There were groups.
-    Nowhere,
-}
-
-/// Who looks, with what serves for every look.
-struct Looker {
-    look_up: LookUp,
-    units: Units,
-    scratch: Scratch,
-}
-
-impl Looker {
-    /// The processes of a service, and what the kernel has counted for all of them.
-    fn find(&mut self, service: &ServiceName) -> (Vec<u32>, Option<Cpu>) {
-        match &self.look_up {
-            LookUp::Groups(groups) => match groups.of(service.as_str()) {
-                Ok(group) => {
-                    (group.processes(MAX_PROCESSES, &mut self.scratch), group.cpu(&mut self.scratch))
-                }
-                // It has not been started yet.
-                Err(_) => (Vec::new(), None),
-            },
-            LookUp::Families(families) => (families.processes(service), None),
-            LookUp::Nowhere => (Vec::new(), None),
+    let in_time = |_: &(ServiceName, Option<u32>)| clock::now().since(begun) < longest;
+    let by_tasks = household.cgroups.as_ref().zip(tasks).map(|(tree, tasks)| ByTasks::look(tree, tasks));
+    match by_tasks {
+        Some(Ok(mut look)) => {
+            let in_time = services.into_iter().take_while(in_time);
+            return in_time.map(|(service, main)| look.of(service, main)).collect();
         }
+        Some(Err(error)) => tracing::debug!(%error, "what services use is read from files"),
+        None => {}
     }
-
-    fn look(&mut self, service: ServiceName, main: Option<u32>) -> TreeUsage {
-        let (pids, group) = self.find(&service);
-        let Self { units, scratch, .. } = self;
-        let (mut own, mut io) = (Cpu::default(), Some(Io::default()));
-        let mut usage = TreeUsage {
-            at: clock::now(),
-            cpu: CpuSum::Living(own),
-            memory: 0,
-            processes: 0,
-            threads: 0,
-            io: None,
-            main: None,
-            service,
-        };
-        for pid in pids {
-            let Ok(process) = ProcFolder::of(pid) else { continue };
-            let Some(stat) = process.stat(*units, scratch) else { continue };
-            // A child that ends hands what it has used to the parent that waits for it: the sum stays.
-            own += stat.cpu;
-            own += stat.children_cpu;
-            usage.memory = usage.memory.saturating_add(stat.rss);
-            usage.processes += 1;
-            usage.threads += stat.threads;
-            io = io.zip(process.io(scratch)).map(|(mut sum, more)| {
-                sum += more;
-                sum
-            });
-            if Some(pid) == main {
-                let max_fds = process.file_limit(scratch).and_then(FileLimit::number);
-                let open_fds = process.open_files();
-                usage.main = Some(MainUsage { virtual_bytes: stat.virtual_bytes, open_fds, max_fds });
-            }
-        }
-        usage.cpu = group.map_or(CpuSum::Living(own), CpuSum::Group);
-        usage.io = io;
-        usage
-    }
+    let mut look = ByFiles::look(household, &services);
+    let in_time = services.into_iter().take_while(in_time);
+    in_time.map(|(service, main)| look.of(service, main)).collect()
 }
 
 #[cfg(test)]
@@ -213,7 +158,7 @@ mod tests {
     #[test]
     fn this_process_is_a_service_of_one_if_it_is_taken_for_the_main_process() {
         let (household, me) = me();
-        let [found] = <[TreeUsage; 1]>::try_from(usage(&household, me, Duration::MAX)).unwrap();
+        let [found] = <[TreeUsage; 1]>::try_from(usage(&household, None, me, Duration::MAX)).unwrap();
         assert!(
             found.memory > 1 << 20 && found.processes >= 1 && found.threads >= found.processes,
             "{found:?}"
@@ -238,6 +183,6 @@ mod tests {
     #[test]
     fn whoever_cannot_be_looked_at_in_time_is_missing() {
         let (household, me) = me();
-        assert_eq!(usage(&household, me, Duration::ZERO), []);
+        assert_eq!(usage(&household, None, me, Duration::ZERO), []);
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use defib_core::model::{KernelEvent, SourceName, Tick, WaitStatus, Witness};
 
 use super::connector::{ConnectorError, ConnectorSource};
-use super::ebpf::{EbpfError, EbpfSource, PortRounds, PortTables, remove_pins};
+use super::ebpf::{EbpfError, EbpfSource, PortRounds, PortTables, TaskLook, remove_pins};
 use super::feed::Feed;
 use super::pidfd::PidfdSource;
 use super::rights;
@@ -57,6 +57,8 @@ pub struct Selection {
     pub feed: Option<Feed>,
     /// Counts connections; `None` if the source does not.
     pub ports: Option<(PortTables, PortRounds)>,
+    /// Looks at what the tasks of services use; `None` if the source cannot.
+    pub tasks: Option<TaskLook>,
 }
 
 /// The main process of a slot, as the keeper knows it.
@@ -145,7 +147,7 @@ fn choose(choice: &SourceChoice, keeper: u32, name: Option<&str>) -> Result<Sele
                 .map_err(|cause| SourceError::Script { path: path.clone(), cause })?;
             let why = vec![format!("reads {}", path.display())];
             let source = Source::Scripted(source);
-            Ok(Selection { source, name: SourceName::Scripted, why, feed: None, ports: None })
+            Ok(Selection { source, name: SourceName::Scripted, why, feed: None, ports: None, tasks: None })
         }
     }
 }
@@ -186,21 +188,28 @@ pub fn may_cost_the_host() -> Result<(), &'static str> {
 
 fn open_ebpf(keeper: u32, name: Option<&str>) -> Result<Selection, EbpfError> {
     let (mut source, feed, why) = EbpfSource::open(keeper, name)?;
-    let ports = source.take_ports();
+    let (ports, tasks) = (source.take_ports(), source.take_tasks());
     let (source, feed) = (Source::Ebpf(source), Some(Feed::Ebpf(feed)));
-    Ok(Selection { source, name: SourceName::Ebpf, why, feed, ports })
+    Ok(Selection { source, name: SourceName::Ebpf, why, feed, ports, tasks })
 }
 
 fn open_connector(keeper: u32) -> Result<Selection, ConnectorError> {
     let (source, feed, why) = ConnectorSource::open(keeper)?;
     let (source, feed) = (Source::ProcConnector(source), Some(Feed::ProcConnector(feed)));
-    Ok(Selection { source, name: SourceName::ProcConnector, why, feed, ports: None })
+    Ok(Selection { source, name: SourceName::ProcConnector, why, feed, ports: None, tasks: None })
 }
 
 fn open_pidfd(mut why: Vec<String>) -> Selection {
     let (source, limits) = PidfdSource::open();
     why.extend(limits);
-    Selection { source: Source::Pidfd(source), name: SourceName::Pidfd, why, feed: None, ports: None }
+    Selection {
+        source: Source::Pidfd(source),
+        name: SourceName::Pidfd,
+        why,
+        feed: None,
+        ports: None,
+        tasks: None,
+    }
 }
 
 impl Source {

@@ -32,8 +32,8 @@ mod watch;
 pub use any::{Batch, Life, Selection, Source, SourceChoice, SourceError, may_cost_the_host, open};
 pub use connector::ConnectorError;
 pub use ebpf::{
-    EbpfError, PinnedSet, PortRounds, PortTables, ProbeReport, Unpinned, Witnessed, grace, pinned,
-    probe_report, probes, remove_pins,
+    EbpfError, Hook, PinnedSet, PortRounds, PortTables, ProbeReport, TaskLook, Unpinned, Witnessed, grace,
+    pinned, probe_report, probes, remove_pins,
 };
 pub use feed::Feed;
 pub use oom_kills::{OomCounter, OomKills};

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{build, setup, step};
 
-/// The test program of the package `defib-tests` that says whether defib does on a kernel what it promises.
-const TEST: &str = "conformance";
+/// The test programs of the package `defib-tests` that say whether defib does on a kernel what it promises, and which of
+/// their tests: the guests have no disk and hardly more than a shell.
+const TESTS: [(&str, &str); 2] = [("conformance", ""), ("usage", "what_is_told_is_what_proc_says")];
 
 /// The step in which every probe is loaded.
 const LOAD: &str = "load-probes";
@@ -46,13 +47,13 @@ impl Payload {
     pub(super) fn build() -> Result<Self> {
         setup::ensure()?;
         let defib = build::release()?;
-        let programs = build::executables(&["test", "--no-run", "--package", "defib-tests", "--test", TEST])?;
-        let test = tests(&programs).context("cargo built no test program")?;
+        let mut build = vec!["test", "--no-run", "--package", "defib-tests"];
+        TESTS.iter().for_each(|(name, _)| build.extend(["--test", name]));
+        let programs = build::executables(&build)?;
         let mut payload = Self { files: BTreeMap::new(), steps: Vec::new() };
         payload.program("payload/defib", &defib)?;
-        payload.program(&format!("payload/deps/{TEST}"), test)?;
         // The helpers of the tests lie beside the folder of the tests, as here.
-        for helper in programs.iter().filter(|program| *program != test) {
+        for helper in programs.iter().filter(|program| !is_test(program)) {
             let name = helper.file_name().unwrap_or_default().to_string_lossy();
             payload.program(&format!("payload/{name}"), helper)?;
         }
@@ -62,8 +63,14 @@ impl Payload {
             payload.step(DOCTOR, "/payload/defib doctor".to_owned());
         }
         let environment = ENVIRONMENT.join(" ");
-        // What is not captured is in the log even if the guest hangs, and so is what a test says it cannot run here.
-        payload.step(TEST, format!("env {environment} /payload/deps/{TEST} --test-threads=1 --nocapture"));
+        for (name, filter) in TESTS {
+            let program = test(&programs, name).with_context(|| format!("cargo built no test {name}"))?;
+            payload.program(&format!("payload/deps/{name}"), program)?;
+            // What is not captured is in the log even if the guest hangs, and so is what a test says it cannot run here.
+            let command =
+                format!("env {environment} /payload/deps/{name} {filter} --test-threads=1 --nocapture");
+            payload.step(name, command);
+        }
         Ok(payload)
     }
 
@@ -88,9 +95,18 @@ impl Payload {
     }
 }
 
-/// The test program: cargo keeps it among the dependencies, and programs above.
-fn tests(programs: &[PathBuf]) -> Option<&PathBuf> {
-    programs.iter().find(|program| program.parent().is_some_and(|folder| folder.ends_with("deps")))
+/// Whether it is a test program: cargo keeps those among the dependencies, and programs above.
+fn is_test(program: &Path) -> bool {
+    program.parent().is_some_and(|folder| folder.ends_with("deps"))
+}
+
+/// The test program of that name, behind which cargo puts a hash.
+fn test<'a>(programs: &'a [PathBuf], name: &str) -> Option<&'a PathBuf> {
+    let is_it = |program: &&PathBuf| {
+        let file = program.file_name().unwrap_or_default().to_string_lossy();
+        is_test(program) && file.rsplit_once('-').is_some_and(|(test, _)| test == name)
+    };
+    programs.iter().find(is_it)
 }
 
 /// The files in the output of `ldd`, the dynamic loader among them.
@@ -129,7 +145,9 @@ mod tests {
 
     #[test]
     fn the_test_is_told_from_its_helpers() {
-        let programs = ["/t/debug/victim", "/t/debug/deps/conformance-1"].map(PathBuf::from);
-        assert_eq!(tests(&programs), Some(&programs[1]));
+        let programs =
+            ["/t/debug/victim", "/t/debug/deps/conformance-1", "/t/debug/deps/usage-2"].map(PathBuf::from);
+        assert_eq!(programs.each_ref().map(|program| is_test(program)), [false, true, true]);
+        assert_eq!((test(&programs, "usage"), test(&programs, "victim")), (Some(&programs[2]), None));
     }
 }

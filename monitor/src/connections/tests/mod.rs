@@ -10,6 +10,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use defib_ebpf::{WATCHED_WORDS, watched_bit};
+
 use super::counts::{Counter, Counts, Place};
 use super::{Counted, LENGTHS};
 use crate::effect::sockets::{Connections, Namespace};
@@ -210,6 +212,36 @@ fn what_is_counted_wrongly_is_put_right_and_no_total_falls() {
     let counts = patiently(|| Some(world.counts(place)).filter(|counts| counts.active == 4));
     assert_eq!((counts.opened, counts.closed), (talked + 5, talked + 5));
     assert_eq!(world.counted.reseeds(), Some(1));
+}
+
+/// The probes keep one bit for several ports.
+#[test]
+fn ports_that_share_a_bit_are_counted_apart() {
+    let Some(world) = World::new() else { return };
+    let listen = |port: u16| TcpListener::bind(("127.0.0.1", port)).map(Server::start);
+    let shares =
+        |port: u16| (1..8).filter_map(move |step| port.checked_add(step * 64 * WATCHED_WORDS as u16));
+    let [first, second, third] = patiently(|| {
+        let first = listen(0).ok()?;
+        let mut others = shares(first.port).filter_map(|port| listen(port).ok());
+        Some([first, others.next()?, others.next()?])
+    });
+    let [one, two] = [here(first.port), here(second.port)];
+    assert_eq!(watched_bit(one.port), watched_bit(third.port));
+    world.watch(&[one, two]);
+    let closed = |place| Some(world.counts(place)).filter(|counts| counts.closed == 1);
+    for server in [&first, &second, &third] {
+        talk(server.connect(false), End::ServerCloses);
+    }
+    for place in [one, two] {
+        assert_eq!(patiently(|| closed(place)).opened, 1);
+    }
+    // The bit stays while anybody needs it.
+    world.watch(&[two]);
+    patiently(|| world.counted.counts(one, None).is_none().then_some(()));
+    talk(second.connect(false), End::ServerCloses);
+    patiently(|| (world.counts(two).closed == 2).then_some(()));
+    assert_eq!(world.counted.reseeds(), Some(0));
 }
 
 #[test]

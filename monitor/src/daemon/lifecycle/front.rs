@@ -18,6 +18,7 @@ use crate::daemon::remember::{self, Memory};
 use crate::daemon::slots::Slots;
 use crate::effect::holders::Household;
 use crate::effect::output::Logs;
+use crate::effect::usage::Tasks;
 use crate::metrics::Metrics;
 use crate::source::Selection;
 
@@ -30,7 +31,8 @@ pub(super) struct Desk {
     pub(super) connections: Arc<Connections>,
 }
 
-/// Makes both ends. Takes from the source what the surfaces have of it: the feed, and who counts connections.
+/// Makes both ends. Takes from the source what the surfaces have of it: the feed, who counts connections, and who
+/// looks at tasks.
 pub(super) fn open(
     selection: &mut Selection,
     settings: &Settings,
@@ -50,6 +52,7 @@ pub(super) fn open(
     let boot = BootFile::of(&settings.daemon.state_dir);
     let (events, logs, source) = (Arc::clone(events), logs.clone(), selection.name);
     let mut handle = Handle::new(asked, shown, events, source, feed, shown_tenants, household, boot, logs);
+    handle.tasks = selection.tasks.take().map(|tasks| Arc::new(tasks) as Arc<dyn Tasks>);
     (handle.connections, handle.watched) = (Arc::clone(&connections), shown_watched);
     Ok((handle, Desk { asks, views, tenants, watched, connections }))
 }

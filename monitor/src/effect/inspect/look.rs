@@ -2,7 +2,7 @@
 
 use defib_core::model::{ServiceName, ServiceView, Tick};
 
-use super::types::{Inspection, Listed};
+use super::types::{Inspection, Listed, Process};
 use super::{about, files, memory, peers, threads, tree};
 use crate::effect::holders::Household;
 use crate::effect::proc_stat::{Stat, Units};
@@ -32,20 +32,7 @@ pub fn look(household: &Household, subject: Subject, most: usize) -> Inspection 
     let lives = |(pid, started): &(u32, Tick)| Stat::of(*pid, units).is_some_and(|it| it.began_at(*started));
     let pid = main.filter(lives).map(|(pid, _)| pid);
     let pids = household.processes(&service, pid);
-    let mut found = Inspection {
-        processes: tree::tree(pids, pid, units, most),
-        service,
-        pid,
-        boot: None,
-        threads: Listed::default(),
-        files: Listed::default(),
-        sockets: Listed::default(),
-        memory: None,
-        limits: Vec::new(),
-        cgroup: None,
-        environment: Listed::default(),
-        notes: Vec::new(),
-    };
+    let mut found = Inspection { pid, ..without_main(service, tree::tree(pids, pid, units, most)) };
     if let Some(pid) = pid {
         let mut note = |what: &str, error: std::io::Error| notes.push(format!("{what}: {error}"));
         found.threads = threads::threads(pid, units, most);
@@ -73,20 +60,28 @@ pub fn look(household: &Household, subject: Subject, most: usize) -> Inspection 
     // What was read last may be another process's, if this one has ended meanwhile and its number is in use again.
     if main.is_some_and(|main| !lives(&main)) {
         notes = vec!["its main process has ended during the look".to_owned()];
-        found = Inspection {
-            pid: None,
-            threads: Listed::default(),
-            files: Listed::default(),
-            sockets: Listed::default(),
-            memory: None,
-            limits: Vec::new(),
-            cgroup: None,
-            environment: Listed::default(),
-            ..found
-        };
+        found = without_main(found.service, found.processes);
     }
     found.notes = notes;
     found
+}
+
+/// What is known of a service whose main process cannot be looked at.
+fn without_main(service: ServiceName, processes: Listed<Process>) -> Inspection {
+    Inspection {
+        service,
+        pid: None,
+        boot: None,
+        processes,
+        threads: Listed::default(),
+        files: Listed::default(),
+        sockets: Listed::default(),
+        memory: None,
+        limits: Vec::new(),
+        cgroup: None,
+        environment: Listed::default(),
+        notes: Vec::new(),
+    }
 }
 
 #[cfg(test)]

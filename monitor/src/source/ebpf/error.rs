@@ -67,6 +67,14 @@ pub enum EbpfError {
         /// What the verifier has to say, over many lines.
         log: String,
     },
+    /// Whoever has pinned the probes was refused this one.
+    #[error(
+        "the probe `{probe}` is not among those that are pinned, because it was refused when they were loaded"
+    )]
+    LeftOut {
+        /// The function in the object.
+        probe: &'static str,
+    },
     /// A probe was loaded but could not be attached.
     #[error("the probe `{probe}` cannot be attached")]
     Attach {

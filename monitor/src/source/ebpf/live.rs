@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
-use defib_core::model::Tick;
+use defib_core::model::{MADE_WITHIN, Tick};
 use defib_ebpf::{
     COARSE_NS, Stats, TRACKED_COARSE, TRACKED_EXECUTED, TRACKED_MAIN, Tracked, ctrl, ending, kind,
 };
@@ -27,12 +28,10 @@ use super::open::{Opened, Past, open};
 use super::pins::Folder;
 use super::ports::{PortRounds, PortTables};
 use super::shape::URGENT_BYTES;
+use super::tasks::TaskLook;
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
 const TURN: usize = 512;
-
-/// How much later than the keeper's look at the clock its child may have been made. No pid comes again so soon.
-const SAME: u64 = 500_000_000;
 
 /// Probes that hear of the keeper's children. Dropping it detaches them, unless they are pinned.
 pub struct EbpfSource {
@@ -165,7 +164,7 @@ impl EbpfSource {
         // a thousand services.
         if let Some(entry) = known.filter(Tracked::is_reported)
             && entry.slot == slot
-            && entry.start.abs_diff(made.0) < SAME
+            && Duration::from_nanos(entry.start.abs_diff(made.0)) < MADE_WITHIN
         {
             return Ok(Some(entry.start));
         }
@@ -227,6 +226,12 @@ impl EbpfSource {
 
     pub(in crate::source) fn take_ports(&mut self) -> Option<(PortTables, PortRounds)> {
         self.ports.take()
+    }
+
+    pub(in crate::source) fn take_tasks(&mut self) -> Option<TaskLook> {
+        let program = self.probes.tasks.take()?;
+        let control = Control::of(&self.probes.maps).ok()?;
+        Some(TaskLook::new(program, control))
     }
 
     pub(in crate::source) fn next_slot(&self) -> BorrowedFd<'_> {

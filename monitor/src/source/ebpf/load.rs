@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::programs::{self, BtfTracePoint, Iter, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use defib_ebpf::Group;
 
@@ -14,7 +14,7 @@ use super::control::Control;
 use super::error::EbpfError;
 use super::maps::Abi;
 use super::offsets::{Resolved, resolve};
-use super::report::ProbeReport;
+use super::report::{Hook, ProbeReport};
 use super::shape::{self, Shelf};
 
 /// The object, if there was a tool chain to build it.
@@ -27,14 +27,14 @@ static OBJECT: Option<&[u8]> = None;
 pub(super) struct Probe {
     /// The function.
     pub(super) name: &'static str,
-    /// The BTF tracepoint that it is for.
-    pub(super) tracepoint: &'static str,
+    /// What it is for.
+    pub(super) hook: Hook,
     /// Without a probe of the base there is no source; others are left out where the kernel refuses them.
-    group: Group,
+    pub(super) group: Group,
 }
 
 const fn probe(name: &'static str, tracepoint: &'static str, group: Group) -> Probe {
-    Probe { name, tracepoint, group }
+    Probe { name, hook: Hook::Tracepoint(tracepoint), group }
 }
 
 /// Tells who sends a signal. Without it nothing is known of senders.
@@ -45,9 +45,12 @@ pub(super) const ON_STATE: &str = "on_state";
 /// Counts connections for it where the kernel has skipped it.
 pub(super) const ON_STATE_AGAIN: &str = "on_state_again";
 
+/// Tells what tasks use.
+pub(super) const ON_TASK: &str = "on_task";
+
 /// The probes in the order in which they are attached: fork comes last, so that no process is tracked whose end would
 /// not be heard.
-pub(super) const PROBES: [Probe; 8] = [
+pub(super) const PROBES: [Probe; 9] = [
     probe("on_exit", "sched_process_exit", Group::Base),
     probe("on_oom", "mark_victim", Group::Base),
     probe("on_exec", "sched_process_exec", Group::Base),
@@ -55,6 +58,7 @@ pub(super) const PROBES: [Probe; 8] = [
     probe("on_deliver", "signal_deliver", Group::Signals),
     probe(ON_STATE, "inet_sock_set_state", Group::Ports),
     probe(ON_STATE_AGAIN, "inet_sock_set_state", Group::Connections),
+    Probe { name: ON_TASK, hook: Hook::Iterator("task"), group: Group::Tasks },
     probe("on_fork", "sched_process_fork", Group::Base),
 ];
 
@@ -68,6 +72,8 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<Program>,
     /// What came of each, in the order of [`PROBES`].
     pub(super) reports: Vec<ProbeReport>,
+    /// That which tells what tasks use, until somebody takes it.
+    pub(super) tasks: Option<Iter>,
     /// What was loaded here: nothing if all was pinned already.
     pub(super) object: Option<Ebpf>,
 }
@@ -76,7 +82,7 @@ pub(super) struct Loaded {
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) fd: OwnedFd,
-    /// While it lives, or its pin, the program is attached.
+    /// While it lives, or its pin, the program is attached, if it is one that can be.
     pub(super) link: Option<FdLink>,
 }
 
@@ -138,8 +144,8 @@ pub(super) fn load_for(resolved: &Resolved, keeper: u32) -> Result<Loaded, EbpfE
     Control::of(&maps)?.serve(keeper)?;
     let (mut reports, mut programs) = (Vec::new(), Vec::new());
     for probe in &PROBES {
-        let Probe { name, tracepoint, group } = *probe;
-        let attached = resolved.check(group).and_then(|()| attach(program(&mut object, name)?, probe, &btf));
+        let Probe { name, hook, group } = *probe;
+        let attached = resolved.check(group).and_then(|()| attach(&mut object, probe, &btf));
         let outcome = match (attached, group) {
             (Err(error), Group::Base) => return Err(error),
             (Err(error), _) => Err(error),
@@ -148,25 +154,47 @@ pub(super) fn load_for(resolved: &Resolved, keeper: u32) -> Result<Loaded, EbpfE
                 Ok(count)
             }
         };
-        reports.push(ProbeReport { probe: name, tracepoint, outcome });
+        reports.push(ProbeReport { probe: name, hook, outcome });
     }
-    Ok(Loaded { maps, programs, reports, object: Some(object) })
+    let tasks = iterator(&object);
+    Ok(Loaded { maps, programs, reports, tasks, object: Some(object) })
+}
+
+/// The iterator as something of its own. That takes CAP_SYS_ADMIN: who has less reads /proc.
+fn iterator(object: &Ebpf) -> Option<Iter> {
+    let info = object.program(ON_TASK)?.info().ok()?;
+    Iter::from_program_info(info, ON_TASK.into()).ok()
 }
 
 /// Loads and attaches one program, and says how many instructions the verifier looked at.
-fn attach(
-    program: &mut BtfTracePoint,
-    probe: &Probe,
-    btf: &aya::Btf,
-) -> Result<(Program, Option<u32>), EbpfError> {
-    let Probe { name, tracepoint, .. } = *probe;
-    program.load(tracepoint, btf).map_err(|error| refused(name, error))?;
+fn attach(object: &mut Ebpf, probe: &Probe, btf: &aya::Btf) -> Result<(Program, Option<u32>), EbpfError> {
+    let Probe { name, hook, .. } = *probe;
     let failed = |cause| EbpfError::Attach { probe: name, cause: Box::new(cause) };
-    let link = program.attach().and_then(|id| program.take_link(id)).map_err(failed)?;
+    let program = object.program_mut(name).ok_or(EbpfError::Missing { what: "probe", name })?;
+    let link = match hook {
+        Hook::Tracepoint(tracepoint) => {
+            let program: &mut BtfTracePoint = of_kind(program, name)?;
+            program.load(tracepoint, btf).map_err(|error| refused(name, error))?;
+            Some(program.attach().and_then(|id| program.take_link(id)).map_err(failed)?.into())
+        }
+        Hook::Iterator(kind) => {
+            let program: &mut Iter = of_kind(program, name)?;
+            program.load(kind, btf).map_err(|error| refused(name, error))?;
+            None
+        }
+    };
     let info = program.info().map_err(failed)?;
     let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(EbpfError::Descriptor)?;
     let count = info.verified_instruction_count().filter(|&count| count > 0);
-    Ok((Program { name, fd, link: Some(link.into()) }, count))
+    Ok((Program { name, fd, link }, count))
+}
+
+/// A program of the object as what it was made for.
+fn of_kind<'a, T>(program: &'a mut programs::Program, name: &'static str) -> Result<&'a mut T, EbpfError>
+where
+    &'a mut T: TryFrom<&'a mut programs::Program>,
+{
+    program.try_into().map_err(|_other_kind| EbpfError::Missing { what: "probe", name })
 }
 
 /// Loads and attaches the probes, says what came of each, and takes them away again. An error if there would be no
@@ -184,11 +212,6 @@ pub fn probe_report() -> Result<Vec<String>, EbpfError> {
 /// One line for each probe.
 pub(super) fn lines(reports: &[ProbeReport]) -> Vec<String> {
     reports.iter().map(ToString::to_string).collect()
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, EbpfError> {
-    let found = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
-    found.ok_or(EbpfError::Missing { what: "probe", name })
 }
 
 /// Keeps the verifier's log apart from the error, which must fit a line.

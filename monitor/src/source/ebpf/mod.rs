@@ -8,7 +8,8 @@
 //! The probes are pinned where that is possible ([`pins`]): they outlive the daemon, and [`open`] finds them again. Else
 //! dropping the source detaches them.
 //!
-//! What they count of connections is handed out once, to whoever makes sense of it ([`ports`]).
+//! What they count of connections is handed out once, to whoever makes sense of it ([`ports`]); likewise the look at all
+//! tasks of services ([`tasks`]).
 //!
 //! The kernel half is the package `defib-ebpf`, whose library holds the layouts that both halves share.
 
@@ -29,6 +30,7 @@ mod pins;
 mod ports;
 mod report;
 mod shape;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -38,4 +40,5 @@ pub(super) use live::EbpfSource;
 pub use load::{probe_report, probes};
 pub use pins::{PinnedSet, Unpinned, pinned, remove_pins};
 pub use ports::{PortRounds, PortTables, Witnessed, grace};
-pub use report::ProbeReport;
+pub use report::{Hook, ProbeReport};
+pub use tasks::TaskLook;

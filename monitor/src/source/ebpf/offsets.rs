@@ -8,6 +8,9 @@ use super::error::EbpfError;
 /// What gives probes the number of a socket, since Linux 5.12.
 const COOKIE_OF_SOCKET: &str = "bpf_get_socket_ptr_cookie";
 
+/// The counters of a process's pages: until 6.2 a struct with an array of numbers, since then an array of structs.
+const RSS: &str = "mm_struct.rss_stat";
+
 /// What the probes must know, and what this kernel does not have.
 #[derive(Debug)]
 pub(super) struct Resolved {
@@ -36,7 +39,7 @@ impl Resolved {
 /// The first version of Linux that has all that a group needs.
 fn since(group: Group) -> &'static str {
     match group {
-        Group::Base | Group::Signals | Group::Ports => "5.10",
+        Group::Base | Group::Signals | Group::Ports | Group::Tasks => "5.10",
         Group::Connections => "5.12",
     }
 }
@@ -51,7 +54,7 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
             (None, Group::Base) => {
                 return Err(EbpfError::Kernel { what: path.into(), since: since(group) });
             }
-            (None, Group::Signals | Group::Ports | Group::Connections) => missing.push((group, path)),
+            (None, _) => missing.push((group, path)),
         }
     }
     let action_size = btf.size("k_sigaction");
@@ -62,6 +65,11 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
     if !tells_sockets {
         missing.push((Group::Connections, COOKIE_OF_SOCKET));
     }
+    let rss = rss(btf);
+    if rss.is_none() {
+        missing.push((Group::Tasks, RSS));
+    }
+    let (rss_at, rss_step) = rss.unwrap_or_default();
     let arguments = |tracepoint: &str| {
         let found = btf.tracepoint(tracepoint).filter(|arguments| !arguments.is_empty());
         found.ok_or_else(|| EbpfError::Kernel {
@@ -74,6 +82,17 @@ pub(super) fn resolve(btf: &Btf) -> Result<Resolved, EbpfError> {
         oom_arg_is_task: btf.is_pointer(arguments("mark_victim")?[0]).into(),
         action_size: action_size.unwrap_or(0),
         counts_connections: tells_sockets.into(),
+        rss_at,
+        rss_step,
     };
     Ok(Resolved { offsets: Offsets::from_array(offsets), facts, missing })
+}
+
+/// Where the counters of a process's pages begin, and how far it is from one to the next.
+fn rss(btf: &Btf) -> Option<(u32, u32)> {
+    if let Some(at) = btf.offset("mm_struct.rss_stat.count") {
+        return Some((at, size_of::<u64>() as u32));
+    }
+    let at = btf.offset(RSS)?.checked_add(btf.offset("percpu_counter.count")?)?;
+    Some((at, btf.size("percpu_counter")?))
 }

@@ -6,7 +6,7 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use defib_ebpf::{
     Blow, Connection, End, EndKey, FeedStats, PortBase, PortCounts, PortKey, PortStats, Seen, SeenKey, Stats,
-    Tracked, ctrl,
+    Tracked, WATCHED_WORDS, ctrl,
 };
 
 use super::error::EbpfError;
@@ -70,7 +70,7 @@ pub(super) const SHAPES: [Shape; 15] = [
     table::<PortKey, PortCounts>("PORTS", PLACES),
     table::<PortKey, PortBase>("BASES", PLACES),
     table::<SeenKey, Seen>("SEEN_SOCKETS", SEEN_SOCKETS),
-    array::<u64>("WATCHED", MapType::Array, 65536 / 64),
+    array::<u64>("WATCHED", MapType::Array, WATCHED_WORDS),
     storage::<Connection>("CONNECTIONS"),
     array::<PortStats>("PORT_STATS", MapType::Array, 1),
     ring("URGENT", URGENT_BYTES),

@@ -11,6 +11,7 @@ mod lives;
 mod pins;
 mod ports;
 mod signals;
+mod tasks;
 mod victim;
 
 use std::fs;
@@ -99,7 +100,7 @@ impl World {
         let keeper = Keeper::start();
         let loaded = load(keeper.shell.id());
         if let Ok(loaded) = &loaded {
-            assert_eq!(loaded.reports.len(), 8);
+            assert_eq!(loaded.reports.len(), 9);
         }
         Some(Self::over(keeper, loaded.map(Opened::unpinned))?.0)
     }

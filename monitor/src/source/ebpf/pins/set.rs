@@ -7,14 +7,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use aya::maps::MapData;
-use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
-use defib_ebpf::{VERSION, ctrl};
+use aya::programs::{self, BtfTracePoint, Iter};
+use defib_ebpf::{Group, VERSION, ctrl};
 
 use super::super::super::any::chain;
 use super::super::control::Control;
-use super::super::load::{Loaded, PROBES, Program};
-use super::super::report::ProbeReport;
+use super::super::error::EbpfError;
+use super::super::load::{Loaded, PROBES, Probe, Program};
+use super::super::report::{Hook, ProbeReport};
 use super::super::shape::{OWN, SHAPES, Shelf};
 use super::folder::{Folder, NEW, OLD, SET, Unpinned, remove_set};
 
@@ -93,26 +94,45 @@ fn take(set: &Path) -> Result<Loaded, Misfit> {
         return Err("it was made with another layout".into());
     }
     let (mut programs, mut reports, mut used) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut tasks = None;
     for (index, probe) in (ctrl::TAGS..).zip(&PROBES) {
-        let name = probe.name;
+        let Probe { name, hook, group } = *probe;
         let wrong = |error: &dyn std::error::Error| format!("{name}: {}", chain(error));
-        let program =
-            BtfTracePoint::from_pin(set.join(format!("prog_{name}"))).map_err(|error| wrong(&error))?;
-        let link = PinnedLink::from_pin(set.join(format!("link_{name}"))).map_err(|error| wrong(&error))?;
-        let link = FdLink::from(link);
-        let of = link.info().map_err(|error| wrong(&error))?.program_id();
-        let info = program.info().map_err(|error| wrong(&error))?;
-        if of != info.id() {
-            return Err(format!("{name}: the link is another program's"));
+        let tag = set_by(index)?;
+        if tag == 0 && group != Group::Base {
+            let outcome = Err(EbpfError::LeftOut { probe: name });
+            reports.push(ProbeReport { probe: name, hook, outcome });
+            continue;
         }
-        if info.tag() != set_by(index)? {
+        let pin = set.join(format!("prog_{name}"));
+        let program = match hook {
+            Hook::Tracepoint(_) => BtfTracePoint::from_pin(pin).map(programs::Program::BtfTracePoint),
+            Hook::Iterator(_) => Iter::from_pin(pin).map(programs::Program::Iter),
+        };
+        let program = program.map_err(|error| wrong(&error))?;
+        let info = program.info().map_err(|error| wrong(&error))?;
+        if info.tag() != tag {
             return Err(format!("{name}: not the program that was pinned"));
         }
+        let link = match hook {
+            Hook::Tracepoint(_) => {
+                let link = PinnedLink::from_pin(set.join(format!("link_{name}")));
+                let link = FdLink::from(link.map_err(|error| wrong(&error))?);
+                if link.info().map_err(|error| wrong(&error))?.program_id() != info.id() {
+                    return Err(format!("{name}: the link is another program's"));
+                }
+                Some(link)
+            }
+            Hook::Iterator(_) => None,
+        };
         used.extend(info.map_ids().map_err(|error| wrong(&error))?.unwrap_or_default());
         let fd = program.fd().map_err(|error| wrong(&error))?.as_fd().try_clone_to_owned();
-        programs.push(Program { name, fd: fd.map_err(|error| wrong(&error))?, link: Some(link) });
+        programs.push(Program { name, fd: fd.map_err(|error| wrong(&error))?, link });
         let count = info.verified_instruction_count().filter(|&count| count > 0);
-        reports.push(ProbeReport { probe: name, tracepoint: probe.tracepoint, outcome: Ok(count) });
+        reports.push(ProbeReport { probe: name, hook, outcome: Ok(count) });
+        if let programs::Program::Iter(iterator) = program {
+            tasks = Some(iterator);
+        }
     }
     for (name, map) in &maps {
         let id = map_id(map).ok_or_else(|| format!("{name}: cannot be looked at"))?;
@@ -120,7 +140,7 @@ fn take(set: &Path) -> Result<Loaded, Misfit> {
             return Err(format!("{name}: not the map of these programs"));
         }
     }
-    Ok(Loaded { maps, programs, reports, object: None })
+    Ok(Loaded { maps, programs, reports, tasks, object: None })
 }
 
 fn take_maps(set: &Path) -> Result<Shelf, Misfit> {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use defib_ebpf::{PortBase, PortCounts, PortKey, PortStats};
+use defib_ebpf::{PortBase, PortCounts, PortKey, PortStats, watched_bit};
 
 use super::super::error::EbpfError;
 use super::super::load::{Loaded, ON_STATE, ON_STATE_AGAIN};
@@ -94,18 +94,18 @@ impl PortTables {
     pub fn watch(&mut self, key: PortKey, number: u64) -> Result<(), EbpfError> {
         let counts = PortCounts { number, ..PortCounts::default() };
         self.counts.insert(Abi(key), Abi(counts), 0).map_err(failed("PORTS"))?;
-        let (word, bit) = (u32::from(key.port / 64), 1 << (key.port % 64));
+        let (word, bit) = watched_bit(key.port);
         let bits = self.watched.get(&word, 0).map_err(failed("WATCHED"))?;
         self.watched.set(word, bits | bit, 0).map_err(failed("WATCHED"))
     }
 
-    /// Counts at a place no longer. `last` says that its port is watched in no other namespace.
+    /// Counts at a place no longer. `last` says that no other place has the bit of its port.
     ///
     /// # Errors
     /// If the maps cannot be written.
     pub fn unwatch(&mut self, key: PortKey, last: bool) -> Result<(), EbpfError> {
         if last {
-            let (word, bit) = (u32::from(key.port / 64), 1 << (key.port % 64));
+            let (word, bit) = watched_bit(key.port);
             let bits = self.watched.get(&word, 0).map_err(failed("WATCHED"))?;
             self.watched.set(word, bits & !bit, 0).map_err(failed("WATCHED"))?;
         }

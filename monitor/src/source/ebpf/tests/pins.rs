@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use defib_core::model::{Blame, Tick, WaitStatus};
 use defib_ebpf::ctrl;
 
+use super::super::load::{ON_TASK, PROBES};
 use super::super::open::{Past, open};
 use super::super::pins::{pinned, remove_pins};
 use super::super::shape::SHAPES;
@@ -35,7 +36,11 @@ impl Name {
             return None;
         }
         let [set] = &pinned(&self.0).expect("the folder is root's")[..] else { panic!("{why:?}") };
-        assert_eq!((set.programs, set.maps, set.ends.is_some()), (8, SHAPES.len(), true), "{set:?}");
+        assert_eq!(
+            (set.programs, set.maps, set.ends.is_some()),
+            (PROBES.len(), SHAPES.len(), true),
+            "{set:?}"
+        );
         Some(set.path.clone())
     }
 }
@@ -211,6 +216,24 @@ async fn what_a_crash_left_half_pinned_is_removed() {
     drop(second);
     drop(world);
     assert!(pinned(&name.0).expect("the folder is root's").is_empty());
+}
+
+/// Not every kernel takes every probe: those that it takes are used again all the same.
+#[tokio::test(flavor = "current_thread")]
+async fn a_probe_that_was_left_out_is_not_missed() {
+    let name = Name::of("left-out");
+    let Some((mut world, _, why)) = name.open(Keeper::start()) else { return };
+    let Some(place) = name.place(&why) else { return };
+    let at = PROBES.iter().position(|probe| probe.name == ON_TASK).expect("it is one of them");
+    world.source.control.set(ctrl::TAGS + at as u32, 0).expect("it can be written");
+    let keeper = world.die();
+    fs::remove_file(place.join(format!("set/prog_{ON_TASK}"))).expect("it is pinned");
+    let (mut world, past, why) = name.open(keeper).expect("it could be opened before");
+    assert_eq!(past, Past::Daemon, "{why:?}");
+    assert!(world.source.take_tasks().is_none() && world.source.hears_ports());
+    let report = &world.source.probes.reports[at];
+    let said = "on_task on iter/task, left out: the probe `on_task` is not among those that are pinned";
+    assert!(report.to_string().starts_with(said), "{report}");
 }
 
 /// Of no use to a reader that is gone: the host would pay for it.

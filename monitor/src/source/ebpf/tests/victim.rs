@@ -3,6 +3,7 @@
 //! The test program itself is the victim: it is run with the name of [`victim`] and a variable that says how to die.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -60,6 +61,18 @@ fn victim() {
                 thread::spawn(thread::park);
             }
             std::process::exit(7);
+        }
+        "use" => {
+            let write = || {
+                let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("there is room");
+                file.write_all(&vec![1; 1 << 20]).and_then(|()| file.sync_all()).expect("there is room");
+            };
+            thread::spawn(write).join().expect("it writes");
+            write();
+            for _ in 0..3 {
+                thread::spawn(thread::park);
+            }
+            ready();
         }
         "exec-in-thread" => {
             let exec = || Command::new("/bin/sh").args(["-c", "exit 3"]).exec();
