@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use crate::daemon::patiently;
 
@@ -16,10 +16,27 @@ while True:
     client.close()
 "#;
 
-/// A port of the loopback on which nobody listens.
+/// The first of the ports that [`free_port`] gives.
+const FIRST: u16 = 12_000;
+/// How many each process has of them.
+const EACH: u16 = 100;
+/// How many processes have some of their own. Behind them, at 32768, begin those that the kernel gives to whoever asks for any:
+/// one of these could be another's before the service of a test has it.
+const PROCESSES: u16 = 200;
+
+/// A port of the loopback on which nobody listens, and which nobody gets by chance.
+///
+/// # Panics
+/// If none is free.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let process = u16::try_from(std::process::id() % u32::from(PROCESSES)).expect("it is small");
+    let mut ports = (0..EACH).map(|_| {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed) % EACH;
+        FIRST + process * EACH + given
+    });
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    ports.find(is_free).expect("a free port")
 }
 
 /// How clients have fared so far.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::ledger;
+use crate::free_port;
 
 /// What a service is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +73,9 @@ impl Crowd {
     /// The crowd of a folder.
     pub(super) fn new(folder: &Path, seed: u64) -> Self {
         let mut members = Vec::new();
-        // All are open at once, so that no port is chosen twice.
-        let mut taken = Vec::new();
         for (kind, name, count) in KINDS {
             for number in 1..=count {
-                let mut port = 0;
-                if kind == Kind::Server
-                    && let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                {
-                    port = listener.local_addr().map_or(0, |address| address.port());
-                    taken.push(listener);
-                }
+                let port = if kind == Kind::Server { free_port() } else { 0 };
                 members.push(Member { name: format!("{name}{number}"), kind, port, variant: 0 });
             }
         }
