@@ -132,15 +132,6 @@ impl ProcFolder {
         file_limit(str::from_utf8(self.read("limits", scratch).ok()?).ok()?)
     }
 
-    /// How many files this process has open.
-    pub(super) fn own_open_files() -> Option<u64> {
-        match fs::metadata("/proc/self/fd").ok()?.len() {
-            // The folder that is looked through is open, too.
-            0 => u64::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()?.checked_sub(1),
-            open => Some(open),
-        }
-    }
-
     fn read<'a>(&self, name: &str, scratch: &'a mut Scratch) -> io::Result<&'a [u8]> {
         let file = openat(&self.0, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         scratch.read_piece(File::from(file))
@@ -152,7 +143,11 @@ pub(super) fn open_files(pid: u32) -> Option<u64> {
     let folder = format!("/proc/{pid}/fd");
     match fs::metadata(&folder).ok()?.len() {
         // Since Linux 6.2 the size of the folder is the number of its entries; before, it is 0.
-        0 => fs::read_dir(folder).ok()?.count().try_into().ok(),
+        0 => {
+            // Of this process the folder that is looked through is open, too.
+            let own = u64::from(pid == std::process::id());
+            u64::try_from(fs::read_dir(folder).ok()?.count()).ok()?.checked_sub(own)
+        }
         open => Some(open),
     }
 }

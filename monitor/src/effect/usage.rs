@@ -17,7 +17,7 @@ pub use self::by_tasks::Tasks;
 use super::clock;
 use super::holders::Household;
 pub use super::proc_folder::Io;
-use super::proc_folder::{ProcFolder, Scratch};
+use super::proc_folder::{ProcFolder, Scratch, open_files};
 pub use super::proc_stat::Cpu;
 use super::proc_stat::{Stat, Units};
 
@@ -118,7 +118,7 @@ pub fn of_this_process() -> io::Result<OwnUsage> {
     let stat = own.stat(Units::of_this_kernel(), &mut scratch).ok_or_else(missing("stat"))?;
     let max_fds = own.file_limit(&mut scratch).ok_or_else(missing("limits"))?.number();
     drop(own);
-    let open_fds = ProcFolder::own_open_files().ok_or_else(missing("fd"))?;
+    let open_fds = open_files(std::process::id()).ok_or_else(missing("fd"))?;
     Ok(OwnUsage { process: stat.into(), open_fds, max_fds })
 }
 
@@ -131,19 +131,37 @@ pub fn usage(
     longest: Duration,
 ) -> Vec<TreeUsage> {
     let begun = clock::now();
-    let in_time = |_: &(ServiceName, Option<u32>)| clock::now().since(begun) < longest;
-    let by_tasks = household.cgroups.as_ref().zip(tasks).map(|(tree, tasks)| ByTasks::look(tree, tasks));
-    match by_tasks {
-        Some(Ok(mut look)) => {
-            let in_time = services.into_iter().take_while(in_time);
-            return in_time.map(|(service, main)| look.of(service, main)).collect();
-        }
-        Some(Err(error)) => tracing::debug!(%error, "what services use is read from files"),
-        None => {}
-    }
-    let mut look = ByFiles::look(household, &services);
-    let in_time = services.into_iter().take_while(in_time);
+    let mut look = Look::begin(household, tasks, &services);
+    let in_time = services.into_iter().take_while(|_| clock::now().since(begun) < longest);
     in_time.map(|(service, main)| look.of(service, main)).collect()
+}
+
+/// A look at services.
+enum Look {
+    ByTasks(ByTasks),
+    ByFiles(ByFiles),
+}
+
+impl Look {
+    fn begin(
+        household: &Household,
+        tasks: Option<&dyn Tasks>,
+        services: &[(ServiceName, Option<u32>)],
+    ) -> Self {
+        match household.cgroups.as_ref().zip(tasks).map(|(tree, tasks)| ByTasks::look(tree, tasks)) {
+            Some(Ok(look)) => return Self::ByTasks(look),
+            Some(Err(error)) => tracing::debug!(%error, "what services use is read from files"),
+            None => {}
+        }
+        Self::ByFiles(ByFiles::look(household, services))
+    }
+
+    fn of(&mut self, service: ServiceName, main: Option<u32>) -> TreeUsage {
+        match self {
+            Self::ByTasks(look) => look.of(service, main),
+            Self::ByFiles(look) => look.of(service, main),
+        }
+    }
 }
 
 #[cfg(test)]
