@@ -21,14 +21,14 @@ use super::decode::decode;
 use super::ends::Ends;
 use super::error::EbpfError;
 use super::feed::EbpfFeed;
-use super::load::{Loaded, ON_GENERATE, ON_STATE, ON_STATE_AGAIN};
+use super::load::{Loaded, ON_GENERATE, ON_STATE, ON_STATE_AGAIN, ON_TASK};
 use super::maps::{FeedMaps, Maps, RestingRing, take_ring};
 use super::misses::Misses;
 use super::open::{Opened, Past, open};
 use super::pins::Folder;
 use super::ports::{PortRounds, PortTables};
 use super::shape::URGENT_BYTES;
-use super::tasks::TaskLook;
+use super::tasks::{Holder, TaskLook};
 
 /// Records that one turn reads at most, 20–130 µs of work: a flood must not hold the thread that restarts services.
 const TURN: usize = 512;
@@ -229,7 +229,13 @@ impl EbpfSource {
     }
 
     pub(in crate::source) fn take_tasks(&mut self) -> Option<TaskLook> {
-        let program = self.probes.tasks.take()?;
+        if !self.probes.has(ON_TASK) {
+            return None;
+        }
+        let program = match self.probes.tasks.take() {
+            Some(program) => Holder::Pin(Box::new(program)),
+            None => Holder::Object(self.probes.object.take()?),
+        };
         let control = Control::of(&self.probes.maps).ok()?;
         Some(TaskLook::new(program, control))
     }

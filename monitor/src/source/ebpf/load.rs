@@ -72,10 +72,10 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<Program>,
     /// What came of each, in the order of [`PROBES`].
     pub(super) reports: Vec<ProbeReport>,
-    /// That which tells what tasks use, until somebody takes it.
-    pub(super) tasks: Option<Iter>,
-    /// What was loaded here: nothing if all was pinned already.
+    /// What was loaded here: nothing if all was pinned already, or when it has been taken.
     pub(super) object: Option<Ebpf>,
+    /// That which tells what tasks use, if it was pinned already, until it is taken.
+    pub(super) tasks: Option<Iter>,
 }
 
 /// A program that is attached.
@@ -156,14 +156,7 @@ pub(super) fn load_for(resolved: &Resolved, keeper: u32) -> Result<Loaded, EbpfE
         };
         reports.push(ProbeReport { probe: name, hook, outcome });
     }
-    let tasks = iterator(&object);
-    Ok(Loaded { maps, programs, reports, tasks, object: Some(object) })
-}
-
-/// The iterator as something of its own. That takes CAP_SYS_ADMIN: who has less reads /proc.
-fn iterator(object: &Ebpf) -> Option<Iter> {
-    let info = object.program(ON_TASK)?.info().ok()?;
-    Iter::from_program_info(info, ON_TASK.into()).ok()
+    Ok(Loaded { maps, programs, reports, object: Some(object), tasks: None })
 }
 
 /// Loads and attaches one program, and says how many instructions the verifier looked at.

@@ -5,18 +5,37 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
+use aya::Ebpf;
 use aya::programs::Iter;
 use defib_ebpf::{TaskUse, ctrl};
 
 use super::control::Control;
 use super::decode::{u32_at, u64_at};
+use super::load::ON_TASK;
 
 /// As many records as there are in what the kernel hands over at once, which is eight pages. Where pages are larger it fills
 /// the room, with whole records, too.
 const ROOM: usize = 32 * 1024 / size_of::<TaskUse>() * size_of::<TaskUse>();
 
 /// The probe that tells of tasks, and the word that says of which.
-pub struct TaskLook(Mutex<(Iter, Control)>);
+pub struct TaskLook(Mutex<(Holder, Control)>);
+
+/// Who holds the probe. From one that holds it no other can be made without CAP_SYS_ADMIN.
+pub(super) enum Holder {
+    /// All that was loaded.
+    Object(Ebpf),
+    /// It was pinned.
+    Pin(Box<Iter>),
+}
+
+impl Holder {
+    fn program(&mut self) -> Option<&mut Iter> {
+        match self {
+            Self::Object(object) => object.program_mut(ON_TASK)?.try_into().ok(),
+            Self::Pin(program) => Some(program),
+        }
+    }
+}
 
 impl fmt::Debug for TaskLook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,7 +44,7 @@ impl fmt::Debug for TaskLook {
 }
 
 impl TaskLook {
-    pub(super) fn new(program: Iter, control: Control) -> Self {
+    pub(super) fn new(program: Holder, control: Control) -> Self {
         Self(Mutex::new((program, control)))
     }
 
@@ -38,6 +57,7 @@ impl TaskLook {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (program, control) = &mut *held;
         control.set(ctrl::SERVICES, services).map_err(io::Error::other)?;
+        let program = program.program().ok_or(io::ErrorKind::NotFound)?;
         // An iterator's file can be read once.
         let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
         read(link.into_file().map_err(io::Error::other)?, each)

@@ -140,7 +140,7 @@ fn take(set: &Path) -> Result<Loaded, Misfit> {
             return Err(format!("{name}: not the map of these programs"));
         }
     }
-    Ok(Loaded { maps, programs, reports, tasks, object: None })
+    Ok(Loaded { maps, programs, reports, object: None, tasks })
 }
 
 fn take_maps(set: &Path) -> Result<Shelf, Misfit> {

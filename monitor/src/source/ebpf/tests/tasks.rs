@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use defib_ebpf::TaskUse;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::super::tasks::TaskLook;
 use super::{World, status, victim};
@@ -20,10 +21,10 @@ struct Services {
 }
 
 impl Services {
-    fn new() -> Self {
+    fn of(test: &str) -> Self {
         let pid = std::process::id();
         let tree = CgroupTree::find(Path::new("/nowhere"), pid).expect("there is a cgroup v2");
-        let made = tree.origin().join(format!("defib-test-tasks-{pid}"));
+        let made = tree.origin().join(format!("defib-test-{test}-{pid}"));
         let folder = made.join("svc");
         fs::create_dir_all(folder.join("api")).unwrap();
         Self { made, folder }
@@ -87,7 +88,7 @@ async fn what_tasks_use_is_what_proc_says() {
     let Some(mut world) = World::new() else { return };
     let tasks = world.source.take_tasks().expect("this kernel lets tasks be walked through");
     assert!(world.source.take_tasks().is_none(), "it is taken once");
-    let services = Services::new();
+    let services = Services::of("tasks");
     assert_eq!(services.look(&tasks), []);
 
     // What runs may take more memory from one look to the next.
@@ -126,4 +127,19 @@ async fn what_tasks_use_is_what_proc_says() {
         std::thread::yield_now();
     }
     assert!(services.look(&tasks).iter().all(|task| task.tgid == other), "what has ended uses nothing");
+}
+
+/// The kernel hands out no program by its number then.
+#[tokio::test(flavor = "current_thread")]
+async fn tasks_are_walked_through_without_cap_sys_admin() {
+    let mut rights = capabilities(None).expect("they can be read");
+    rights.effective -= CapabilitySet::SYS_ADMIN;
+    // Of this thread alone.
+    set_capabilities(None, rights).expect("less is always allowed");
+    let Some(mut world) = World::new() else { return };
+    let tasks = world.source.take_tasks().expect("this kernel lets tasks be walked through");
+    let services = Services::of("rights");
+    let one = world.start(1, &victim::command("wait"), |pid, _| victim::is_ready(pid)).pid;
+    services.enter("0", one);
+    assert!(services.look(&tasks).iter().any(|task| task.tgid == one));
 }
