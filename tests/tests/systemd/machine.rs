@@ -9,25 +9,12 @@ use defib_tests::{Said, children, patiently, program, said, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Makes the file system of the container, then becomes its keeper. In a mount namespace of its own, so that whatever
-/// ends it unmounts everything; in a cgroup of its own, $3, in each hierarchy that systemd uses.
-const BOOT: &str = r#"
-set -e
-folder=$1 defib=$2 lower=$5
-for group in $3; do echo $$ > "$group/cgroup.procs"; done
-# Where systemd-nspawn would leave folders.
-mkdir -p /run/systemd
-mount -t tmpfs defib-systemd /run/systemd
-mount -t tmpfs -o size=512m defib-systemd "$folder"
-mkdir "$folder/up" "$folder/work" "$folder/root"
-mount -t overlay overlay -o "lowerdir=$lower,upperdir=$folder/up,workdir=$folder/work" "$folder/root"
-root=$folder/root
-rm -f "$root/etc/machine-id"
-echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
-# Of all that this system starts, only the journal.
-for unit in "$root"/etc/systemd/system/*.wants/* "$root"/lib/systemd/system/*.wants/*; do
-    case $unit in *journald*) ;; *) rm -rf "$unit" ;; esac
-done
+/// Becomes the container's keeper, in a cgroup of its own, $3, in each hierarchy that systemd uses.
+const BOOT: &str = concat!(
+    "set -e; disk=$1 defib=$2 lower=$5 size=512m\n",
+    "for group in $3; do echo $$ > \"$group/cgroup.procs\"; done\n",
+    include_str!("../../src/container.sh"),
+    r#"
 "$defib" install --root "$root" --prefix /usr --enable
 mkdir -p "$root/etc/systemd/system/defib.service.d" "$root/etc/defib"
 cat > "$root/etc/systemd/system/defib.service.d/test.conf" <<'END'
@@ -46,7 +33,8 @@ command = ["sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; d
 END
 exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit --private-network \
     --machine="$4" --console=pipe
-"#;
+"#
+);
 
 pub(super) struct Machine {
     nspawn: Child,

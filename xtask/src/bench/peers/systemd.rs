@@ -18,28 +18,16 @@ use crate::bench::tree::children;
 use crate::step;
 use crate::{setup as installing, workspace};
 
-/// Makes the file system of the container, then becomes its keeper. In a mount namespace of its own, so that whatever
-/// ends it unmounts everything.
-const BOOT: &str = r#"
-set -e
-folder=$1 programs=$2
-# Where systemd-nspawn would leave folders.
-mkdir -p /run/systemd "$folder/disk"
-mount -t tmpfs defib-bench /run/systemd
-mount -t tmpfs -o size=256m defib-bench "$folder/disk"
-mkdir "$folder/disk/up" "$folder/disk/work" "$folder/disk/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/disk/up,workdir=$folder/disk/work" "$folder/disk/root"
-root=$folder/disk/root
-rm -f "$root/etc/machine-id"
-echo 0123456789abcdef0123456789abcdef > "$root/etc/machine-id"
-# Of all that this system starts, only the journal.
-for unit in "$root"/etc/systemd/system/*.wants/* "$root"/lib/systemd/system/*.wants/*; do
-    case $unit in *journald*) ;; *) rm -rf "$unit" ;; esac
-done
+/// Becomes the container's keeper.
+const BOOT: &str = concat!(
+    "folder=$1 programs=$2 disk=$1/disk lower=/ size=256m\n",
+    include_str!("../../../../tests/src/container.sh"),
+    r#"
 cp "$folder"/units/* "$root/etc/systemd/system/"
 exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit --private-network \
     --machine="$3" --console=pipe --bind="$folder" --bind-ro="$programs"
-"#;
+"#
+);
 
 /// How long the container may take to come up, and to take the order to start.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
