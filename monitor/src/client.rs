@@ -1,7 +1,5 @@
 //! A client of the API: finds the daemon's socket, asks, and turns what comes back into types.
 
-use std::env;
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -80,20 +78,6 @@ fn list(tried: &[Tried]) -> String {
     tried.iter().map(Tried::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Where the daemon may be: the folder that is given, else `$DEFIB_RUNTIME_DIR`, else the system's and the user's own.
-pub fn sockets(runtime_dir: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let variable = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folders = match runtime_dir.map(Path::to_owned).or_else(|| variable("DEFIB_RUNTIME_DIR")) {
-        Some(folder) => vec![folder],
-        None => {
-            let own = variable("XDG_RUNTIME_DIR").filter(|folder| folder.is_absolute());
-            let own = own.map(|folder| folder.join("defib"));
-            [Some(PathBuf::from("/run/defib")), own].into_iter().flatten().collect()
-        }
-    };
-    folders.into_iter().map(|folder| folder.join(handle::SOCKET)).collect()
-}
-
 /// The way to one daemon. Every request has a connection of its own: on a unix socket that costs microseconds, and a
 /// slow answer holds up no other.
 #[derive(Clone, Debug)]
@@ -102,13 +86,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds the first daemon that answers in the places of [`sockets`].
+    /// Finds the first daemon that answers in one of these folders.
     ///
     /// # Errors
     /// [`Error::Unreachable`] if none does, [`Error::Denied`] if one is there and this user may not connect.
-    pub async fn find(runtime_dir: Option<&Path>) -> Result<Self, Error> {
+    pub async fn find(folders: &[PathBuf]) -> Result<Self, Error> {
         let mut tried = Vec::new();
-        for socket in sockets(runtime_dir, |name| env::var_os(name)) {
+        for socket in folders.iter().map(|folder| folder.join(handle::SOCKET)) {
             match connect(&socket).await {
                 Ok(_) => return Ok(Self { socket }),
                 Err(error) => tried.push(Tried { socket, error }),
@@ -120,6 +104,11 @@ impl Client {
     /// The daemon at a socket.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
+    }
+
+    /// Where the daemon is.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// All services.
@@ -420,22 +409,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_is_looked_for_where_it_may_be() {
-        let variables = |set: &'static [(&str, &str)]| {
-            move |name: &str| {
-                set.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
-            }
-        };
-        let both = &[("DEFIB_RUNTIME_DIR", "/tmp/v"), ("XDG_RUNTIME_DIR", "/run/user/7")];
-        let xdg = &[("DEFIB_RUNTIME_DIR", ""), ("XDG_RUNTIME_DIR", "/run/user/7")];
-        assert_eq!(sockets(Some(Path::new("/tmp/f")), variables(both)), [Path::new("/tmp/f/defib.sock")]);
-        assert_eq!(sockets(None, variables(both)), [Path::new("/tmp/v/defib.sock")]);
-        let places = ["/run/defib/defib.sock", "/run/user/7/defib/defib.sock"].map(PathBuf::from);
-        assert_eq!(sockets(None, variables(xdg)), places);
-        assert_eq!(sockets(None, variables(&[("XDG_RUNTIME_DIR", "relative")])), places[..1]);
-    }
-
-    #[test]
     fn lines_are_cut_wherever_the_bytes_were() {
         let mut lines = Lines::default();
         lines.push(b"id: 1\nda");
@@ -474,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn every_socket_that_was_tried_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Client::find(Some(folder.path())).await.unwrap_err();
+        let error = Client::find(&[folder.path().to_owned()]).await.unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::Unreachable { .. }));
         assert!(text.contains(&format!("{}/defib.sock: No such file", folder.path().display())), "{text}");

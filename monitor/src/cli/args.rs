@@ -13,7 +13,7 @@ use super::choice::{Chosen, Wanted};
 use super::install::{Install, Uninstall};
 use super::{inspect, manual, ports, stats};
 use crate::api::types::{InvalidTime, time};
-use crate::config::{Flags, Overrides};
+use crate::config::{self, Flags, Overrides};
 use crate::{duration, size};
 
 /// A supervisor that hears from the kernel when a process dies, and starts it again
@@ -74,7 +74,7 @@ pub struct Options {
     /// The configuration file [env: DEFIB_CONFIG] [default: /etc/defib/defib.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where the socket is [env: DEFIB_RUNTIME_DIR] [default: /run/defib]
+    /// Where the socket is [env: DEFIB_RUNTIME_DIR] [default: what the configuration says, or /run/defib]
     #[arg(long, global = true, value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
     /// What survives a restart of the machine [env: DEFIB_STATE_DIR] [default: /var/lib/defib]
@@ -120,6 +120,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Where the socket of the daemon may be that is to be asked.
+    pub fn socket_folders(&self) -> Vec<PathBuf> {
+        config::socket_folders(&self.clone().overrides(false))
+    }
+
     /// What decides over the configuration file, with the environment of this process.
     pub fn overrides(self, strict: bool) -> Overrides {
         let flags = Flags {

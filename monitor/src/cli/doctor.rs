@@ -39,13 +39,14 @@ fn attempt(options: &Options) -> Result<Exit, Failure> {
 
 /// Asks the daemon that answers, if one does.
 async fn running(options: &Options) -> Running {
-    let sockets = client::sockets(options.runtime_dir.as_deref(), |name| std::env::var_os(name));
+    let folders = options.socket_folders();
     let asked = tokio::time::timeout(PATIENCE, async {
-        let client = Client::find(options.runtime_dir.as_deref()).await?;
-        client.status().await
+        let client = Client::find(&folders).await?;
+        let status = client.status().await?;
+        Ok((client, status))
     });
-    let (source, state_trouble) = match asked.await {
-        Ok(Ok(status)) => (status.source, status.state_database.trouble),
+    let (client, status) = match asked.await {
+        Ok(Ok(answered)) => answered,
         Ok(Err(client::Error::Unreachable { tried })) => {
             let places: Vec<_> = tried.iter().map(|tried| tried.socket.display().to_string()).collect();
             return Running::Nowhere(places.join(" or "));
@@ -53,17 +54,15 @@ async fn running(options: &Options) -> Running {
         Ok(Err(error)) => return Running::Silent(error.to_string()),
         Err(_) => return Running::Silent(format!("no answer within {}s", PATIENCE.as_secs())),
     };
-    for socket in sockets {
-        if let Ok(stream) = UnixStream::connect(&socket).await {
-            // A process of another pid namespace has the number 0 here.
-            let pid =
-                stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
-            let pid = pid.filter(|pid| *pid != 0);
-            let socket = socket.display().to_string();
-            return Running::Here { socket, pid, source, state_trouble };
-        }
+    let peer = UnixStream::connect(client.socket()).await.and_then(|stream| stream.peer_cred());
+    let pid = peer.ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
+    Running::Here {
+        socket: client.socket().display().to_string(),
+        // A process of another pid namespace has the number 0 here.
+        pid: pid.filter(|pid| *pid != 0),
+        source: status.source,
+        state_trouble: status.state_database.trouble,
     }
-    Running::Here { socket: "its socket".to_owned(), pid: None, source, state_trouble }
 }
 
 fn text(report: &Report, color: bool) -> String {

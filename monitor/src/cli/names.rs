@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap_complete::CompletionCandidate;
 use tokio::runtime::Builder;
 
+use super::args::Options;
 use crate::api::types::Service;
 use crate::client::Client;
 
@@ -44,11 +45,12 @@ fn matching(
     new.map(candidate).collect()
 }
 
-/// Asks the daemon that the environment names. What `--runtime-dir` on the line says is not known here.
+/// Asks the daemon that the environment or the configuration names. What the line says of those is not known here.
 fn services() -> Option<Vec<Service>> {
     let runtime = Builder::new_current_thread().enable_all().build().ok()?;
     let status = runtime.block_on(async {
-        let ask = async { Client::find(None).await.ok()?.status().await.ok() };
+        let ask =
+            async { Client::find(&Options::default().socket_folders()).await.ok()?.status().await.ok() };
         tokio::time::timeout(PATIENCE, ask).await.ok().flatten()
     });
     Some(status?.services)

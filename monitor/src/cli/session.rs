@@ -64,7 +64,7 @@ fn attempt(
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let mut printer = Printer::new(options);
     let work = async {
-        let client = Client::find(options.runtime_dir.as_deref()).await?;
+        let client = Client::find(&options.socket_folders()).await?;
         verb(client, &mut printer).await
     };
     runtime.block_on(async {

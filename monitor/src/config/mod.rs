@@ -32,6 +32,7 @@ mod sockets;
 mod trust;
 mod values;
 mod watched;
+mod whereabouts;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ pub use schema::schema;
 pub use settings::{Settings, parse};
 pub use trust::{Untrusted, open_folder, open_trusted};
 pub use watched::PortSettings;
+pub use whereabouts::socket_folders;
 
 /// The largest single configuration or environment file: far more than anybody writes, and a bound for hostile ones.
 pub const MAX_FILE: u64 = 1 << 20;

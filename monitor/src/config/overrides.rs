@@ -129,7 +129,7 @@ impl Overrides {
     }
 
     /// The path in a variable; a relative one is to be ignored, says the XDG specification.
-    fn absolute(&self, name: &str) -> Option<&Path> {
+    pub(super) fn absolute(&self, name: &str) -> Option<&Path> {
         self.variable(name).map(Path::new).filter(|path| path.is_absolute())
     }
 }

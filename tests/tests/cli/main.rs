@@ -335,6 +335,14 @@ fn global_options_stand_on_either_side_of_the_verb() {
     let beaten =
         said(Command::new(program()).args(["status", "--runtime-dir", &run]).env("DEFIB_RUNTIME_DIR", "/no"));
     assert_said(&beaten, 0, &["it"]);
+
+    // Who names the configuration of a daemon asks that one, whatever else is wrong in the file by now.
+    let file = daemon.path("elsewhere.toml");
+    fs::write(&file, format!("[daemon]\nruntime_dir = {run:?}\n[service.it\n")).expect("a file");
+    let file = file.into_os_string().into_string().expect("UTF-8");
+    assert_said(&defib(&["status", "--config", &file]), 0, &["it", "running"]);
+    let variable = said(Command::new(program()).args(["status", "it"]).env("DEFIB_CONFIG", &file));
+    assert_said(&variable, 0, &["it", "running"]);
 }
 
 #[test]
