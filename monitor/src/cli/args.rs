@@ -13,7 +13,7 @@ use super::choice::{Chosen, Wanted};
 use super::install::{Install, Uninstall};
 use super::{inspect, manual, ports, stats};
 use crate::api::types::{InvalidTime, time};
-use crate::config::{self, Flags, Overrides};
+use crate::config::{self, ConfigErrors, Flags, Overrides};
 use crate::{duration, size};
 
 /// A supervisor that hears from the kernel when a process dies, and starts it again
@@ -121,7 +121,10 @@ pub struct Options {
 
 impl Options {
     /// Where the socket of the daemon may be that is to be asked.
-    pub fn socket_folders(&self) -> Vec<PathBuf> {
+    ///
+    /// # Errors
+    /// If `--config` names a file that cannot be read.
+    pub fn socket_folders(&self) -> Result<Vec<PathBuf>, ConfigErrors> {
         config::socket_folders(&self.clone().overrides(false))
     }
 

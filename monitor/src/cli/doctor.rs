@@ -1,5 +1,6 @@
 //! `defib doctor`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -23,10 +24,10 @@ pub fn run(options: &Options) -> Exit {
 
 fn attempt(options: &Options) -> Result<Exit, Failure> {
     let mut printer = Printer::new(options);
-    let overrides = options.clone().overrides(false);
+    let (overrides, folders) = (options.clone().overrides(false), options.socket_folders()?);
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let report = runtime.block_on(async {
-        let running = running(options).await;
+        let running = running(&folders).await;
         doctor::examine(&overrides, &running)
     });
     if printer.json {
@@ -37,11 +38,10 @@ fn attempt(options: &Options) -> Result<Exit, Failure> {
     Ok(if report.works() { Exit::Done } else { Exit::Failed })
 }
 
-/// Asks the daemon that answers, if one does.
-async fn running(options: &Options) -> Running {
-    let folders = options.socket_folders();
+/// Asks the daemon that answers in one of these folders, if one does.
+async fn running(folders: &[PathBuf]) -> Running {
     let asked = tokio::time::timeout(PATIENCE, async {
-        let client = Client::find(&folders).await?;
+        let client = Client::find(folders).await?;
         let status = client.status().await?;
         Ok((client, status))
     });

@@ -49,8 +49,8 @@ fn matching(
 fn services() -> Option<Vec<Service>> {
     let runtime = Builder::new_current_thread().enable_all().build().ok()?;
     let status = runtime.block_on(async {
-        let ask =
-            async { Client::find(&Options::default().socket_folders()).await.ok()?.status().await.ok() };
+        let folders = Options::default().socket_folders().ok()?;
+        let ask = async { Client::find(&folders).await.ok()?.status().await.ok() };
         tokio::time::timeout(PATIENCE, ask).await.ok().flatten()
     });
     Some(status?.services)

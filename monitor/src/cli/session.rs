@@ -9,6 +9,7 @@ use super::Exit;
 use super::args::Options;
 use super::output::{Printer, complain};
 use crate::client::{self, Client};
+use crate::config::ConfigErrors;
 
 /// Why a verb could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub(super) enum Failure {
     /// The daemon could not be asked, or has refused.
     #[error(transparent)]
     Client(#[from] client::Error),
+    /// The configuration that names the daemon cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     /// Standard output could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -35,6 +39,10 @@ impl Failure {
             Self::Client(error) => {
                 complain(self);
                 Exit::from(error)
+            }
+            Self::Config(_) => {
+                complain(self);
+                Exit::Usage
             }
             Self::Output(_) | Self::Json(_) | Self::Runtime(_) => {
                 complain(self);
@@ -64,7 +72,7 @@ fn attempt(
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let mut printer = Printer::new(options);
     let work = async {
-        let client = Client::find(&options.socket_folders()).await?;
+        let client = Client::find(&options.socket_folders()?).await?;
         verb(client, &mut printer).await
     };
     runtime.block_on(async {

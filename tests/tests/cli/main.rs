@@ -343,6 +343,9 @@ fn global_options_stand_on_either_side_of_the_verb() {
     assert_said(&defib(&["status", "--config", &file]), 0, &["it", "running"]);
     let variable = said(Command::new(program()).args(["status", "it"]).env("DEFIB_CONFIG", &file));
     assert_said(&variable, 0, &["it", "running"]);
+    assert_said(&defib(&["stop", "it", "--config", "/no/such/file"]), 2, &["/no/such/file: no such file"]);
+    let decided = ["status", "it", "--config", "/no/such/file", "--runtime-dir", &run];
+    assert_said(&defib(&decided), 0, &["it", "running"]);
 }
 
 #[test]
